@@ -1,0 +1,69 @@
+//! The one error type of the library, divided by who must act.
+
+use std::fmt::Display;
+use std::path::Path;
+
+/// What went wrong, and so who must act.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The caller asked for something that makes no sense: change the request.
+    #[error("{0}")]
+    Usage(String),
+    /// The model file is broken, hostile or not what the request needs: change the model.
+    #[error("{0}")]
+    Model(String),
+    /// The pictures, arrays or labels are broken or do not fit the model: change the data.
+    #[error("{0}")]
+    Data(String),
+    /// A sound model that this version cannot handle.
+    #[error("unsupported: {0}")]
+    Unsupported(String),
+    /// The operating system refused to read or write `place`.
+    #[error("{place}: {source}")]
+    Io {
+        /// The file or folder.
+        place: String,
+        /// What the system said.
+        source: std::io::Error,
+    },
+}
+
+/// `Result` with this crate's [`Error`].
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    /// A request that makes no sense.
+    pub fn usage(why: impl Display) -> Self {
+        Self::Usage(why.to_string())
+    }
+
+    /// A fault of the model file at `place` (a node, a tensor, a path).
+    pub fn model(place: impl Display, why: impl Display) -> Self {
+        Self::Model(format!("{place}: {why}"))
+    }
+
+    /// A fault of the data at `place` (a path, a picture).
+    pub fn data(place: impl Display, why: impl Display) -> Self {
+        Self::Data(format!("{place}: {why}"))
+    }
+
+    /// A limit of this version, met at `place`.
+    pub fn unsupported(place: impl Display, why: impl Display) -> Self {
+        Self::Unsupported(format!("{place}: {why}"))
+    }
+
+    /// The operating system's refusal concerning `path`.
+    pub fn io(path: &Path, source: std::io::Error) -> Self {
+        Self::Io { place: path.display().to_string(), source }
+    }
+
+    /// The process exit code: 2 usage, 3 bad model or data, 4 unsupported (1 is the verdict of `check`).
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Usage(_) => 2,
+            Self::Model(_) | Self::Data(_) | Self::Io { .. } => 3,
+            Self::Unsupported(_) => 4,
+        }
+    }
+}
