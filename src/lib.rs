@@ -1,6 +1,8 @@
 //! Post-training int8 quantization of ONNX vision transformers (PTQ4ViT, arXiv 2111.12293) as a graph rewrite.
 
+mod autodiff;
 pub mod error;
 pub mod progress;
+pub mod quant;
 
 pub use error::{Error, Result};

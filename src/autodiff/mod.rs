@@ -1,0 +1,177 @@
+//! Reverse-mode differentiation over tract's typed graph: forward tape, backward walk, table of VJP rules.
+//!
+//! The graph must be typed but not decluttered (few op kinds, every ONNX value still there). Knows no ONNX.
+
+mod conv;
+mod einsum;
+mod rules;
+#[cfg(test)]
+mod rules_check;
+
+use tract_core::internal::*;
+use tract_core::ops::einsum::EinSum;
+use tract_core::ops::source::TypedSource;
+use tract_ndarray::{ArrayD, ArrayViewD, Axis};
+
+use crate::{Error, Result};
+
+/// A typed model ready to run: what does not depend on its input is computed once, here.
+pub struct Network {
+    model: TypedModel,
+    order: Vec<usize>,
+    /// By node: its outputs, if they depend on no input of the model.
+    fixed: Vec<Option<TVec<TValue>>>,
+}
+
+/// The values of one forward pass, kept for the backward pass.
+pub struct Tape<'n> {
+    network: &'n Network,
+    values: Vec<Option<TVec<TValue>>>,
+}
+
+impl Network {
+    /// Prepares a model with one float input and concrete shapes.
+    pub fn new(model: TypedModel) -> Result<Self> {
+        let order = model.eval_order().map_err(|e| Error::model("graph", e))?;
+        let mut fixed: Vec<Option<TVec<TValue>>> = vec![None; model.nodes.len()];
+        for &id in &order {
+            let node = &model.nodes[id];
+            if node.op_is::<TypedSource>() || node.inputs.iter().any(|i| fixed[i.node].is_none()) {
+                continue;
+            }
+            fixed[id] = Some(eval(node, inputs_of(node, &fixed))?);
+        }
+        Ok(Self { model, order, fixed })
+    }
+
+    /// The graph.
+    pub fn model(&self) -> &TypedModel {
+        &self.model
+    }
+
+    /// Runs the model on `input`, keeping every value.
+    pub fn forward(&self, input: Tensor) -> Result<Tape<'_>> {
+        let mut values = self.fixed.clone();
+        let source = self.model.inputs[0].node;
+        values[source] = Some(tvec!(input.into_tvalue()));
+        for &id in &self.order {
+            if values[id].is_none() {
+                let node = &self.model.nodes[id];
+                values[id] = Some(eval(node, inputs_of(node, &values))?);
+            }
+        }
+        Ok(Tape { network: self, values })
+    }
+}
+
+impl Tape<'_> {
+    /// The float value at `outlet`.
+    pub fn value(&self, outlet: OutletId) -> Result<ArrayViewD<'_, f32>> {
+        let value = self.values[outlet.node].as_ref().map(|v| &v[outlet.slot]);
+        let value = value.expect("forward computes every value");
+        value.to_plain_array_view().map_err(|e| Error::model(self.name(outlet.node), e))
+    }
+
+    /// `∂⟨dy, value(from)⟩/∂value(w)` for every `w` of `wanted`, in their order; zeros where `from` does not
+    /// depend on `w`. [`Error::Unsupported`] names an op on the way that has no rule.
+    pub fn backward(
+        &self,
+        from: OutletId,
+        dy: ArrayD<f32>,
+        wanted: &[OutletId],
+    ) -> Result<Vec<ArrayD<f32>>> {
+        let model = &self.network.model;
+        let leads = self.leads_to(wanted);
+        let mut grads: HashMap<OutletId, ArrayD<f32>> = HashMap::from([(from, dy)]);
+        let mut found: HashMap<OutletId, ArrayD<f32>> = HashMap::new();
+        for &id in self.network.order.iter().rev() {
+            let node = &model.nodes[id];
+            for slot in 0..node.outputs.len() {
+                let outlet = OutletId::new(id, slot);
+                let Some(dy) = grads.remove(&outlet) else { continue };
+                let needed: Vec<bool> = node.inputs.iter().map(|i| leads[i.node]).collect();
+                if needed.contains(&true) {
+                    for (input, dx) in node.inputs.iter().zip(self.pull_back(node, slot, &dy, &needed)?) {
+                        let Some(dx) = dx else { continue };
+                        let dx = sum_to_shape(dx, self.shape(*input));
+                        match grads.entry(*input) {
+                            std::collections::hash_map::Entry::Occupied(mut sum) => *sum.get_mut() += &dx,
+                            std::collections::hash_map::Entry::Vacant(empty) => {
+                                empty.insert(dx);
+                            }
+                        }
+                    }
+                }
+                if wanted.contains(&outlet) {
+                    found.insert(outlet, dy);
+                }
+            }
+        }
+        let zeros = |w: &OutletId| ArrayD::zeros(self.shape(*w));
+        Ok(wanted.iter().map(|w| found.get(w).cloned().unwrap_or_else(|| zeros(w))).collect())
+    }
+
+    /// By node: is it in `wanted`, or computed from a node that is?
+    fn leads_to(&self, wanted: &[OutletId]) -> Vec<bool> {
+        let nodes = &self.network.model.nodes;
+        let mut leads = vec![false; nodes.len()];
+        for &id in &self.network.order {
+            leads[id] =
+                wanted.iter().any(|w| w.node == id) || nodes[id].inputs.iter().any(|i| leads[i.node]);
+        }
+        leads
+    }
+
+    /// The gradient of each needed input of `node`, in the shape of the broadcast operands.
+    fn pull_back(
+        &self,
+        node: &TypedNode,
+        slot: usize,
+        dy: &ArrayD<f32>,
+        needed: &[bool],
+    ) -> Result<Vec<Option<ArrayD<f32>>>> {
+        let name = node.op.name();
+        let rule = rules::find(&name).filter(|_| slot == 0).ok_or_else(|| {
+            Error::unsupported(format!("node `{}`", node.name), format!("op {name} has no gradient rule"))
+        })?;
+        let inputs = inputs_of(node, &self.values);
+        let output = &self.values[node.id].as_ref().expect("forward computes every value")[0];
+        let saved = rules::Saved { op: node.op.as_ref(), inputs: &inputs, output, needed };
+        rule(dy, &saved).map_err(|e| Error::model(self.name(node.id), format!("gradient of {name}: {e}")))
+    }
+
+    fn shape(&self, outlet: OutletId) -> &[usize] {
+        self.values[outlet.node].as_ref().expect("forward computes every value")[outlet.slot].shape()
+    }
+
+    fn name(&self, node: usize) -> String {
+        format!("node `{}`", self.network.model.nodes[node].name)
+    }
+}
+
+fn inputs_of(node: &TypedNode, values: &[Option<TVec<TValue>>]) -> TVec<TValue> {
+    let value = |o: &OutletId| values[o.node].as_ref().expect("nodes come in order")[o.slot].clone();
+    node.inputs.iter().map(value).collect()
+}
+
+/// tract's own evaluation, but for EinSum, which tract computes one element at a time before it is optimized.
+fn eval(node: &TypedNode, inputs: TVec<TValue>) -> Result<TVec<TValue>> {
+    let outcome = match node.op_as::<EinSum>() {
+        Some(op) if einsum::is_float(op, &inputs) => einsum::eval(op, &inputs).map(|v| tvec!(v)),
+        _ => node.op.eval(&EvalContext::out_of_plan(), inputs),
+    };
+    outcome.map_err(|e| Error::model(format!("node `{}`", node.name), format!("{}: {e}", node.op.name())))
+}
+
+/// Sums `grad` over the axes along which an operand of `shape` was broadcast.
+fn sum_to_shape(mut grad: ArrayD<f32>, shape: &[usize]) -> ArrayD<f32> {
+    while grad.ndim() > shape.len() {
+        grad = grad.sum_axis(Axis(0));
+    }
+    for (axis, &dim) in shape.iter().enumerate() {
+        if dim == 1 && grad.shape()[axis] != 1 {
+            grad = grad.sum_axis(Axis(axis)).insert_axis(Axis(axis));
+        }
+    }
+    grad
+}
