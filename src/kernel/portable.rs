@@ -3,7 +3,10 @@
 use super::packed::{PANEL, RowPair};
 use super::{Kernel, PackedB, check_lengths};
 
-/// One row of A times one panel of B at a time, the sixteen sums in registers.
+/// Columns of B that are read against one row of A.
+const COLUMNS: usize = 4;
+
+/// Dot products of contiguous i16, which every vector unit has a multiply-add for (`pmaddwd`, `smlal`).
 pub struct Portable;
 
 impl Kernel for Portable {
@@ -13,37 +16,37 @@ impl Kernel for Portable {
 
     fn gemm(&self, a: &[i16], m: usize, b: &PackedB, c: &mut [i32]) {
         check_lengths(a, m, b, c);
-        if b.k() == 0 {
+        let (k, n) = (b.k(), b.n());
+        if k == 0 || n == 0 {
             c.fill(0);
             return;
         }
-        for (first, panel) in b.panels() {
-            let width = PANEL.min(b.n() - first);
-            for (a_row, c_row) in a.chunks_exact(b.k()).zip(c.chunks_exact_mut(b.n())) {
-                c_row[first..first + width].copy_from_slice(&row_times_panel(a_row, panel)[..width]);
+        for (first_of_panel, panel) in b.panels() {
+            for offset in (0..PANEL.min(n - first_of_panel)).step_by(COLUMNS) {
+                let columns: [Vec<i16>; COLUMNS] = std::array::from_fn(|j| column_of(panel, offset + j));
+                let first = first_of_panel + offset;
+                let width = COLUMNS.min(n - first);
+                for (a_row, c_row) in a.chunks_exact(k).zip(c.chunks_exact_mut(n)) {
+                    c_row[first..first + width].copy_from_slice(&dots(a_row, &columns)[..width]);
+                }
             }
         }
     }
 }
 
-fn row_times_panel(a_row: &[i16], panel: &[RowPair]) -> [i32; PANEL] {
-    let (a_pairs, a_last) = a_row.as_chunks::<2>();
-    let mut sums = [0i32; PANEL];
-    for (&pair, row_pair) in a_pairs.iter().zip(panel) {
-        add_pair(&mut sums, pair, row_pair);
-    }
-    if let ([last], Some(row_pair)) = (a_last, panel.last()) {
-        add_pair(&mut sums, [*last, 0], row_pair);
-    }
-    sums
+fn column_of(panel: &[RowPair], column: usize) -> Vec<i16> {
+    panel.iter().flat_map(|RowPair(columns)| columns[column]).collect()
 }
 
-/// `sums[j] += a0·b[j][0] + a1·b[j][1]`: products first, pairs of them after, the shape of a multiply-add of i16 pairs.
-#[inline(always)]
-fn add_pair(sums: &mut [i32; PANEL], pair: [i16; 2], RowPair(row_pair): &RowPair) {
-    let b = row_pair.as_flattened();
-    let products: [i32; 2 * PANEL] = std::array::from_fn(|i| i32::from(pair[i % 2]) * i32::from(b[i]));
-    for (j, sum) in sums.iter_mut().enumerate() {
-        *sum = sum.wrapping_add(products[2 * j] + products[2 * j + 1]);
+fn dots(a: &[i16], columns: &[Vec<i16>; COLUMNS]) -> [i32; COLUMNS] {
+    let [b0, b1, b2, b3] = columns.each_ref().map(|column| &column[..a.len()]);
+    let mut sums = [0i32; COLUMNS];
+    for i in 0..a.len() {
+        let products = [b0[i], b1[i], b2[i], b3[i]].map(|b| i32::from(a[i]) * i32::from(b));
+        sums[0] = sums[0].wrapping_add(products[0]);
+        sums[1] = sums[1].wrapping_add(products[1]);
+        sums[2] = sums[2].wrapping_add(products[2]);
+        sums[3] = sums[3].wrapping_add(products[3]);
     }
+    sums
 }
