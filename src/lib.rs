@@ -2,6 +2,7 @@
 
 mod autodiff;
 pub mod error;
+pub mod kernel;
 pub mod progress;
 pub mod quant;
 

@@ -1,0 +1,137 @@
+//! `vpmaddwd` over pairs of codes: 32 multiply-adds an instruction pair, 6 rows × 16 columns in registers.
+#![allow(unsafe_code)]
+
+use std::arch::x86_64::{
+    __m256i, _mm256_add_epi32, _mm256_load_si256, _mm256_madd_epi16, _mm256_set1_epi32, _mm256_setzero_si256,
+    _mm256_storeu_si256,
+};
+
+use super::packed::{PANEL, RowPair};
+use super::{Kernel, PackedB, check_lengths};
+
+/// Rows of A in registers: 6 × 2 accumulators, and B, A and a product beside them, fill the 16 registers.
+const ROWS: usize = 6;
+
+/// Row pairs of one block of K: 256 × 64 bytes of the panel, and six rows of A, stay in a 32 KiB L1.
+const BLOCK: usize = 256;
+
+/// A proof that this CPU has AVX2.
+pub struct Avx2(());
+
+impl Avx2 {
+    /// `None` on a CPU without AVX2.
+    pub fn new() -> Option<Self> {
+        is_x86_feature_detected!("avx2").then_some(Self(()))
+    }
+}
+
+impl Kernel for Avx2 {
+    fn name(&self) -> &'static str {
+        "avx2"
+    }
+
+    fn gemm(&self, a: &[i16], m: usize, b: &PackedB, c: &mut [i32]) {
+        check_lengths(a, m, b, c);
+        // SAFETY: `self` exists only on a CPU with AVX2.
+        unsafe { gemm(a, b, c) }
+    }
+}
+
+#[target_feature(enable = "avx2")]
+fn gemm(a: &[i16], b: &PackedB, c: &mut [i32]) {
+    let (k, n) = (b.k(), b.n());
+    if k == 0 || n == 0 {
+        c.fill(0);
+        return;
+    }
+    for (first_column, panel) in b.panels() {
+        for (block, row_pairs) in panel.chunks(BLOCK).enumerate() {
+            let at = Place { k, n, first_column, first_row: 2 * block * BLOCK };
+            for (a_rows, c_rows) in a.chunks(ROWS * k).zip(c.chunks_mut(ROWS * n)) {
+                match a_rows.len() / k {
+                    1 => tile::<1>(a_rows, row_pairs, c_rows, at),
+                    2 => tile::<2>(a_rows, row_pairs, c_rows, at),
+                    3 => tile::<3>(a_rows, row_pairs, c_rows, at),
+                    4 => tile::<4>(a_rows, row_pairs, c_rows, at),
+                    5 => tile::<5>(a_rows, row_pairs, c_rows, at),
+                    _ => tile::<ROWS>(a_rows, row_pairs, c_rows, at),
+                }
+            }
+        }
+    }
+}
+
+/// Where a block of a panel lies in `B[k, n]`.
+#[derive(Clone, Copy)]
+struct Place {
+    k: usize,
+    n: usize,
+    first_column: usize,
+    first_row: usize,
+}
+
+/// `C[R, 16] (+)= A[R, block] · B[block, 16]`; the first block of K overwrites, later ones add.
+#[target_feature(enable = "avx2")]
+fn tile<const R: usize>(a_rows: &[i16], row_pairs: &[RowPair], c_rows: &mut [i32], at: Place) {
+    let rows: [&[i16]; R] = std::array::from_fn(|r| &a_rows[r * at.k..][at.first_row..at.k]);
+    let whole = row_pairs.len().min(rows[0].len() / 2);
+    let mut sums = [[_mm256_setzero_si256(); 2]; R];
+
+    for (i, row_pair) in row_pairs[..whole].iter().enumerate() {
+        let b = load(row_pair);
+        for (sum, row) in sums.iter_mut().zip(rows) {
+            // SAFETY: `i < whole ≤ row.len() / 2`, so that elements 2i and 2i + 1 are inside the row.
+            let pair = unsafe { row.as_ptr().cast::<i32>().add(i).read_unaligned() };
+            add_pair(sum, pair, b);
+        }
+    }
+    if let Some(row_pair) = row_pairs.get(whole) {
+        let b = load(row_pair);
+        for (sum, row) in sums.iter_mut().zip(rows) {
+            // K is odd: the last code of the row and a zero (x86 is little-endian).
+            add_pair(sum, i32::from(row[2 * whole] as u16), b);
+        }
+    }
+
+    let width = PANEL.min(at.n - at.first_column);
+    for (c_row, sum) in c_rows.chunks_exact_mut(at.n).zip(sums) {
+        let c_row = &mut c_row[at.first_column..][..width];
+        let sum = to_array(sum);
+        match <&mut [i32; PANEL]>::try_from(&mut *c_row) {
+            Ok(c_row) if at.first_row == 0 => *c_row = sum,
+            _ if at.first_row == 0 => c_row.copy_from_slice(&sum[..width]),
+            _ => c_row.iter_mut().zip(sum).for_each(|(c, s)| *c = c.wrapping_add(s)),
+        }
+    }
+}
+
+/// `sum += [a0·b0 + a1·b1 for each column]`, where `pair` holds a0 and a1. With |b| ≤ 128 no pair sum overflows.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn add_pair(sum: &mut [__m256i; 2], pair: i32, b: [__m256i; 2]) {
+    let a = _mm256_set1_epi32(pair);
+    for (sum, b) in sum.iter_mut().zip(b) {
+        *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(a, b));
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn load(RowPair(row_pair): &RowPair) -> [__m256i; 2] {
+    let start = row_pair.as_ptr().cast::<__m256i>();
+    // SAFETY: a `RowPair` is 64 bytes, aligned to 64: two aligned vectors.
+    unsafe { [_mm256_load_si256(start), _mm256_load_si256(start.add(1))] }
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn to_array(sum: [__m256i; 2]) -> [i32; PANEL] {
+    let mut array = [0i32; PANEL];
+    let start = array.as_mut_ptr().cast::<__m256i>();
+    // SAFETY: 16 i32 are 64 bytes: two vectors, and the store needs no alignment.
+    unsafe {
+        _mm256_storeu_si256(start, sum[0]);
+        _mm256_storeu_si256(start.add(1), sum[1]);
+    }
+    array
+}

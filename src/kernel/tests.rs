@@ -1,0 +1,76 @@
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use super::*;
+
+/// The true product, in i64 and from the unpacked operands.
+fn product(a: &[i16], b: &[i8], [m, k, n]: [usize; 3]) -> Vec<i64> {
+    let at = |row: usize, column: usize| {
+        (0..k).map(|i| i64::from(a[row * k + i]) * i64::from(b[i * n + column])).sum()
+    };
+    (0..m * n).map(|i| at(i / n, i % n)).collect()
+}
+
+fn check(a: &[i16], b: &[i8], [m, k, n]: [usize; 3], what: &str) {
+    let b_t: Vec<i8> = (0..n * k).map(|i| b[i % k * n + i / k]).collect();
+    let expected: Vec<i32> = product(a, b, [m, k, n]).into_iter().map(|sum| sum as i32).collect();
+    for packed in [PackedB::pack(b, k, n), PackedB::pack_transposed(&b_t, k, n)] {
+        for kernel in all() {
+            let mut c = vec![i32::MIN; m * n];
+            kernel.gemm(a, m, &packed, &mut c);
+            assert_eq!(c, expected, "{} at {m}x{k}x{n}, {what}", kernel.name());
+        }
+    }
+}
+
+/// Both sides of every edge: 6 rows, 16 columns, pairs of K, blocks of 512 rows of B.
+#[test]
+fn every_kernel_computes_the_product() {
+    let mut random = ChaCha8Rng::seed_from_u64(1);
+    let ms = [0, 1, 2, 3, 4, 5, 6, 7, 11, 12, 13];
+    let ns = [0, 1, 7, 8, 9, 15, 16, 17, 31, 32, 33];
+    for m in ms {
+        for n in ns {
+            for k in [0, 1, 2, 3, 4, 5, 15, 16, 17, 64] {
+                check_sizes(&mut random, [m, k, n]);
+            }
+        }
+    }
+    for k in [511, 512, 513, 514, 1023, 1024, 1025] {
+        check_sizes(&mut random, [7, k, 17]);
+    }
+}
+
+fn check_sizes(random: &mut ChaCha8Rng, [m, k, n]: [usize; 3]) {
+    let a: Vec<i16> = (0..m * k).map(|_| random.random()).collect();
+    let b: Vec<i8> = (0..k * n).map(|_| random.random()).collect();
+    check(&a, &b, [m, k, n], "random codes");
+}
+
+/// The largest sums that fit, and sums that wrap alike in every kernel.
+#[test]
+fn extreme_codes() {
+    for (a, b) in [(i16::MAX, i8::MIN), (i16::MIN, i8::MIN), (i16::MIN, i8::MAX), (255, -128), (-1, -1)] {
+        for k in [1, 2, 3, 511, 512, 513, 600] {
+            check(&vec![a; 7 * k], &vec![b; k * 17], [7, k, 17], &format!("all {a} and {b}"));
+        }
+    }
+}
+
+#[test]
+fn the_bound_of_i32_is_tight() {
+    let mut b = vec![-128i8; 512 * 3];
+    b[3] = 0;
+    let packed = PackedB::pack(&b, 512, 3);
+    assert_eq!(packed.max_column_abs_sum(), 512 * 128);
+    assert!(fits_i32(32767, &packed), "32767 · 65536 is 2^31 - 65536");
+    assert!(!fits_i32(32768, &packed), "32768 · 65536 is 2^31");
+    assert!(!fits_i32(i32::MIN, &PackedB::pack(&[1], 1, 1)));
+    assert!(fits_i32(i32::MIN, &PackedB::pack(&[], 0, 0)));
+}
+
+#[test]
+#[should_panic(expected = "A must be [2, 3]")]
+fn wrong_lengths_panic() {
+    best().gemm(&[0; 5], 2, &PackedB::pack(&[0; 3], 3, 1), &mut [0; 2]);
+}
