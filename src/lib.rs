@@ -1,6 +1,7 @@
 //! Post-training int8 quantization of ONNX vision transformers (PTQ4ViT, arXiv 2111.12293) as a graph rewrite.
 
-mod autodiff;
+pub mod autodiff;
+pub mod calibrate;
 pub mod error;
 pub mod kernel;
 pub mod progress;

@@ -4,8 +4,10 @@
 //! integers in units of the quantizer's smallest step, so that `value = code · unit` for every quantizer.
 
 mod packed;
+mod slices;
 
 pub use packed::{pack, unpack};
+pub use slices::Codes;
 
 use serde::{Deserialize, Serialize};
 
@@ -241,8 +243,7 @@ impl Quantizer {
         };
         let x = if matches!(self, Self::TwinGelu { .. }) { x.abs() } else { x };
         let delta = if coarse { scale.coarse() } else { fine };
-        let magnitude = (x / delta).round_ties_even().clamp(0.0, (bits.half() - 1) as f32) as i32;
-        (coarse, magnitude)
+        (coarse, magnitude(x, delta, bits))
     }
 }
 
@@ -250,7 +251,21 @@ impl Quantizer {
 #[inline]
 fn uniform_code(x: f32, delta: f32, bits: Bits) -> i32 {
     let half = bits.half() as f32;
-    (x / delta).round_ties_even().clamp(-half, half - 1.0) as i32
+    round_half_even((x / delta).clamp(-half, half - 1.0))
+}
+
+/// One range of Eq. (4): `clamp(round(x/Δ), 0, 2^(k−1)−1)`.
+#[inline]
+fn magnitude(x: f32, delta: f32, bits: Bits) -> i32 {
+    round_half_even((x / delta).clamp(0.0, (bits.half() - 1) as f32))
+}
+
+/// `x`, of magnitude below 2^22, rounded half to even. Adding 1.5·2^23 leaves no room for a fraction, so the
+/// addition itself rounds; unlike `round_ties_even` this vectorizes on every CPU.
+#[inline]
+fn round_half_even(x: f32) -> i32 {
+    const MAGIC: f32 = 12_582_912.0;
+    (x + MAGIC).to_bits() as i32 - MAGIC.to_bits() as i32
 }
 
 #[cfg(test)]

@@ -1,0 +1,93 @@
+//! How far a quantized output is from the float one: the quantity that the search minimises.
+
+use std::ops::Range;
+
+use serde::{Deserialize, Serialize};
+
+/// A distance between the float output `O` and the quantized output `Ô` of a site. Each is a sum of non-negative
+/// terms, one a row or finer, so that a partial sum bounds the whole from below.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Metric {
+    /// `Σ (∂L/∂O)² (Ô − O)²`, PTQ4ViT Eq. (7).
+    Hessian,
+    /// `Σ (Ô − O)²`.
+    Mse,
+    /// `Σ_rows 1 − cos(Ô, O)`, as base PTQ.
+    Cosine,
+    /// `Σ_rows 1 − r(Ô, O)`, Pearson's correlation.
+    Pearson,
+}
+
+/// One row of a product, as the metric sees it.
+pub(super) struct Row<'a> {
+    /// `Ô / scale`: sums of products of codes.
+    pub(super) acc: &'a [f32],
+    /// `O`.
+    pub(super) reference: &'a [f32],
+    /// `(∂L/∂O)²`; empty for every metric but [`Metric::Hessian`].
+    pub(super) curvature: &'a [f32],
+}
+
+impl Metric {
+    /// Adds the row's distance in the columns `range` with `Ô = scale · acc` to `sum`.
+    pub(super) fn add(self, row: &Row, range: Range<usize>, scale: f32, sum: &mut f64) {
+        let (acc, reference) = (&row.acc[range.clone()], &row.reference[range.clone()]);
+        *sum += match self {
+            Self::Hessian => {
+                f64::from(sum_in_lanes(acc, reference, &row.curvature[range], |acc, o, g2| {
+                    let error = acc * scale - o;
+                    g2 * (error * error)
+                }))
+            }
+            Self::Mse => f64::from(sum_in_lanes(acc, reference, acc, |acc, o, _| {
+                let error = acc * scale - o;
+                error * error
+            })),
+            Self::Cosine => one_minus_cosine(acc, reference, 0.0, 0.0),
+            Self::Pearson => {
+                let mean = |x: &[f32]| x.iter().map(|&x| f64::from(x)).sum::<f64>() / x.len() as f64;
+                one_minus_cosine(acc, reference, mean(acc), mean(reference))
+            }
+        };
+    }
+
+    /// Whether it compares whole rows, and so cannot tell single columns apart.
+    pub fn is_rowwise(self) -> bool {
+        matches!(self, Self::Cosine | Self::Pearson)
+    }
+}
+
+/// `Σ f(x, y, z)` in f32, in an order that does not depend on the machine: 8 lanes by index, then the lanes.
+#[inline]
+fn sum_in_lanes(x: &[f32], y: &[f32], z: &[f32], f: impl Fn(f32, f32, f32) -> f32) -> f32 {
+    const LANES: usize = 8;
+    let mut lanes = [0f32; LANES];
+    let whole = x.len() / LANES * LANES;
+    let chunks = x.chunks_exact(LANES).zip(y.chunks_exact(LANES)).zip(z.chunks_exact(LANES));
+    for ((x, y), z) in chunks {
+        for i in 0..LANES {
+            lanes[i] += f(x[i], y[i], z[i]);
+        }
+    }
+    for (i, lane) in (whole..x.len()).zip(&mut lanes) {
+        *lane += f(x[i], y[i], z[i]);
+    }
+    lanes.iter().sum()
+}
+
+/// `1 − ⟨x−x̄, y−ȳ⟩ / (‖x−x̄‖ ‖y−ȳ‖)`: 0 where both vanish, 1 where one does.
+fn one_minus_cosine(x: &[f32], y: &[f32], x_mean: f64, y_mean: f64) -> f64 {
+    let (mut xy, mut xx, mut yy) = (0.0, 0.0, 0.0);
+    for (&x, &y) in x.iter().zip(y) {
+        let (x, y) = (f64::from(x) - x_mean, f64::from(y) - y_mean);
+        xy += x * y;
+        xx += x * x;
+        yy += y * y;
+    }
+    match (xx > 0.0, yy > 0.0) {
+        (true, true) => (1.0 - xy / (xx * yy).sqrt()).max(0.0),
+        (false, false) => 0.0,
+        _ => 1.0,
+    }
+}

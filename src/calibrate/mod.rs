@@ -1,0 +1,6 @@
+//! The calibrator.
+
+mod metric;
+pub mod search;
+
+pub use metric::Metric;

@@ -1,0 +1,115 @@
+//! Algorithm 1 of PTQ4ViT for one problem: two operands, one output, all calibration pictures.
+//!
+//! [`search`] evaluates candidates on integer codes and drops one as soon as its partial loss exceeds the best whole
+//! loss known; [`exhaustive`] is the same algorithm as plain float loops, kept as its reference.
+
+mod candidates;
+mod evaluate;
+pub mod exhaustive;
+mod pruned;
+
+use std::ops::Range;
+
+use ndarray::Array2;
+
+pub use pruned::search;
+
+use super::Metric;
+use crate::quant::{Bits, Quantizer, Scale};
+
+/// What the left operand is made of, and so which quantizers are tried.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum LeftKind {
+    /// Eq. (2).
+    Uniform,
+    /// Eq. (4), post-softmax.
+    TwinSoftmax,
+    /// Eq. (4), post-GELU; `reach` is the largest magnitude of the activation's negative range.
+    TwinGelu {
+        /// In real units.
+        reach: f32,
+    },
+}
+
+/// The right operand.
+pub enum Right {
+    /// A weight `[K, N]`.
+    Weight(Array2<f32>),
+    /// An activation `[K, N]` of each picture.
+    Activation(Vec<Array2<f32>>),
+}
+
+/// One matrix product to quantize; its output is `O = A·B` for each picture.
+pub struct Problem {
+    /// `A`, `[M, K]` of each picture.
+    pub a: Vec<Array2<f32>>,
+    /// What `A` is.
+    pub a_kind: LeftKind,
+    /// `B`.
+    pub b: Right,
+    /// Column ranges of `B` with a scale each; they cover `0..N` in order.
+    pub groups: Vec<Range<usize>>,
+    /// `(∂L/∂O)²`, `[M, N]` of each picture; empty unless the metric is [`Metric::Hessian`].
+    pub curvature: Vec<Array2<f32>>,
+}
+
+/// The knobs of Algorithm 1.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Settings {
+    /// The distance to minimise.
+    pub metric: Metric,
+    /// k of `A`.
+    pub a_bits: Bits,
+    /// k of `B`.
+    pub b_bits: Bits,
+    /// Candidates are `(α + (β−α)·i/n)·max|x|/2^(k−1)` for `i = 1…n`.
+    pub alpha: f64,
+    /// β.
+    pub beta: f64,
+    /// n.
+    pub candidates: usize,
+    /// How often `A` and then `B` is searched.
+    pub rounds: usize,
+}
+
+/// The scales found, and what they cost.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Solution {
+    /// The quantizer of `A`.
+    pub a: Quantizer,
+    /// Δ of each column group of `B`.
+    pub b: Vec<Scale>,
+    /// The metric's sum over all pictures.
+    pub loss: f64,
+}
+
+impl Right {
+    fn of_picture(&self, picture: usize) -> &Array2<f32> {
+        match self {
+            Self::Weight(b) => b,
+            Self::Activation(b) => &b[picture],
+        }
+    }
+
+    /// Every distinct matrix.
+    fn matrices(&self) -> &[Array2<f32>] {
+        match self {
+            Self::Weight(b) => std::slice::from_ref(b),
+            Self::Activation(b) => b,
+        }
+    }
+}
+
+impl Problem {
+    fn columns(&self) -> usize {
+        self.b.matrices()[0].ncols()
+    }
+
+    /// `O` of every picture, in f32.
+    fn references(&self) -> Vec<Array2<f32>> {
+        self.a.iter().enumerate().map(|(p, a)| a.dot(self.b.of_picture(p))).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests;
