@@ -42,12 +42,7 @@ def main() -> None:
     tanh.load_state_dict(model.state_dict())
     export_digits(out / "digits_vit_tanh17.onnx", tanh, test_set, "ts17")
 
-    torch.manual_seed(SEED)
-    deep = VisionTransformer(img_size=8, patch_size=4, num_classes=4, embed_dim=8, depth=12, num_heads=2)
-    images = test_set.images()
-    for name in ["ts17", "dynamo18"]:
-        proto = export(deep, images[:2], EXPORTERS[name])
-        save_checked(out / f"depth12_{name}.onnx", proto, deep, images, tolerance=1e-5)
+    export_deep(out, test_set)
 
 
 def export_digits(path: Path, model: nn.Module, test_set: digits.Split, exporter: str) -> None:
@@ -57,6 +52,19 @@ def export_digits(path: Path, model: nn.Module, test_set: digits.Split, exporter
     right = (logits.argmax(1).numpy() == test_set.labels).sum()
     print(f"{'':26} {right} of {len(images)} test pictures right ({right / len(images):.2%})")
     assert right >= 0.97 * len(images), "the model must be worth quantizing"
+
+
+def export_deep(out: Path, test_set: digits.Split) -> None:
+    """Untrained. Its biases are all zero, and TorchScript keeps one of each length: the others are Identity nodes."""
+    torch.manual_seed(SEED)
+    model = VisionTransformer(img_size=8, patch_size=4, num_classes=4, embed_dim=6, depth=12, num_heads=2)
+    digits.init_narrow(model)
+    images = test_set.images()
+    for name in ["ts17", "dynamo18"]:
+        proto = export(model, images[:2], EXPORTERS[name])
+        for node in proto.graph.node:
+            node.ClearField("metadata_props")  # more bytes than all the rest of the file
+        save_checked(out / f"depth12_{name}.onnx", proto, model, images, tolerance=1e-5)
 
 
 if __name__ == "__main__":
