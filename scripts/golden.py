@@ -16,8 +16,10 @@ def golden(model: VisionTransformer, images: Tensor, *, seed: int) -> dict[str, 
     `fisher`: back-propagates u = √p∘v − p·(√p·v), p = softmax(logits), v = `fisher_v`.
     """
     model = copy.deepcopy(model).double().eval()
+    untapped = model(images.double())
     taps = tap(model)
     logits = model(images.double())
+    torch.testing.assert_close(logits, untapped)
 
     labels = logits.argmax(1)
     # A sum over the pictures: none sees another, so each has the gradient of its own loss.
