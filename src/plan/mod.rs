@@ -1,0 +1,130 @@
+//! What is quantized, and what is left in float and why: the patterns of vision transformers.
+
+mod activations;
+mod attention;
+mod sites;
+
+use serde::Serialize;
+
+pub use activations::Activation;
+pub use sites::plan;
+
+use crate::onnx::NodeId;
+
+/// Every decision about one model.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Plan {
+    /// What is quantized, in the order of the graph.
+    pub sites: Vec<Site>,
+    /// What could have been, and is not.
+    pub left: Vec<LeftFloat>,
+}
+
+/// One matrix product to quantize.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Site {
+    /// The node's name, or its output's where it has none.
+    pub name: String,
+    /// The MatMul, Gemm or Conv.
+    pub node: NodeId,
+    /// Its place in the transformer.
+    pub kind: SiteKind,
+    /// The name of the left operand's value (of a Conv: its input).
+    pub a: String,
+    /// What makes the left operand.
+    pub a_kind: LeftSource,
+    /// The right operand.
+    pub b: RightOperand,
+    /// The name of the node's output.
+    pub output: String,
+}
+
+/// The place of a site in the transformer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SiteKind {
+    /// The convolution that embeds the patches.
+    Patch,
+    /// The projection to Q, K and V in one.
+    Qkv,
+    /// `Q·Kᵀ`.
+    Scores,
+    /// `softmax(·)·V`.
+    Values,
+    /// The projection after attention.
+    Proj,
+    /// The linear layer before the activation function.
+    Fc1,
+    /// The linear layer after it.
+    Fc2,
+    /// The classifier.
+    Head,
+    /// Any other linear layer.
+    Linear,
+}
+
+/// What makes the left operand.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum LeftSource {
+    /// Nothing of note.
+    Plain,
+    /// A Softmax along the last axis.
+    Softmax,
+    /// An activation function with a short negative tail.
+    Activation(Activation),
+}
+
+/// The right operand of a site.
+#[derive(Clone, Debug, PartialEq)]
+pub enum RightOperand {
+    /// A constant.
+    Weight {
+        /// The value that holds it.
+        value: String,
+        /// Its axes.
+        layout: WeightLayout,
+        /// Do its thirds along N make Q, K and V, with a scale each?
+        qkv: bool,
+    },
+    /// A value `[N, H, K, N]` computed at run time.
+    Activation(String),
+}
+
+/// The axes of a weight.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WeightLayout {
+    /// `[K, N]`: MatMul, Gemm.
+    Kn,
+    /// `[N, K]`: Gemm with `transB`.
+    Nk,
+    /// `[N, C, kh, kw]` with K = C·kh·kw: Conv.
+    Conv,
+}
+
+/// A node that stays in float.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct LeftFloat {
+    /// The node's name.
+    pub node: String,
+    /// Its operator.
+    pub op: String,
+    /// Why.
+    pub reason: String,
+}
+
+impl SiteKind {
+    /// The kind as the report shows it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Patch => "patch",
+            Self::Qkv => "qkv",
+            Self::Scores => "scores",
+            Self::Values => "values",
+            Self::Proj => "proj",
+            Self::Fc1 => "fc1",
+            Self::Fc2 => "fc2",
+            Self::Head => "head",
+            Self::Linear => "linear",
+        }
+    }
+}

@@ -1,0 +1,192 @@
+//! From the nodes of a graph to its sites.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use super::attention::{is_product, product_behind, softmax_ahead, softmax_behind, splits_in_thirds, way_back};
+use super::{LeftFloat, LeftSource, Plan, RightOperand, Site, SiteKind, WeightLayout, activations};
+use crate::onnx::{Graph, NodeId, NodeProto, tensor};
+use crate::{Error, Result};
+
+/// Finds the sites of a float model. `exclude` names sites to leave in float.
+///
+/// An error if the model is quantized already, if `exclude` names no site, or if nothing is left to quantize.
+pub fn plan(graph: &Graph, exclude: &[String]) -> Result<Plan> {
+    refuse_quantized(graph)?;
+    let mut plan = Plan { sites: Vec::new(), left: Vec::new() };
+    for (id, node) in graph.nodes().filter(|(_, node)| is_product(node)) {
+        match site(graph, id, node) {
+            Ok(site) => plan.sites.push(site),
+            Err(reason) => plan.left.push(left(node, reason)),
+        }
+    }
+    name_places(graph, &mut plan.sites);
+    for name in exclude {
+        let at = plan.sites.iter().position(|site| site.name == *name);
+        let site = plan.sites.remove(at.ok_or_else(|| {
+            Error::usage(format!("--exclude `{name}`: no such site; `inspect` lists their names"))
+        })?);
+        plan.left.push(left(graph.node(site.node), "excluded on request".into()));
+    }
+    if plan.sites.is_empty() {
+        let found: Vec<String> = plan.left.iter().map(|l| format!("{} `{}`: {}", l.op, l.node, l.reason)).collect();
+        let found = if found.is_empty() { "it has no MatMul, Gemm or Conv".into() } else { found.join("; ") };
+        return Err(Error::Unsupported(format!("no site to quantize in this model: {found}")));
+    }
+    plan.left.extend(float_by_design(graph));
+    Ok(plan)
+}
+
+fn refuse_quantized(graph: &Graph) -> Result<()> {
+    let quantized = |node: &&NodeProto| {
+        let op = node.op_type();
+        op.contains("QuantizeLinear") || op.contains("Integer") || op.starts_with("QLinear") || node.domain() == "ai.ptq4vit"
+    };
+    match graph.nodes().map(|(_, node)| node).find(quantized) {
+        Some(node) => Err(Error::model(
+            format!("node `{}`", node.label()),
+            format!("the model is already quantized ({}); give the float model", node.op_type()),
+        )),
+        None => Ok(()),
+    }
+}
+
+/// The site at a product, its place not yet known; or why it stays in float.
+fn site(graph: &Graph, id: NodeId, node: &NodeProto) -> Result<Site, String> {
+    let input = |i: usize| node.input.get(i).cloned().ok_or("an operand is missing");
+    let (a, b) = (input(0)?, input(1)?);
+    if graph.constant(&a).is_some() {
+        return Err("its left operand is constant".into());
+    }
+    let rank = graph.constant(&b).map(|w| tensor::shape(w).len());
+    let (kind, b) = match (node.op_type(), rank) {
+        ("Conv", Some(4)) => {
+            conv_is_a_projection(graph, node)?;
+            (SiteKind::Patch, weight(b, WeightLayout::Conv))
+        }
+        ("Gemm", Some(2)) => (SiteKind::Linear, weight(b, gemm_layout(node)?)),
+        ("MatMul", Some(2)) => (SiteKind::Linear, weight(b, WeightLayout::Kn)),
+        ("MatMul", None) if softmax_behind(graph, &a).is_some() => (SiteKind::Values, RightOperand::Activation(b)),
+        ("MatMul", None) if softmax_ahead(graph, &node.output[0]).is_some() => {
+            (SiteKind::Scores, RightOperand::Activation(b))
+        }
+        ("MatMul", None) => return Err("two computed operands, but no Softmax before or after: no attention".into()),
+        (op, None) => return Err(format!("the weight of this {op} is computed, not constant")),
+        (op, Some(rank)) => return Err(format!("the weight of this {op} has {rank} axes")),
+    };
+    let a_kind = left_source(graph, &a)?;
+    Ok(Site { name: node.label(), node: id, kind, a, a_kind, b, output: node.output[0].clone() })
+}
+
+fn weight(value: String, layout: WeightLayout) -> RightOperand {
+    RightOperand::Weight { value, layout, qkv: false }
+}
+
+fn conv_is_a_projection(graph: &Graph, node: &NodeProto) -> Result<(), String> {
+    let kernel = graph.constant(&node.input[1]).map(tensor::shape).unwrap_or_default();
+    let kernel: Vec<i64> = kernel[2..].iter().map(|&k| k as i64).collect();
+    let all = |name: &str, wanted: i64| node.attr_ints(name).is_none_or(|v| v.iter().all(|&x| x == wanted));
+    let projects = node.attr_int("group").unwrap_or(1) == 1
+        && node.attr_ints("strides").unwrap_or(&[1, 1]) == kernel
+        && all("pads", 0)
+        && all("dilations", 1)
+        && matches!(node.attr_str("auto_pad"), None | Some("NOTSET" | "VALID"));
+    match projects {
+        true => Ok(()),
+        false => Err("a Conv whose windows overlap or are padded is no patch projection".into()),
+    }
+}
+
+fn gemm_layout(node: &NodeProto) -> Result<WeightLayout, String> {
+    let one = |name| node.attr_float(name).unwrap_or(1.0) == 1.0;
+    if !one("alpha") || !one("beta") || node.attr_int("transA").unwrap_or(0) != 0 {
+        return Err("a Gemm with alpha, beta or transA".into());
+    }
+    Ok(if node.attr_int("transB").unwrap_or(0) == 0 { WeightLayout::Kn } else { WeightLayout::Nk })
+}
+
+fn left_source(graph: &Graph, value: &str) -> Result<LeftSource, String> {
+    if let Some(softmax) = softmax_behind(graph, value) {
+        // Below opset 13 the default axis is 1, and the axes after it are flattened.
+        let default = if graph.opset() < 13 { 1 } else { -1 };
+        return match softmax.attr_int("axis").unwrap_or(default) {
+            -1 | 3 => Ok(LeftSource::Softmax),
+            axis => Err(format!("its Softmax `{}` is on axis {axis}, expected the last", softmax.label())),
+        };
+    }
+    Ok(activations::find(graph, value).map_or(LeftSource::Plain, |(a, _)| LeftSource::Activation(a)))
+}
+
+/// Tells the linear layers apart by what they are connected to.
+fn name_places(graph: &Graph, sites: &mut [Site]) {
+    let at: HashMap<NodeId, usize> = sites.iter().enumerate().map(|(i, s)| (s.node, i)).collect();
+    let mut places: Vec<(NodeId, SiteKind)> = Vec::new();
+    let mut fused: HashSet<NodeId> = HashSet::new();
+    let mut qk_sources: BTreeMap<NodeId, usize> = BTreeMap::new();
+    for site in sites.iter() {
+        let behind_a = product_behind(graph, &site.a);
+        match (&site.kind, &site.b) {
+            (SiteKind::Scores | SiteKind::Values, RightOperand::Activation(b)) => {
+                let operands = if site.kind == SiteKind::Scores { vec![&site.a, b] } else { vec![b] };
+                for operand in operands {
+                    let way = way_back(graph, operand);
+                    if let Some(source) = product_behind(graph, operand)
+                        && splits_in_thirds(graph, &way)
+                    {
+                        *qk_sources.entry(source).or_default() += 1;
+                    }
+                }
+            }
+            (SiteKind::Linear, _) => {
+                if let Some(source) = behind_a.and_then(|id| at.get(&id))
+                    && sites[*source].kind == SiteKind::Values
+                {
+                    places.push((site.node, SiteKind::Proj));
+                }
+                if let LeftSource::Activation(_) = site.a_kind {
+                    places.push((site.node, SiteKind::Fc2));
+                    let argument = activations::find(graph, &site.a).map(|(_, x)| x);
+                    let fc1 = argument.and_then(|x| product_behind(graph, &x));
+                    places.extend(fc1.map(|id| (id, SiteKind::Fc1)));
+                }
+            }
+            _ => {}
+        }
+    }
+    let heads = graph.outputs().iter().filter_map(|output| product_behind(graph, output.name()));
+    places.extend(heads.map(|id| (id, SiteKind::Head)));
+    // A projection feeds all of Q, K and V.
+    fused.extend(qk_sources.iter().filter(|(_, count)| **count == 3).map(|(id, _)| *id));
+    places.extend(fused.iter().map(|&id| (id, SiteKind::Qkv)));
+    for (node, kind) in places {
+        let Some(site) = at.get(&node).map(|&i| &mut sites[i]) else { continue };
+        if site.kind == SiteKind::Linear {
+            site.kind = kind;
+        }
+        if let RightOperand::Weight { qkv, .. } = &mut site.b {
+            *qkv = site.kind == SiteKind::Qkv;
+        }
+    }
+}
+
+fn left(node: &NodeProto, reason: String) -> LeftFloat {
+    LeftFloat { node: node.label(), op: node.op_type().into(), reason }
+}
+
+/// The float operators of the transformer, one line a kind.
+fn float_by_design(graph: &Graph) -> Vec<LeftFloat> {
+    const BY_DESIGN: &[&str] = &["Softmax", "LayerNormalization", "Gelu", "Erf", "Tanh", "Sigmoid", "Attention"];
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    for (_, node) in graph.nodes() {
+        if let Some(op) = BY_DESIGN.iter().find(|op| node.is_op(op)) {
+            *counts.entry(op).or_default() += 1;
+        }
+    }
+    let reason = |op| match op {
+        "Attention" => "a whole attention in one operator is not taken apart yet",
+        _ => "PTQ4ViT keeps it in float",
+    };
+    counts
+        .into_iter()
+        .map(|(op, n)| LeftFloat { node: format!("{n} nodes"), op: op.into(), reason: reason(op).into() })
+        .collect()
+}
