@@ -4,7 +4,11 @@ pub mod autodiff;
 pub mod calibrate;
 pub mod error;
 pub mod kernel;
+pub mod onnx;
+pub mod pattern;
+pub mod plan;
 pub mod progress;
 pub mod quant;
+pub mod session;
 
 pub use error::{Error, Result};

@@ -1,0 +1,29 @@
+//! The ONNX file: read it without trusting it, index it, edit it, write it whole or not at all.
+//!
+//! A [`Model`] has passed validation and holds every tensor inline, so that what follows never meets a path, an
+//! unsorted graph or a tensor whose bytes disagree with its shape. [`Graph`] is the read-only index over it;
+//! [`Edits`] change it in one batch; [`dump`] shows it.
+//!
+//! Fields that `proto/onnx.proto` does not know are dropped on reading; it knows all of IR version 14.
+
+mod dump;
+mod edits;
+mod external;
+mod graph;
+mod mmap;
+mod model;
+pub mod node;
+pub mod proto;
+pub mod tensor;
+mod validate;
+mod write;
+
+pub use dump::dump;
+pub use edits::Edits;
+pub use graph::{Graph, NodeId, Use};
+pub use model::Model;
+pub use proto::{
+    AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto,
+};
+pub use tensor::DataType;
+pub use write::Storage;

@@ -1,0 +1,149 @@
+//! A model in memory, and its way in from a file.
+
+use std::fs::File;
+use std::path::Path;
+
+use bytes::Bytes;
+use prost::Message as _;
+
+use super::proto::{GraphProto, ModelProto};
+use super::{external, mmap, validate};
+use crate::error::{Error, Result};
+
+/// A validated ONNX model whose tensors are all inline (external data has become slices of the mapped files).
+#[derive(Debug, Clone)]
+pub struct Model {
+    /// The messages of the file.
+    pub proto: ModelProto,
+    had_external_data: bool,
+}
+
+impl Model {
+    /// Reads a model and the external data beside it.
+    ///
+    /// Both are memory-mapped, not copied: writing into these files while the model lives changes its weights, and
+    /// truncating them ends the process. Replacing them by renaming (as [`Model::write`] does) is harmless.
+    pub fn read(path: &Path) -> Result<Self> {
+        let metadata = std::fs::metadata(path).map_err(|e| Error::io(path, e))?;
+        if !metadata.is_file() {
+            return Err(Error::model(path.display(), "not a regular file"));
+        }
+        let file = File::open(path).map_err(|e| Error::io(path, e))?;
+        let bytes = mmap::map(&file).map_err(|e| Error::io(path, e))?;
+        let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        Self::from_parts(bytes, Some(folder)).map_err(|e| at(path, e))
+    }
+
+    /// Decodes a model that has no external data.
+    pub fn decode(bytes: Bytes) -> Result<Self> {
+        Self::from_parts(bytes, None)
+    }
+
+    /// Takes over messages made in memory. They are held to what a file is held to.
+    pub fn new(proto: ModelProto) -> Result<Self> {
+        Self::load(proto, None)
+    }
+
+    /// The bytes of the file, everything inline. Beyond 2 GiB no reader takes them: see [`Storage`](super::Storage).
+    pub fn encode(&self) -> Vec<u8> {
+        self.proto.encode_to_vec()
+    }
+
+    /// Whether some tensor was stored in another file when the model was read.
+    pub fn had_external_data(&self) -> bool {
+        self.had_external_data
+    }
+
+    /// The main graph.
+    ///
+    /// # Panics
+    /// If `proto.graph` was taken out after the model was validated.
+    pub fn graph(&self) -> &GraphProto {
+        self.proto.graph.as_ref().expect("a validated model has a graph")
+    }
+
+    fn from_parts(bytes: Bytes, folder: Option<&Path>) -> Result<Self> {
+        if bytes.is_empty() {
+            return Err(not_onnx("the file is empty"));
+        }
+        let proto =
+            ModelProto::decode(bytes).map_err(|e| not_onnx(format!("{e}; or the file is cut short")))?;
+        Self::load(proto, folder)
+    }
+
+    fn load(mut proto: ModelProto, folder: Option<&Path>) -> Result<Self> {
+        let Some(graph) = &proto.graph else { return Err(not_onnx("no graph")) };
+        if proto.opset_import.is_empty() {
+            return Err(not_onnx("no opset_import"));
+        }
+        if graph.node.is_empty() {
+            return Err(not_onnx("its graph has no nodes"));
+        }
+        validate::nesting(&proto)?;
+        let had_external_data = external::inline(&mut proto, folder)?;
+        validate::model(&proto)?;
+        Ok(Self { proto, had_external_data })
+    }
+}
+
+fn not_onnx(why: impl std::fmt::Display) -> Error {
+    Error::Model(format!("not an ONNX model ({why})"))
+}
+
+/// The same fault, with the file it is in.
+fn at(path: &Path, error: Error) -> Error {
+    match error {
+        Error::Model(why) => Error::model(path.display(), why),
+        Error::Unsupported(why) => Error::unsupported(path.display(), why),
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::node::node;
+    use super::super::proto::{OperatorSetIdProto, ValueInfoProto};
+    use super::*;
+
+    fn relu() -> ModelProto {
+        let value = |name: &str| ValueInfoProto { name: Some(name.into()), ..Default::default() };
+        ModelProto {
+            ir_version: Some(8),
+            opset_import: vec![OperatorSetIdProto { domain: None, version: Some(17) }],
+            graph: Some(GraphProto {
+                node: vec![node("Relu", "r", ["x"], ["y"])],
+                input: vec![value("x")],
+                output: vec![value("y")],
+                ..Default::default()
+            }),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn what_is_not_a_model_is_refused() {
+        #[track_caller]
+        fn check(bytes: Vec<u8>, why: &str) {
+            let error = Model::decode(bytes.into()).expect_err(why).to_string();
+            assert!(error.starts_with("not an ONNX model (") && error.contains(why), "{error}");
+        }
+        let changed = |change: fn(&mut ModelProto)| {
+            let mut proto = relu();
+            change(&mut proto);
+            proto.encode_to_vec()
+        };
+        check(vec![], "empty");
+        check(b"The quick brown fox\n".to_vec(), "decode");
+        check(vec![0xff; 64], "decode");
+        check(relu().encode_to_vec()[..20].to_vec(), "cut short");
+        check(changed(|m| m.graph = None), "no graph");
+        check(changed(|m| m.opset_import.clear()), "no opset_import");
+        check(changed(|m| m.graph.as_mut().unwrap().node.clear()), "no nodes");
+    }
+
+    #[test]
+    fn a_decoded_model_encodes_to_the_same_bytes() {
+        let bytes = relu().encode_to_vec();
+        assert_eq!(Model::decode(bytes.clone().into()).unwrap().encode(), bytes);
+    }
+}
