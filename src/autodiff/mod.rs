@@ -74,12 +74,7 @@ impl Tape<'_> {
 
     /// `∂⟨dy, value(from)⟩/∂value(w)` for every `w` of `wanted`, in their order; zeros where `from` does not
     /// depend on `w`. [`Error::Unsupported`] names an op on the way that has no rule.
-    pub fn backward(
-        &self,
-        from: OutletId,
-        dy: ArrayD<f32>,
-        wanted: &[OutletId],
-    ) -> Result<Vec<ArrayD<f32>>> {
+    pub fn backward(&self, from: OutletId, dy: ArrayD<f32>, wanted: &[OutletId]) -> Result<Vec<ArrayD<f32>>> {
         let model = &self.network.model;
         let leads = self.leads_to(wanted);
         let mut grads: HashMap<OutletId, ArrayD<f32>> = HashMap::from([(from, dy)]);
@@ -116,8 +111,7 @@ impl Tape<'_> {
         let nodes = &self.network.model.nodes;
         let mut leads = vec![false; nodes.len()];
         for &id in &self.network.order {
-            leads[id] =
-                wanted.iter().any(|w| w.node == id) || nodes[id].inputs.iter().any(|i| leads[i.node]);
+            leads[id] = wanted.iter().any(|w| w.node == id) || nodes[id].inputs.iter().any(|i| leads[i.node]);
         }
         leads
     }

@@ -34,12 +34,10 @@ impl Metric {
     pub(super) fn add(self, row: &Row, range: Range<usize>, scale: f32, sum: &mut f64) {
         let (acc, reference) = (&row.acc[range.clone()], &row.reference[range.clone()]);
         *sum += match self {
-            Self::Hessian => {
-                f64::from(sum_in_lanes(acc, reference, &row.curvature[range], |acc, o, g2| {
-                    let error = acc * scale - o;
-                    g2 * (error * error)
-                }))
-            }
+            Self::Hessian => f64::from(sum_in_lanes(acc, reference, &row.curvature[range], |acc, o, g2| {
+                let error = acc * scale - o;
+                g2 * (error * error)
+            })),
             Self::Mse => f64::from(sum_in_lanes(acc, reference, acc, |acc, o, _| {
                 let error = acc * scale - o;
                 error * error

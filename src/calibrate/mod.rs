@@ -1,5 +1,6 @@
 //! The calibrator.
 
+pub mod loss;
 mod metric;
 pub mod search;
 

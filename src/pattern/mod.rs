@@ -166,7 +166,13 @@ impl<'g> Flat<'g> {
     }
 
     /// Do the parts match the patterns one to one, in some order?
-    fn agrees(&self, constant: f64, patterns: &[Pattern], graph: &Graph, bound: Bindings) -> Option<Bindings> {
+    fn agrees(
+        &self,
+        constant: f64,
+        patterns: &[Pattern],
+        graph: &Graph,
+        bound: Bindings,
+    ) -> Option<Bindings> {
         let close = (self.constant - constant).abs() <= CONSTANT_TOLERANCE * constant.abs();
         if !close || self.parts.len() != patterns.len() {
             return None;

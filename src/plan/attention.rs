@@ -1,14 +1,23 @@
 //! The ways through attention: from scores to Softmax, from operands back to the projections they come from.
 
 use crate::onnx::{Graph, NodeId, NodeProto};
-use crate::pattern::scalar;
 
 /// How many nodes lie between two matmuls of one attention at most.
 const LONGEST_WAY: usize = 24;
 
 /// Ops that move elements without changing them.
-const LAYOUT: &[&str] =
-    &["Reshape", "Transpose", "Split", "Slice", "Gather", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Cast"];
+const LAYOUT: &[&str] = &[
+    "Reshape",
+    "Transpose",
+    "Split",
+    "Slice",
+    "Gather",
+    "Squeeze",
+    "Unsqueeze",
+    "Flatten",
+    "Identity",
+    "Cast",
+];
 
 /// Ops between the scores and their Softmax: scale and masks.
 const SCORE_OPS: &[&str] = &["Mul", "Div", "Add", "Where", "Cast", "Identity", "Reshape"];
@@ -78,11 +87,17 @@ pub(super) fn is_product(node: &NodeProto) -> bool {
 /// The operand of a scale or bias node that is no constant; `None` if both vary.
 fn varying_input(graph: &Graph, node: &NodeProto) -> Option<String> {
     let [a, b] = node.input.get(..2)? else { return None };
-    match (graph.constant(a).is_some(), graph.constant(b).is_some() || scalar(graph, b).is_some()) {
+    match (is_fixed(graph, a), is_fixed(graph, b)) {
         (false, true) => Some(a.clone()),
         (true, false) => Some(b.clone()),
         _ => None,
     }
+}
+
+/// A constant, or the `√(1/√d)` that some exporters compute from the shape at run time.
+fn is_fixed(graph: &Graph, value: &str) -> bool {
+    let computed = || graph.producer(graph.resolve(value)).is_some_and(|id| graph.node(id).is_op("Sqrt"));
+    graph.constant(value).is_some() || computed()
 }
 
 /// Do the thirds of a projection's columns make Q, K and V? So if its output is reshaped and the axis of three is

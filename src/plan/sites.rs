@@ -2,7 +2,9 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use super::attention::{is_product, product_behind, softmax_ahead, softmax_behind, splits_in_thirds, way_back};
+use super::attention::{
+    is_product, product_behind, softmax_ahead, softmax_behind, splits_in_thirds, way_back,
+};
 use super::{LeftFloat, LeftSource, Plan, RightOperand, Site, SiteKind, WeightLayout, activations};
 use crate::onnx::{Graph, NodeId, NodeProto, tensor};
 use crate::{Error, Result};
@@ -28,7 +30,8 @@ pub fn plan(graph: &Graph, exclude: &[String]) -> Result<Plan> {
         plan.left.push(left(graph.node(site.node), "excluded on request".into()));
     }
     if plan.sites.is_empty() {
-        let found: Vec<String> = plan.left.iter().map(|l| format!("{} `{}`: {}", l.op, l.node, l.reason)).collect();
+        let found: Vec<String> =
+            plan.left.iter().map(|l| format!("{} `{}`: {}", l.op, l.node, l.reason)).collect();
         let found = if found.is_empty() { "it has no MatMul, Gemm or Conv".into() } else { found.join("; ") };
         return Err(Error::Unsupported(format!("no site to quantize in this model: {found}")));
     }
@@ -39,7 +42,10 @@ pub fn plan(graph: &Graph, exclude: &[String]) -> Result<Plan> {
 fn refuse_quantized(graph: &Graph) -> Result<()> {
     let quantized = |node: &&NodeProto| {
         let op = node.op_type();
-        op.contains("QuantizeLinear") || op.contains("Integer") || op.starts_with("QLinear") || node.domain() == "ai.ptq4vit"
+        op.contains("QuantizeLinear")
+            || op.contains("Integer")
+            || op.starts_with("QLinear")
+            || node.domain() == "ai.ptq4vit"
     };
     match graph.nodes().map(|(_, node)| node).find(quantized) {
         Some(node) => Err(Error::model(
@@ -65,11 +71,15 @@ fn site(graph: &Graph, id: NodeId, node: &NodeProto) -> Result<Site, String> {
         }
         ("Gemm", Some(2)) => (SiteKind::Linear, weight(b, gemm_layout(node)?)),
         ("MatMul", Some(2)) => (SiteKind::Linear, weight(b, WeightLayout::Kn)),
-        ("MatMul", None) if softmax_behind(graph, &a).is_some() => (SiteKind::Values, RightOperand::Activation(b)),
+        ("MatMul", None) if softmax_behind(graph, &a).is_some() => {
+            (SiteKind::Values, RightOperand::Activation(b))
+        }
         ("MatMul", None) if softmax_ahead(graph, &node.output[0]).is_some() => {
             (SiteKind::Scores, RightOperand::Activation(b))
         }
-        ("MatMul", None) => return Err("two computed operands, but no Softmax before or after: no attention".into()),
+        ("MatMul", None) => {
+            return Err("two computed operands, but no Softmax before or after: no attention".into());
+        }
         (op, None) => return Err(format!("the weight of this {op} is computed, not constant")),
         (op, Some(rank)) => return Err(format!("the weight of this {op} has {rank} axes")),
     };
@@ -174,7 +184,8 @@ fn left(node: &NodeProto, reason: String) -> LeftFloat {
 
 /// The float operators of the transformer, one line a kind.
 fn float_by_design(graph: &Graph) -> Vec<LeftFloat> {
-    const BY_DESIGN: &[&str] = &["Softmax", "LayerNormalization", "Gelu", "Erf", "Tanh", "Sigmoid", "Attention"];
+    const BY_DESIGN: &[&str] =
+        &["Softmax", "LayerNormalization", "Gelu", "Erf", "Tanh", "Sigmoid", "Attention"];
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
     for (_, node) in graph.nodes() {
         if let Some(op) = BY_DESIGN.iter().find(|op| node.is_op(op)) {

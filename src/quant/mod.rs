@@ -333,9 +333,7 @@ mod tests {
         (0..3, 2u8..=8, scale, 0u8..=10).prop_map(|(kind, k, scale, step)| match kind {
             0 => Quantizer::Uniform { scale, bits: bits(k) },
             1 => Quantizer::TwinSoftmax { scale: TwinScale::softmax(bits(k), step), bits: bits(k) },
-            _ => {
-                Quantizer::TwinGelu { scale: TwinScale::gelu(bits(k), scale, 0.17).unwrap(), bits: bits(k) }
-            }
+            _ => Quantizer::TwinGelu { scale: TwinScale::gelu(bits(k), scale, 0.17).unwrap(), bits: bits(k) },
         })
     }
 

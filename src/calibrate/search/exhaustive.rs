@@ -15,8 +15,7 @@ pub fn search(problem: &Problem, settings: &Settings) -> Result<Solution> {
     let mut a = lefts[0];
     let mut loss = f64::INFINITY;
     for _ in 0..settings.rounds {
-        let losses: Vec<f64> =
-            lefts.iter().map(|&a| losses(problem, settings, a, &b).iter().sum()).collect();
+        let losses: Vec<f64> = lefts.iter().map(|&a| losses(problem, settings, a, &b).iter().sum()).collect();
         a = lefts[first_minimum(&losses)];
 
         let losses: Vec<Vec<f64>> = rights.iter().map(|b| self::losses(problem, settings, a, b)).collect();

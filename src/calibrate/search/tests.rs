@@ -39,8 +39,7 @@ fn check(name: &str, mut problem: Problem, metric: Metric, k: u8, alpha: f64, ro
         problem.curvature.clear();
     }
     let bits = Bits::new(k).unwrap();
-    let settings =
-        Settings { metric, a_bits: bits, b_bits: bits, alpha, beta: 1.2, candidates: 100, rounds };
+    let settings = Settings { metric, a_bits: bits, b_bits: bits, alpha, beta: 1.2, candidates: 100, rounds };
     let fast = search(&problem, &settings).unwrap();
     assert_eq!(fast, pruned::search_with(&problem, &settings, false).unwrap(), "{name} {metric:?} k={k}");
     let plain = exhaustive::search(&problem, &settings).unwrap();

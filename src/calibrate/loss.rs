@@ -1,0 +1,148 @@
+//! The losses whose gradients weigh the errors: what is back-propagated from the model's output.
+
+use std::str::FromStr;
+
+use ndarray::{ArrayD, Axis, Zip};
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{Rng, SeedableRng};
+use serde::{Deserialize, Serialize};
+
+use crate::{Error, Result};
+
+/// Where the curvature `(∂L/∂O)²` of Eq. (7) comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Gradient {
+    /// Cross-entropy against the model's own prediction: the paper's text. One backward pass a picture.
+    PseudoLabel,
+    /// Mean of this many random probes, each with `E[g²]` = the diagonal of the Gauss–Newton Hessian.
+    Fisher(usize),
+}
+
+impl FromStr for Gradient {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let probes = text.strip_prefix("fisher:").and_then(|n| n.parse().ok());
+        match (text, probes) {
+            ("pseudo-label", _) => Ok(Self::PseudoLabel),
+            (_, Some(n @ 1..=1024)) => Ok(Self::Fisher(n)),
+            _ => Err(Error::usage(format!(
+                "gradient `{text}`: expected `pseudo-label` or `fisher:N`, N from 1 to 1024"
+            ))),
+        }
+    }
+}
+
+impl TryFrom<String> for Gradient {
+    type Error = Error;
+
+    fn try_from(text: String) -> Result<Self> {
+        text.parse()
+    }
+}
+
+impl From<Gradient> for String {
+    fn from(gradient: Gradient) -> Self {
+        match gradient {
+            Gradient::PseudoLabel => "pseudo-label".into(),
+            Gradient::Fisher(n) => format!("fisher:{n}"),
+        }
+    }
+}
+
+impl Gradient {
+    /// The gradients at `output` to back-propagate, one a pass. `stream` numbers the batch, so that every batch has
+    /// probes of its own, whatever the order in which batches are run.
+    pub fn seeds(self, output: &ArrayD<f32>, seed: u64, stream: u64) -> Result<Vec<ArrayD<f32>>> {
+        match self {
+            Self::PseudoLabel => Ok(vec![pseudo_label(output)?]),
+            Self::Fisher(probes) => {
+                let mut rng = ChaCha8Rng::seed_from_u64(seed);
+                rng.set_stream(stream);
+                let mut sign = || if rng.next_u32() & 1 == 0 { 1.0 } else { -1.0 };
+                let mut signs = || ArrayD::from_shape_simple_fn(output.raw_dim(), &mut sign);
+                Ok((0..probes).map(|_| fisher(output, &signs())).collect())
+            }
+        }
+    }
+}
+
+/// `∂CE/∂logits = p − onehot(argmax)`, for logits `[N, classes]`; an error for outputs of another rank.
+pub fn pseudo_label(logits: &ArrayD<f32>) -> Result<ArrayD<f32>> {
+    if logits.ndim() != 2 {
+        return Err(Error::unsupported(
+            "gradient pseudo-label",
+            format!("the output has shape {:?}, not logits [N, classes]; use fisher:4", logits.shape()),
+        ));
+    }
+    let mut gradient = softmax(logits);
+    for mut row in gradient.rows_mut() {
+        let best = (0..row.len()).fold(0, |best, i| if row[i] > row[best] { i } else { best });
+        row[best] -= 1.0;
+    }
+    Ok(gradient)
+}
+
+/// `u = √p∘v − p·(√p·v)` for logits `[N, classes]`: its covariance over random signs `v` is `diag(p) − p pᵀ`, the
+/// Hessian of the cross-entropy with soft targets. For features, any other rank: `u = v`, the Hessian of their
+/// squared error.
+pub fn fisher(output: &ArrayD<f32>, signs: &ArrayD<f32>) -> ArrayD<f32> {
+    if output.ndim() != 2 {
+        return signs.clone();
+    }
+    let p = softmax(output);
+    let root = Zip::from(&p).and(signs).map_collect(|p, v| p.sqrt() * v);
+    let inner = root.sum_axis(Axis(1)).insert_axis(Axis(1));
+    root - p * inner
+}
+
+fn softmax(logits: &ArrayD<f32>) -> ArrayD<f32> {
+    let mut p = logits.clone();
+    for mut row in p.rows_mut() {
+        let max = row.fold(f32::NEG_INFINITY, |a, &b| a.max(b));
+        row.mapv_inplace(|x| (x - max).exp());
+        let sum = row.sum();
+        row.mapv_inplace(|x| x / sum);
+    }
+    p
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The covariance of the probes over all sign vectors is exactly the Hessian at the logits.
+    #[test]
+    fn fisher_probes_have_the_covariance_of_the_hessian() {
+        let logits = ArrayD::from_shape_vec(vec![1, 3], vec![0.3, -1.2, 0.9]).unwrap();
+        let p = softmax(&logits);
+        let mut covariance = [[0f32; 3]; 3];
+        for bits in 0..8 {
+            let signs = (0..3).map(|i| if bits >> i & 1 == 0 { 1.0 } else { -1.0 }).collect();
+            let u = fisher(&logits, &ArrayD::from_shape_vec(vec![1, 3], signs).unwrap());
+            for (i, row) in covariance.iter_mut().enumerate() {
+                for (j, c) in row.iter_mut().enumerate() {
+                    *c += u[[0, i]] * u[[0, j]] / 8.0;
+                }
+            }
+        }
+        for (i, row) in covariance.iter().enumerate() {
+            for (j, c) in row.iter().enumerate() {
+                let hessian = if i == j { p[[0, i]] } else { 0.0 } - p[[0, i]] * p[[0, j]];
+                assert!((c - hessian).abs() < 1e-6, "({i}, {j}): {c} against {hessian}");
+            }
+        }
+    }
+
+    #[test]
+    fn gradients_are_named() {
+        for (text, gradient) in [("pseudo-label", Gradient::PseudoLabel), ("fisher:4", Gradient::Fisher(4))] {
+            assert_eq!(text.parse::<Gradient>().unwrap(), gradient);
+            assert_eq!(String::from(gradient), text);
+        }
+        for text in ["fisher", "fisher:0", "fisher:-1", "hessian"] {
+            text.parse::<Gradient>().unwrap_err();
+        }
+    }
+}

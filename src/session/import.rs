@@ -1,0 +1,105 @@
+//! From our model to tract's typed graph, with the wanted values as its outputs.
+
+use prost::Message;
+use tract_onnx::Onnx;
+use tract_onnx::prelude::*;
+use tract_onnx::tract_hir::internal::*;
+
+use crate::onnx::{Graph, Model};
+use crate::{Error, Result};
+
+/// The one input of a vision model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InputSpec {
+    /// The value's name.
+    pub name: String,
+    /// `[N, C, H, W]`; `None` where the file leaves the size open.
+    pub dims: [Option<usize>; 4],
+}
+
+impl InputSpec {
+    /// Pictures a run: the fixed batch of the file, or 1 where it is open.
+    pub fn batch(&self) -> usize {
+        self.dims[0].unwrap_or(1)
+    }
+
+    /// The shape `[N, C, H, W]` of a run with pictures of `[C, H, W]`; an error if they do not fit.
+    pub fn shape_for(&self, picture: [usize; 3]) -> Result<[usize; 4]> {
+        let fits = self.dims[1..].iter().zip(picture).all(|(dim, size)| dim.is_none_or(|d| d == size));
+        if !fits {
+            return Err(Error::data(
+                format!("input `{}`", self.name),
+                format!("pictures are {picture:?} (C, H, W), the model takes {}", self.describe()),
+            ));
+        }
+        Ok([self.batch(), picture[0], picture[1], picture[2]])
+    }
+
+    /// As `[N, 3, 224, 224]`.
+    pub fn describe(&self) -> String {
+        let open = ["N", "C", "H", "W"];
+        let dim = |(d, open): (&Option<usize>, &&str)| d.map_or(open.to_string(), |d| d.to_string());
+        format!("[{}]", self.dims.iter().zip(&open).map(dim).collect::<Vec<_>>().join(", "))
+    }
+}
+
+/// The input of `model`; an error unless it is one tensor of four axes.
+pub fn input_spec(graph: &Graph) -> Result<InputSpec> {
+    let inputs: Vec<_> = graph.inputs().collect();
+    let [input] = inputs[..] else {
+        let names: Vec<&str> = inputs.iter().map(|i| i.name()).collect();
+        return Err(Error::unsupported("inputs", format!("expected one picture tensor, found {names:?}")));
+    };
+    let shape = graph.shape(input.name()).unwrap_or_default();
+    let dims: [Option<i64>; 4] = shape.as_slice().try_into().map_err(|_| {
+        Error::unsupported(
+            format!("input `{}`", input.name()),
+            format!("expected [N, C, H, W], found {shape:?}"),
+        )
+    })?;
+    let dims = dims.map(|d| d.and_then(|d| usize::try_from(d).ok()).filter(|&d| d > 0));
+    Ok(InputSpec { name: input.name().to_string(), dims })
+}
+
+/// The name of the first output: the logits, or the features.
+pub fn output_name(graph: &Graph) -> Result<String> {
+    match graph.outputs().first() {
+        Some(output) => Ok(output.name().to_string()),
+        None => Err(Error::model("graph", "the model has no output")),
+    }
+}
+
+/// tract's typed graph (not decluttered) of `model` for inputs of `shape`, whose outputs are `taps`.
+pub(crate) fn import(onnx: &Onnx, model: &Model, shape: [usize; 4], taps: &[String]) -> Result<TypedModel> {
+    let proto = tract_onnx::pb::ModelProto::decode(&*model.encode())
+        .map_err(|e| Error::model("model", format!("tract cannot read it: {e}")))?;
+    // tract panics on some malformed nodes: to the user that is a bad model, not a crash.
+    let typed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| -> TractResult<TypedModel> {
+        let parsed = onnx.parse(&proto, None)?;
+        let outlets: Vec<OutletId> = taps
+            .iter()
+            .map(|tap| {
+                let outlet = parsed.outlets_by_name.get(tap).copied();
+                outlet.with_context(|| format!("no value is named `{tap}`"))
+            })
+            .collect::<TractResult<_>>()?;
+        let mut inference = parsed.model;
+        inference.select_output_outlets(&outlets)?;
+        // The batch of the file may be a symbol that its intermediate values mention.
+        for &outlet in &outlets {
+            inference.set_outlet_fact(outlet, InferenceFact::default())?;
+        }
+        inference.set_input_fact(0, InferenceFact::dt_shape(f32::datum_type(), shape))?;
+        inference.into_typed()
+    }));
+    match typed {
+        Ok(Ok(typed)) => Ok(typed),
+        Ok(Err(e)) => Err(Error::unsupported("tract", format!("{e:#}"))),
+        Err(_) => Err(Error::model("graph", "tract panicked while reading it: some node is malformed")),
+    }
+}
+
+/// The ONNX reader of every import: shapes come from the input alone.
+pub(crate) fn reader() -> Onnx {
+    tract_onnx::onnx().with_ignore_value_info(true).with_ignore_output_shapes(true)
+}

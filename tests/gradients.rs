@@ -1,0 +1,81 @@
+//! Whole-model gradients against torch autograd (`scripts/golden.py`), for every exporter's file of one model.
+
+use std::fs::File;
+
+use ndarray::{ArrayD, ArrayViewD, Axis};
+use ndarray_npy::NpzReader;
+use onnx_ptq4vit::onnx::{Graph, Model};
+use onnx_ptq4vit::plan::{Plan, plan};
+use onnx_ptq4vit::session::{Session, input_spec, output_name};
+
+/// Against gradients computed in f64: relative to the largest of the tensor.
+const GRADIENT_TOLERANCE: f32 = 1e-4;
+const LOGIT_TOLERANCE: f32 = 1e-5;
+
+fn golden() -> impl FnMut(&str) -> ArrayD<f32> {
+    let mut npz = NpzReader::new(File::open("fixtures/digits_vit_golden.npz").unwrap()).unwrap();
+    move |name| npz.by_name(name).or_else(|_| npz.by_name(&format!("{name}.npy"))).unwrap()
+}
+
+/// The golden names of the sites, in order.
+fn site_names(blocks: usize) -> Vec<String> {
+    let block = |i| ["qkv", "qk", "pv", "proj", "fc1", "fc2"].map(|site| format!("blocks.{i}.{site}"));
+    let blocks = (0..blocks).flat_map(block);
+    std::iter::once("patch".into()).chain(blocks).chain(["head".into()]).collect()
+}
+
+fn largest_difference(a: &ArrayViewD<f32>, b: &ArrayViewD<f32>) -> (f32, f32) {
+    let b = b.to_shape(a.shape()).expect("the same shape but for axes of one");
+    let difference = a.iter().zip(b.iter()).fold(0f32, |m, (a, b)| m.max((a - b).abs()));
+    (difference, b.iter().fold(0f32, |m, x| m.max(x.abs())))
+}
+
+fn check(file: &str) {
+    let model = Model::read(format!("fixtures/{file}").as_ref()).unwrap();
+    let graph = Graph::new(&model).unwrap();
+    let Plan { sites, .. } = plan(&graph, &[]).unwrap();
+    let names = site_names(2);
+    assert_eq!(sites.len(), names.len(), "{file}");
+    let output = output_name(&graph).unwrap();
+    let taps: Vec<&str> = sites.iter().map(|s| s.output.as_str()).collect();
+    let shape = input_spec(&graph).unwrap().shape_for([3, 8, 8]).unwrap();
+    let session = Session::new(&model, shape, &output, &taps).unwrap();
+
+    let mut calib = NpzReader::new(File::open("fixtures/digits_calib.npz").unwrap()).unwrap();
+    let images: ArrayD<f32> = calib.by_name("images").or_else(|_| calib.by_name("images.npy")).unwrap();
+    let mut golden = golden();
+    for picture in 0..2 {
+        let input = images.index_axis(Axis(0), picture).insert_axis(Axis(0)).to_owned();
+        let recorded = session.forward(input).unwrap();
+        let logits = recorded.output().unwrap().to_owned();
+        let expected = golden("logits");
+        let expected = expected.index_axis(Axis(0), picture).insert_axis(Axis(0));
+        let (difference, largest) = largest_difference(&logits.view(), &expected);
+        assert!(difference <= LOGIT_TOLERANCE * largest, "{file}: logits differ by {difference}");
+
+        let signs = golden("fisher_v").index_axis(Axis(0), picture).insert_axis(Axis(0)).to_owned();
+        let seeds = [
+            ("ce", onnx_ptq4vit::calibrate::loss::pseudo_label(&logits).unwrap()),
+            ("fisher", onnx_ptq4vit::calibrate::loss::fisher(&logits, &signs)),
+        ];
+        for (loss, seed) in seeds {
+            let gradients = recorded.gradients(seed, &taps).unwrap();
+            for (name, gradient) in names.iter().zip(&gradients) {
+                let expected = golden(&format!("{loss}/{name}"));
+                let expected = expected.index_axis(Axis(0), picture).insert_axis(Axis(0));
+                let (difference, largest) = largest_difference(&gradient.view(), &expected);
+                assert!(
+                    difference <= GRADIENT_TOLERANCE * largest,
+                    "{file} {loss}/{name}: {difference} of {largest}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn gradients_of_every_site_agree_with_torch() {
+    for file in ["ts13", "ts17", "dynamo18", "dynamo20"] {
+        check(&format!("digits_vit_{file}.onnx"));
+    }
+}
