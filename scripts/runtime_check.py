@@ -1,0 +1,359 @@
+#!/usr/bin/env python3
+"""Hold what `onnx-ptq4vit` emits against the ONNX checker, ONNX Runtime and OpenVINO.
+
+Every file of a matrix (fixture x bits x form) is quantized and run by the binary, which writes what went into
+and came out of each quantized site. For every file:
+
+1. `onnx.checker` with full_check;
+2. each site, cut out of the file, run by the runtime on our recorded inputs, against our recorded output;
+3. top-1 of the whole model against ours;
+4. ONNX Runtime only: the optimized graph holds one integer matmul for every matmul of the sites (a twin has
+   two), and no MatMulNBits.
+
+How a site is judged. *Exact*: every element within 1e-5 of max|output|, or, beyond it, a rounding tie: the runtime
+gives our value when all inputs are moved by four units in the last place up, or down. *Close*: the mean error
+is below 5 % of the mean magnitude. Exact is asked of ONNX Runtime without graph optimizations, and with them where
+its 8-bit products cannot saturate: on a CPU with VNNI or AMX, or for operands of 6 bits. Close is
+asked of the rest: optimized 8-bit operands on a CPU without VNNI, whose 16-bit sums of two products saturate, and
+OpenVINO, which multiplies by 1/scale where QuantizeLinear divides.
+"""
+
+import argparse
+import collections
+import importlib.metadata
+import itertools
+import json
+import platform
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx.inliner
+
+EXACT = 1e-5  # of max|output|
+CLOSE = 5e-2  # mean error, of the mean magnitude
+NUDGE = 4 * 2.0**-23  # relative move of the inputs that tells a rounding tie
+SAME_TOP1 = {"exact": 0.98, "close": 0.93}
+IMAGES = 64  # of the test pictures
+FIXTURES = ["ts13", "ts17", "dynamo18", "dynamo20", "tanh17"]
+INTEGER_MATMULS = ("MatMulIntegerToFloat", "QLinearMatMul")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One emitted file: a fixture and the options it is quantized with."""
+
+    fixture: str
+    bits: str
+    form: str  # "function", "inline", or "base" (no twins)
+
+    @property
+    def name(self):
+        return f"{self.fixture}-{self.bits}-{self.form}"
+
+    @property
+    def options(self):
+        twin = ["--method", "base"] if self.form == "base" else ["--twin", self.form]
+        return ["--bits", self.bits, *twin]
+
+
+@dataclass
+class Site:
+    """What our integer runner recorded at one quantized site."""
+
+    name: str
+    inputs: dict  # value name -> array
+    output: str
+    expected: np.ndarray
+
+
+class Failures(list):
+    def expect(self, condition, message):
+        if not condition:
+            self.append(message)
+
+
+# --- emitting -----------------------------------------------------------------------------------------------
+
+
+def emit(binary, case, fixtures, work):
+    """Quantize and run one case; keep what is newer than the binary."""
+    folder = work / case.name
+    model, logits, images = folder / "model.onnx", folder / "y.npy", folder / "x.npy"
+    if logits.exists() and logits.stat().st_mtime > binary.stat().st_mtime:
+        return folder
+    sites = folder / "sites"
+    sites.mkdir(parents=True, exist_ok=True)
+    for old in sites.iterdir():
+        old.unlink()
+    np.save(images, np.load(fixtures / "digits_test.npz")["images"][:IMAGES])
+    source = fixtures / f"digits_vit_{case.fixture}.onnx"
+    calib = fixtures / "digits_calib.npz"
+    call([binary, "quantize", source, "--calib", calib, "-o", model, *case.options])
+    call([binary, "run", model, "--input", images, "-o", logits, "--sites", sites])
+    return folder
+
+
+def call(command):
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
+    if done.returncode != 0:
+        raise RuntimeError(f"{' '.join(map(str, command))}: exit {done.returncode}\n{done.stderr}")
+
+
+def load_sites(folder):
+    sites = []
+    for path in sorted(folder.glob("*.json"), key=lambda path: int(path.stem)):
+        said = json.loads(path.read_text())
+        arrays = [np.load(folder / f"{path.stem}_in{i}.npy") for i in range(len(said["inputs"]))]
+        expected = np.load(folder / f"{path.stem}_out.npy")
+        sites.append(Site(said["name"], dict(zip(said["inputs"], arrays)), said["output"], expected))
+    return sites
+
+
+# --- cutting a site out of a file ---------------------------------------------------------------------------
+
+
+def cut(model, site):
+    """The nodes between a site's inputs and its output as a model, functions included, the batch left open."""
+    producer = {value: node for node in model.graph.node for value in node.output}
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    nodes, used, seen = [], {}, set()
+
+    def visit(value):
+        if value in site.inputs or value in seen or not value:
+            return
+        seen.add(value)
+        if value in constants:
+            used[value] = constants[value]
+            return
+        if value not in producer:
+            raise ValueError(f"site `{site.name}`: its output depends on `{value}`, which is none of its inputs")
+        node = producer[value]
+        seen.update(node.output)
+        for operand in node.input:
+            visit(operand)
+        nodes.append(node)
+
+    visit(site.output)
+    inputs = [
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["batch", *array.shape[1:]])
+        for name, array in site.inputs.items()
+    ]
+    outputs = [onnx.helper.make_tensor_value_info(site.output, onnx.TensorProto.FLOAT, None)]
+    part = onnx.ModelProto()
+    part.CopyFrom(model)
+    part.graph.CopyFrom(onnx.helper.make_graph(nodes, "site", inputs, outputs, list(used.values())))
+    return part
+
+
+def matmuls(part):
+    """Matmuls of a cut-out site with its functions inlined: 0 for a Conv, 2 for a twin, 1 otherwise."""
+    return sum(node.op_type == "MatMul" for node in onnx.inliner.inline_local_functions(part).graph.node)
+
+
+# --- runtimes -----------------------------------------------------------------------------------------------
+
+
+class OnnxRuntime:
+    def __init__(self, optimized, work):
+        import onnxruntime
+
+        self.module, self.optimized = onnxruntime, optimized
+        self.name = "ort" if optimized else "ort-plain"
+        self.dump = work / f"optimized-{onnxruntime.__version__}.onnx"
+
+    def exact_at(self, bits):
+        return not self.optimized or bits == "w6a6" or cpu_has_vnni()
+
+    def load(self, model):
+        levels = self.module.GraphOptimizationLevel
+        options = self.module.SessionOptions()
+        options.log_severity_level = 3
+        options.graph_optimization_level = levels.ORT_ENABLE_ALL if self.optimized else levels.ORT_DISABLE_ALL
+        if self.optimized:
+            options.optimized_model_filepath = str(self.dump)
+        session = self.module.InferenceSession(
+            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+        )
+        return lambda inputs: session.run(None, inputs)[0]
+
+
+class OpenVino:
+    name = "openvino"
+    optimized = False
+
+    def __init__(self):
+        import openvino
+
+        self.core = openvino.Core()
+
+    def exact_at(self, _bits):
+        return False
+
+    def load(self, model):
+        compiled = self.core.compile_model(self.core.read_model(model.SerializeToString()), "CPU")
+        return lambda inputs: compiled(inputs)[0]
+
+
+def runtimes(names, work):
+    """The runtimes asked for; one that is not installed raises ImportError."""
+    found = []
+    for name in names:
+        if name == "onnxruntime":
+            found += [OnnxRuntime(False, work), OnnxRuntime(True, work)]
+        elif name == "openvino":
+            found.append(OpenVino())
+        else:
+            raise ValueError(f"unknown runtime `{name}`, expected onnxruntime or openvino")
+    return found
+
+
+def cpu_has_vnni():
+    """False where it cannot be told, so that no test asks more than the CPU gives."""
+    if platform.machine() not in ("x86_64", "AMD64"):
+        return False
+    path = Path("/proc/cpuinfo")
+    words = set(path.read_text().split()) if path.exists() else set()
+    return bool(words & {"avx512_vnni", "avx_vnni", "amx_int8"})
+
+
+# --- judging ------------------------------------------------------------------------------------------------
+
+
+def judge_exact(run, site):
+    """(passed, worst relative error, elements explained as ties)."""
+    limit = EXACT * np.abs(site.expected).max()
+    got = run(site.inputs)
+    error = np.abs(got - site.expected)
+    worst = float(error.max() / max(np.abs(site.expected).max(), 1e-30))
+    beyond = ~(error <= limit)
+    if not beyond.any():
+        return True, worst, 0
+    ties = int(beyond.sum())
+    for factors in itertools.product((1 - NUDGE, 1 + NUDGE), repeat=len(site.inputs)):
+        moved = {
+            name: (array * np.float64(factor)).astype(np.float32)
+            for (name, array), factor in zip(site.inputs.items(), factors)
+        }
+        beyond &= ~(np.abs(run(moved) - site.expected) <= limit)
+    return not beyond.any(), worst, ties
+
+
+def judge_close(run, site):
+    error = np.abs(run(site.inputs) - site.expected)
+    worst = float(error.mean() / max(np.abs(site.expected).mean(), 1e-30))
+    return worst <= CLOSE, worst, 0
+
+
+def check(case, folder, runtime, failures):
+    """Run one file in one runtime; returns a row of the table."""
+    model = onnx.load(folder / "model.onnx")
+    sites = load_sites(folder / "sites")
+    failures.expect(sites, f"{case.name}: no site recorded")
+    exact = runtime.exact_at(case.bits)
+    judge = judge_exact if exact else judge_close
+    worst, ties, expected_matmuls, twins = 0.0, 0, 0, 0
+    for site in sites:
+        where = f"{case.name}, {runtime.name}, site `{site.name}`"
+        part = cut(model, site)
+        count = matmuls(part)
+        expected_matmuls, twins = expected_matmuls + count, twins + (count == 2)
+        got = runtime.load(part)
+        shape = got(site.inputs).shape
+        if shape != site.expected.shape:
+            failures.append(f"{where}: shape {shape}, ours {site.expected.shape}")
+            continue
+        passed, error, tied = judge(got, site)
+        failures.expect(passed, f"{where}: not {'exact' if exact else 'close'}, error {error:.1e}")
+        worst, ties = max(worst, error), ties + tied
+    failures.expect((twins == 0) == (case.form == "base"), f"{case.name}: {twins} twins")
+
+    ours, images = np.load(folder / "y.npy"), np.load(folder / "x.npy")
+    whole = runtime.load(model)
+    theirs = whole({model.graph.input[0].name: images})
+    same = float((theirs.argmax(-1) == ours.argmax(-1)).mean())
+    grade = "exact" if exact else "close"
+    failures.expect(same >= SAME_TOP1[grade], f"{case.name}, {runtime.name}: top-1 agrees on {same:.1%} only")
+
+    integer = ""
+    if runtime.optimized:
+        integer = count_integer_matmuls(runtime, expected_matmuls, f"{case.name}, {runtime.name}", failures)
+    return (case.name, runtime.name, len(sites), grade, f"{worst:.1e}", ties, f"{same:.1%}", integer)
+
+
+def count_integer_matmuls(runtime, expected, where, failures):
+    kinds = collections.Counter(node.op_type for node in onnx.load(runtime.dump).graph.node)
+    found = sum(kinds[kind] for kind in INTEGER_MATMULS)
+    failures.expect(found == expected, f"{where}: {found} integer matmuls, expected {expected}")
+    failures.expect(kinds["MatMulNBits"] == 0, f"{where}: {kinds['MatMulNBits']} MatMulNBits")
+    return f"{found}/{expected}"
+
+
+# --- the command --------------------------------------------------------------------------------------------
+
+
+def cases(fixtures):
+    twins = itertools.product(fixtures, ["w8a8", "w6a6", "w4a8"], ["function", "inline"])
+    base = itertools.product(fixtures, ["w8a8", "w6a6"], ["base"])
+    return [Case(*options) for options in (*twins, *base)]
+
+
+def reads(runtime, case):
+    """OpenVINO reads no model-local functions."""
+    return not (runtime.name == "openvino" and case.form == "function")
+
+
+def show(rows):
+    head = ("file", "runtime", "sites", "asked", "worst", "ties", "top-1", "integer matmuls")
+    table = [head, *rows]
+    widths = [max(len(str(row[i])) for row in table) for i in range(len(head))]
+    for row in table:
+        print("  ".join(str(cell).ljust(width) for cell, width in zip(row, widths)).rstrip())
+
+
+def main():
+    root = Path(__file__).resolve().parent.parent
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--binary", type=Path, default=root / "target/release/onnx-ptq4vit")
+    parser.add_argument("--fixtures", type=Path, default=root / "fixtures")
+    parser.add_argument("--work", type=Path, default=root / "target/runtime-check")
+    parser.add_argument("--runtimes", default="onnxruntime,openvino", help="a runtime named and missing is a failure")
+    parser.add_argument("--only", nargs="+", default=FIXTURES, metavar="FIXTURE", help=" ".join(FIXTURES))
+    arguments = parser.parse_args()
+
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    try:
+        asked = runtimes(arguments.runtimes.split(","), arguments.work)
+    except ImportError as missing:
+        sys.exit(f"a runtime that was asked for is not installed: {missing}")
+    for name in arguments.runtimes.split(","):
+        print(name, importlib.metadata.version(name), file=sys.stderr)
+    print("8-bit products:", "exact" if cpu_has_vnni() else "may saturate (no VNNI seen)", file=sys.stderr)
+
+    rows, failures = [], Failures()
+    for case in cases(arguments.only):
+        try:
+            folder = emit(arguments.binary, case, arguments.fixtures, arguments.work)
+            onnx.checker.check_model(onnx.load(folder / "model.onnx"), full_check=True)
+        except Exception as error:  # any refusal is the finding
+            failures.append(f"{case.name}: {error}")
+            continue
+        for runtime in asked:
+            if not reads(runtime, case):
+                continue
+            try:
+                rows.append(check(case, folder, runtime, failures))
+            except Exception as error:
+                failures.append(f"{case.name}, {runtime.name}: {type(error).__name__}: {error}")
+    show(rows)
+    for failure in failures:
+        print(failure, file=sys.stderr)
+    print(f"{len(rows)} files x runtimes, {len(failures)} failures", file=sys.stderr)
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
