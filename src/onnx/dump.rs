@@ -1,6 +1,6 @@
 //! A model as text that stays the same, for snapshots and for the eye.
 
-use std::fmt::{self, Display, Formatter, Write as _};
+use std::fmt::{self, Display, Formatter};
 
 use super::proto::attribute_proto::AttributeType;
 use super::proto::tensor_shape_proto::dimension;
@@ -20,12 +20,18 @@ const SHOWN: usize = 8;
 /// y = Clip<…>(x, lo, hi)  # blocks.0/clip
 /// ```
 pub fn dump(model: &Model) -> String {
-    let mut text = String::new();
-    write_model(&mut text, &model.proto).expect("writing to a string cannot fail");
-    text
+    Text(&model.proto).to_string()
 }
 
-fn write_model(out: &mut String, model: &ModelProto) -> fmt::Result {
+struct Text<'a>(&'a ModelProto);
+
+impl Display for Text<'_> {
+    fn fmt(&self, f: &mut Formatter) -> fmt::Result {
+        write_model(f, self.0)
+    }
+}
+
+fn write_model(out: &mut Formatter, model: &ModelProto) -> fmt::Result {
     writeln!(out, "ir_version {}", model.ir_version())?;
     write_imports(out, &model.opset_import, 0)?;
     if let Some(graph) = &model.graph {
@@ -41,14 +47,14 @@ fn write_model(out: &mut String, model: &ModelProto) -> fmt::Result {
     Ok(())
 }
 
-fn write_imports(out: &mut String, imports: &[OperatorSetIdProto], depth: usize) -> fmt::Result {
+fn write_imports(out: &mut Formatter, imports: &[OperatorSetIdProto], depth: usize) -> fmt::Result {
     imports.iter().try_for_each(|import| {
         let domain = if node::is_standard(import.domain()) { "ai.onnx" } else { import.domain() };
         writeln!(out, "{}opset {domain} {}", Indent(depth), import.version())
     })
 }
 
-fn write_graph(out: &mut String, graph: &GraphProto, depth: usize) -> fmt::Result {
+fn write_graph(out: &mut Formatter, graph: &GraphProto, depth: usize) -> fmt::Result {
     let indent = Indent(depth);
     for input in &graph.input {
         writeln!(out, "{indent}input {}", Info(input))?;
@@ -66,7 +72,7 @@ fn write_graph(out: &mut String, graph: &GraphProto, depth: usize) -> fmt::Resul
     graph.node.iter().try_for_each(|node| write_node(out, node, depth))
 }
 
-fn write_function(out: &mut String, function: &FunctionProto) -> fmt::Result {
+fn write_function(out: &mut Formatter, function: &FunctionProto) -> fmt::Result {
     let overload = if function.overload().is_empty() { "" } else { ":" };
     write!(out, "function {}::{}{overload}{}", function.domain(), function.name(), function.overload())?;
     let attributes = function.attribute.iter().cloned();
@@ -80,7 +86,7 @@ fn write_function(out: &mut String, function: &FunctionProto) -> fmt::Result {
     function.node.iter().try_for_each(|node| write_node(out, node, 1))
 }
 
-fn write_node(out: &mut String, node: &NodeProto, depth: usize) -> fmt::Result {
+fn write_node(out: &mut Formatter, node: &NodeProto, depth: usize) -> fmt::Result {
     write!(out, "{}{} = ", Indent(depth), node.output.join(", "))?;
     if !node::is_standard(node.domain()) {
         write!(out, "{}::", node.domain())?;

@@ -5,6 +5,7 @@ use std::collections::{BinaryHeap, HashMap, HashSet};
 
 use super::proto::{
     AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto,
+    ValueInfoProto,
 };
 use super::{Model, NodeId, node, validate};
 use crate::error::{Error, Result};
@@ -39,10 +40,12 @@ impl Edits {
 
     /// A name like `base` that no value and no node of the model has, and that was not given out before.
     pub fn fresh(&mut self, base: &str) -> String {
-        let numbered = (1..).map(|n| format!("{base}_{n}"));
-        let mut names = std::iter::once(base.to_owned()).chain(numbered);
-        let name =
-            names.find(|name| !name.is_empty() && !self.names.contains(name)).expect("numbers do not end");
+        let mut name = base.to_owned();
+        let mut number = 0;
+        while name.is_empty() || self.names.contains(&name) {
+            number += 1;
+            name = format!("{base}_{number}");
+        }
         self.names.insert(name.clone());
         name
     }
@@ -89,7 +92,7 @@ impl Edits {
     pub fn apply(self, model: &mut Model) -> Result<()> {
         let used_before: HashSet<String> = used(&model.proto).into_iter().map(Into::into).collect();
         let mut proto = model.proto.clone();
-        let graph = proto.graph.as_mut().expect("a validated model has a graph");
+        let graph = proto.graph.as_mut().ok_or_else(|| Error::usage("edits of a model without a graph"))?;
         if !self.initializers.is_empty() {
             // Before this version an initializer had to be a graph input as well.
             proto.ir_version = proto.ir_version.max(Some(4));
@@ -188,7 +191,7 @@ fn takes(node: &NodeProto) -> impl Iterator<Item = &str> {
 /// What is used by something else than a node of the main graph.
 fn roots(proto: &ModelProto) -> Vec<&str> {
     let mut found = Vec::new();
-    found.extend(proto.graph.iter().flat_map(|graph| &graph.output).map(|output| output.name()));
+    found.extend(proto.graph.iter().flat_map(|graph| &graph.output).map(ValueInfoProto::name));
     for training in &proto.training_info {
         for graph in [&training.initialization, &training.algorithm].into_iter().flatten() {
             validate::graph_captures(graph, &mut found);
@@ -238,7 +241,7 @@ fn drop_unused(proto: &mut ModelProto, used_before: &HashSet<String>) {
 /// The values that exist in the graph itself.
 fn values(graph: &GraphProto) -> impl Iterator<Item = &str> {
     let outputs = graph.node.iter().flat_map(|node| &node.output).map(String::as_str);
-    graph.input.iter().map(|input| input.name()).chain(validate::constants(graph)).chain(outputs)
+    graph.input.iter().map(ValueInfoProto::name).chain(validate::constants(graph)).chain(outputs)
 }
 
 fn import(imports: &mut Vec<OperatorSetIdProto>, domain: String, version: i64) {
@@ -266,7 +269,6 @@ fn collect_names(graph: &GraphProto, names: &mut HashSet<String>) {
 #[cfg(test)]
 mod tests {
     use super::super::node::node;
-    use super::super::proto::ValueInfoProto;
     use super::super::{dump, tensor};
     use super::*;
 
@@ -311,10 +313,10 @@ mod tests {
         let model = edited(edit).unwrap();
         let graph = model.graph();
         let joined = |names: Vec<&str>| names.join(" ");
-        assert_eq!(joined(graph.node.iter().map(|n| n.name()).collect()), nodes);
-        assert_eq!(joined(graph.initializer.iter().map(|t| t.name()).collect()), initializers);
-        assert_eq!(joined(graph.input.iter().map(|v| v.name()).collect()), inputs);
-        assert_eq!(joined(graph.value_info.iter().map(|v| v.name()).collect()), infos);
+        assert_eq!(joined(graph.node.iter().map(NodeProto::name).collect()), nodes);
+        assert_eq!(joined(graph.initializer.iter().map(TensorProto::name).collect()), initializers);
+        assert_eq!(joined(graph.input.iter().map(ValueInfoProto::name).collect()), inputs);
+        assert_eq!(joined(graph.value_info.iter().map(ValueInfoProto::name).collect()), infos);
     }
 
     #[test]
@@ -351,9 +353,10 @@ mod tests {
 
     #[test]
     fn nonsense_is_an_error_and_changes_nothing() {
+        type Edit = fn(&mut Edits);
         let mut model = model();
         let before = dump(&model);
-        let edits: [(fn(&mut Edits), &str); 7] = [
+        let edits: [(Edit, &str); 7] = [
             (|e| e.set_input(NodeId(9), 0, "x"), "no such node"),
             (|e| e.set_input(NodeId(0), 2, "x"), "no input 2"),
             (|e| e.set_input(NodeId(0), 0, "q"), "nothing produces its input `q`"),

@@ -3,8 +3,8 @@
 use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 
-use super::proto::tensor_shape_proto::dimension;
-use super::proto::{GraphProto, NodeProto, TensorProto, ValueInfoProto, type_proto};
+use super::proto::tensor_shape_proto::{Dimension, dimension};
+use super::proto::{GraphProto, NodeProto, OperatorSetIdProto, TensorProto, ValueInfoProto, type_proto};
 use super::{Model, node, tensor, validate};
 use crate::error::{Error, Result};
 
@@ -24,7 +24,7 @@ pub struct Use {
 /// The index. It borrows the model, and so describes it as long as it lives.
 #[derive(Debug)]
 pub struct Graph<'m> {
-    graph: &'m GraphProto,
+    proto: &'m GraphProto,
     opset: i64,
     producers: HashMap<&'m str, NodeId>,
     consumers: HashMap<&'m str, Vec<Use>>,
@@ -38,17 +38,17 @@ impl<'m> Graph<'m> {
     pub fn new(model: &'m Model) -> Result<Self> {
         let graph = model.graph();
         let standard = model.proto.opset_import.iter().find(|import| node::is_standard(import.domain()));
-        let opset = standard.map(|import| import.version()).ok_or_else(|| {
+        let opset = standard.map(OperatorSetIdProto::version).ok_or_else(|| {
             Error::unsupported("opset_import", "the model imports no version of the standard operators")
         })?;
         let mut index = Self {
-            graph,
+            proto: graph,
             opset,
             producers: HashMap::new(),
             consumers: HashMap::new(),
             constants: graph.initializer.iter().map(|t| (t.name(), Cow::Borrowed(t))).collect(),
             infos: graph.value_info.iter().chain(&graph.input).chain(&graph.output).map(named).collect(),
-            outputs: graph.output.iter().map(|v| v.name()).collect(),
+            outputs: graph.output.iter().map(ValueInfoProto::name).collect(),
         };
         for (id, node) in index.nodes() {
             index.outputs.extend(validate::captures(node));
@@ -70,12 +70,12 @@ impl<'m> Graph<'m> {
     /// # Panics
     /// If `id` comes from another graph and is beyond this one.
     pub fn node(&self, id: NodeId) -> &'m NodeProto {
-        &self.graph.node[id.0]
+        &self.proto.node[id.0]
     }
 
     /// All nodes, in topological order.
     pub fn nodes(&self) -> impl ExactSizeIterator<Item = (NodeId, &'m NodeProto)> + use<'m> {
-        self.graph.node.iter().enumerate().map(|(index, node)| (NodeId(index), node))
+        self.proto.node.iter().enumerate().map(|(index, node)| (NodeId(index), node))
     }
 
     /// The node that makes `value`; `None` for inputs, initializers and unknown names.
@@ -131,12 +131,12 @@ impl<'m> Graph<'m> {
     /// The inputs that the caller must feed: those without an initializer.
     pub fn inputs(&self) -> impl Iterator<Item = &'m ValueInfoProto> {
         let fed = |input: &&ValueInfoProto| !self.constants.contains_key(input.name());
-        self.graph.input.iter().filter(fed)
+        self.proto.input.iter().filter(fed)
     }
 
     /// The outputs of the model.
     pub fn outputs(&self) -> &'m [ValueInfoProto] {
-        &self.graph.output
+        &self.proto.output
     }
 
     /// The version of the standard operators.
@@ -153,7 +153,7 @@ impl<'m> Graph<'m> {
         else {
             return None;
         };
-        let dim = |dim: &super::proto::tensor_shape_proto::Dimension| match dim.value {
+        let dim = |dim: &Dimension| match dim.value {
             Some(dimension::Value::DimValue(known)) => Some(known),
             _ => None,
         };
@@ -185,7 +185,7 @@ fn constant_node(node: &NodeProto) -> Option<Cow<'_, TensorProto>> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::proto::{AttributeProto, ModelProto, OperatorSetIdProto};
+    use super::super::proto::{AttributeProto, ModelProto};
     use super::*;
     use node::node;
 
@@ -228,7 +228,7 @@ mod tests {
         assert_eq!(graph.resolve("w3"), "w");
         assert_eq!(graph.resolve("h"), "h");
         assert!(graph.is_output("y") && !graph.is_output("h"));
-        assert_eq!(graph.inputs().map(|v| v.name()).collect::<Vec<_>>(), ["x"]);
+        assert_eq!(graph.inputs().map(ValueInfoProto::name).collect::<Vec<_>>(), ["x"]);
         assert_eq!(graph.outputs()[0].name(), "y");
     }
 

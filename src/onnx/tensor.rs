@@ -278,7 +278,7 @@ mod tests {
             if data_type == DataType::String {
                 continue;
             }
-            let bytes = (5 * bits + 7) / 8;
+            let bytes = usize::div_ceil(5 * bits, 8);
             for (len, fits) in [(bytes, true), (bytes + 1, false), (bytes - 1, false)] {
                 let tensor = raw_tensor(data_type, &[5, 1], &vec![0; len]);
                 assert_eq!(
@@ -294,24 +294,24 @@ mod tests {
     #[test]
     fn dims_agree_with_typed_fields() {
         #[track_caller]
-        fn refused(tensor: TensorProto, part: &str) {
-            let why = check(&tensor).expect_err(part);
+        fn refused(tensor: &TensorProto, part: &str) {
+            let why = check(tensor).expect_err(part);
             assert!(why.contains(part), "{why}");
         }
         assert_eq!(check(&int32_tensor(DataType::Int8, &[2, 2], &[0; 4])), Ok(()));
         assert_eq!(check(&int32_tensor(DataType::Int4, &[5], &[0; 3])), Ok(()));
         assert_eq!(check(&int32_tensor(DataType::Uint2, &[5], &[0; 2])), Ok(()));
         assert_eq!(check(&int32_tensor(DataType::Int8, &[0], &[])), Ok(()));
-        refused(int32_tensor(DataType::Int8, &[2, 2], &[0; 3]), "needs 4 entries");
-        refused(int32_tensor(DataType::Int8, &[], &[]), "needs 1 entries");
-        refused(int32_tensor(DataType::Float, &[1], &[0]), "Int32 field");
-        refused(TensorProto { int32_data: vec![0], ..raw_tensor(DataType::Int8, &[1], &[0]) }, "two places");
-        refused(raw_tensor(DataType::String, &[1], &[0]), "string tensor");
-        refused(raw_tensor(DataType::Undefined, &[1], &[0]), "no data type");
-        refused(TensorProto { data_type: Some(99), ..Default::default() }, "99 is unknown");
-        refused(raw_tensor(DataType::Float, &[-1], &[]), "negative");
-        refused(raw_tensor(DataType::Float, &[1 << 32, 1 << 32], &[]), "overflow");
-        refused(raw_tensor(DataType::Float, &[1 << 61], &[]), "overflow");
-        refused(raw_tensor(DataType::Float, &[i64::MAX, i64::MAX, 0], &[]), "overflow");
+        refused(&int32_tensor(DataType::Int8, &[2, 2], &[0; 3]), "needs 4 entries");
+        refused(&int32_tensor(DataType::Int8, &[], &[]), "needs 1 entries");
+        refused(&int32_tensor(DataType::Float, &[1], &[0]), "Int32 field");
+        refused(&TensorProto { int32_data: vec![0], ..raw_tensor(DataType::Int8, &[1], &[0]) }, "two places");
+        refused(&raw_tensor(DataType::String, &[1], &[0]), "string tensor");
+        refused(&raw_tensor(DataType::Undefined, &[1], &[0]), "no data type");
+        refused(&TensorProto { data_type: Some(99), ..Default::default() }, "99 is unknown");
+        refused(&raw_tensor(DataType::Float, &[-1], &[]), "negative");
+        refused(&raw_tensor(DataType::Float, &[1 << 32, 1 << 32], &[]), "overflow");
+        refused(&raw_tensor(DataType::Float, &[1 << 61], &[]), "overflow");
+        refused(&raw_tensor(DataType::Float, &[i64::MAX, i64::MAX, 0], &[]), "overflow");
     }
 }

@@ -2,7 +2,10 @@
 
 use std::collections::HashSet;
 
-use super::proto::{AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, SparseTensorProto};
+use super::proto::{
+    AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto,
+    ValueInfoProto,
+};
 use super::tensor;
 use crate::error::{Error, Result};
 
@@ -49,8 +52,9 @@ pub(super) fn captures(node: &NodeProto) -> Vec<&str> {
 
 /// The values that `graph` takes from around it.
 pub(super) fn graph_captures<'m>(graph: &'m GraphProto, found: &mut Vec<&'m str>) {
-    let mut used: Vec<&str> = graph.output.iter().map(|v| v.name()).collect();
-    let mut own: HashSet<&str> = graph.input.iter().map(|v| v.name()).chain(constants(graph)).collect();
+    let mut used: Vec<&str> = graph.output.iter().map(ValueInfoProto::name).collect();
+    let mut own: HashSet<&str> =
+        graph.input.iter().map(ValueInfoProto::name).chain(constants(graph)).collect();
     for node in &graph.node {
         used.extend(node.input.iter().map(String::as_str));
         used.extend(captures(node));
@@ -67,7 +71,7 @@ fn graphs(attribute: &AttributeProto) -> impl Iterator<Item = &GraphProto> {
 /// The names of the initializers, dense and sparse.
 pub(super) fn constants(graph: &GraphProto) -> impl Iterator<Item = &str> {
     let sparse = graph.sparse_initializer.iter().filter_map(|s| s.values.as_ref());
-    graph.initializer.iter().chain(sparse).map(|t| t.name())
+    graph.initializer.iter().chain(sparse).map(TensorProto::name)
 }
 
 fn nodes_nest(nodes: &[NodeProto], depth: usize) -> Result<()> {
@@ -104,7 +108,7 @@ fn check_graph<'m, 'o>(graph: &'m GraphProto, outer: Option<&'o Scope<'m, 'o>>) 
             return Err(Error::model(format!("initializer `{name}`"), "there are two of this name"));
         }
     }
-    names.extend(graph.input.iter().map(|v| v.name()));
+    names.extend(graph.input.iter().map(ValueInfoProto::name));
     let mut scope = Scope { names, outer };
     check_nodes(&graph.node, &mut scope)?;
     match graph.output.iter().find(|v| !scope.has(v.name())) {
@@ -168,7 +172,7 @@ fn check_attributes<'m>(attributes: &'m [AttributeProto], scope: &Scope<'m, '_>)
     Ok(())
 }
 
-fn check_tensor(tensor: &super::TensorProto) -> Result<()> {
+fn check_tensor(tensor: &TensorProto) -> Result<()> {
     tensor::check(tensor).map_err(|why| Error::model(format!("tensor `{}`", tensor.name()), why))
 }
 
@@ -182,7 +186,6 @@ fn check_sparse(sparse: &SparseTensorProto) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::super::node::node;
-    use super::super::proto::ValueInfoProto;
     use super::super::tensor::from_f32;
     use super::*;
 
