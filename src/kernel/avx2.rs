@@ -1,5 +1,7 @@
 //! `vpmaddwd` over pairs of codes: 32 multiply-adds an instruction pair, 6 rows × 16 columns in registers.
 #![allow(unsafe_code)]
+// Every access through a cast pointer is an unaligned one, or to a `RowPair`, which is aligned to 64.
+#![allow(clippy::cast_ptr_alignment)]
 
 use std::arch::x86_64::{
     __m256i, _mm256_add_epi32, _mm256_load_si256, _mm256_madd_epi16, _mm256_set1_epi32, _mm256_setzero_si256,

@@ -25,7 +25,7 @@ impl PackedB {
         Self::pack_by(b.len(), k, n, |row, column| b[row * n + column])
     }
 
-    /// Packs `b_t: [N, K]` row-major, the transposed operand (K of QKᵀ).
+    /// Packs `b_t: [N, K]` row-major, the transposed operand (K of `Q·Kᵀ`).
     ///
     /// # Panics
     /// If `b_t` is not `k·n` long.

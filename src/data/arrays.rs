@@ -1,0 +1,169 @@
+//! NumPy arrays in and out.
+
+use std::fs::File;
+use std::io::{BufReader, BufWriter, Read, Seek, Write};
+use std::path::Path;
+
+use ndarray::{Array4, ArrayD, Axis, IxDyn, Slice};
+use ndarray_npy::{NpzReader, ReadNpyError, ReadNpyExt, ReadNpzError, ReadableElement, WriteNpyExt};
+
+use super::{Dataset, Items, Selection};
+use crate::{Error, Result};
+
+/// Names under which an `.npz` holds its pictures, the preferred first.
+const INPUT_NAMES: [&str; 3] = ["images", "input", "x"];
+
+pub(super) fn open_npy(path: &Path, selection: Selection) -> Result<Dataset> {
+    let broken = |e: ReadNpyError| Error::data(path.display(), e);
+    let open = || File::open(path).map(BufReader::new).map_err(|e| Error::io(path, e));
+    let array = match ArrayD::<f32>::read_npy(open()?) {
+        Err(ReadNpyError::WrongDescriptor(_)) => match ArrayD::<f64>::read_npy(open()?) {
+            Err(ReadNpyError::WrongDescriptor(found)) => {
+                return Err(Error::data(
+                    path.display(),
+                    format!("elements of type {found}, expected float32 or float64"),
+                ));
+            }
+            array => array.map_err(broken)?.mapv(|x| x as f32),
+        },
+        array => array.map_err(broken)?,
+    };
+    let name = path.file_stem().unwrap_or_default().to_string_lossy();
+    dataset(path, &name, array, None, selection)
+}
+
+pub(super) fn open_npz(path: &Path, selection: Selection) -> Result<Dataset> {
+    let broken = |e: ReadNpzError| Error::data(path.display(), e);
+    let file = File::open(path).map_err(|e| Error::io(path, e))?;
+    let mut npz = NpzReader::new(BufReader::new(file)).map_err(broken)?;
+    let names = npz.names().map_err(broken)?;
+    let (name, array) = match INPUT_NAMES.iter().find(|&&known| names.iter().any(|name| name == known)) {
+        Some(&name) => {
+            let array = read_float(&mut npz, name).map_err(broken)?;
+            (name.to_owned(), array.ok_or_else(|| not_float(path, name))?)
+        }
+        None => only_input(path, &mut npz, &names)?,
+    };
+    let labels =
+        if names.iter().any(|name| name == "labels") { Some(read_labels(path, &mut npz)?) } else { None };
+    dataset(path, &name, array, labels, selection)
+}
+
+/// Writes `array` as `.npy`: to a temporary file beside `path`, then renamed, so that no half file is ever seen.
+pub fn write_npy(path: &Path, array: &ArrayD<f32>) -> Result<()> {
+    let io = |e: std::io::Error| Error::io(path, e);
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut builder = tempfile::Builder::new();
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    let file = builder.tempfile_in(folder).map_err(io)?;
+    let mut writer = BufWriter::new(file.as_file());
+    array.write_npy(&mut writer).map_err(|e| io(std::io::Error::other(e)))?;
+    writer.flush().map_err(io)?;
+    drop(writer);
+    file.as_file().sync_all().map_err(io)?;
+    file.persist(path).map_err(|e| io(e.error))?;
+    Ok(())
+}
+
+type Npz = NpzReader<BufReader<File>>;
+
+/// The only array of four axes in an `.npz` without one of the known names.
+fn only_input(path: &Path, npz: &mut Npz, names: &[String]) -> Result<(String, ArrayD<f32>)> {
+    let mut found = Vec::new();
+    for name in names {
+        if let Some(array) = read_float(npz, name).map_err(|e| Error::data(path.display(), e))?
+            && array.ndim() == 4
+        {
+            found.push((name.clone(), array));
+        }
+    }
+    match found.len() {
+        1 => Ok(found.remove(0)),
+        n => Err(Error::data(
+            path.display(),
+            format!(
+                "{n} float arrays of shape [N, C, H, W]: expected one, or one called {}",
+                INPUT_NAMES.join(" or ")
+            ),
+        )),
+    }
+}
+
+/// `None` if the elements are neither f32 nor f64.
+fn read_float(npz: &mut Npz, name: &str) -> Result<Option<ArrayD<f32>>, ReadNpzError> {
+    if let Some(array) = read_as::<f32, _>(npz, name)? {
+        return Ok(Some(array));
+    }
+    Ok(read_as::<f64, _>(npz, name)?.map(|array| array.mapv(|x| x as f32)))
+}
+
+/// `None` if the elements are of another type.
+fn read_as<T: ReadableElement, R: Read + Seek>(
+    npz: &mut NpzReader<R>,
+    name: &str,
+) -> Result<Option<ArrayD<T>>, ReadNpzError> {
+    match npz.by_name::<ndarray::OwnedRepr<T>, IxDyn>(name) {
+        Err(ReadNpzError::Npy(ReadNpyError::WrongDescriptor(_))) => Ok(None),
+        array => array.map(Some),
+    }
+}
+
+fn not_float(path: &Path, name: &str) -> Error {
+    Error::data(path.display(), format!("`{name}` must hold float32 or float64"))
+}
+
+fn read_labels(path: &Path, npz: &mut Npz) -> Result<Vec<u32>> {
+    macro_rules! try_types {
+        ($($type:ty),*) => {
+            $(if let Some(array) = read_as::<$type, _>(npz, "labels").map_err(|e| Error::data(path.display(), e))? {
+                return array
+                    .iter()
+                    .map(|&label| u32::try_from(label))
+                    .collect::<Result<_, _>>()
+                    .map_err(|_| Error::data(path.display(), "`labels` holds a number that is no 0-based class"));
+            })*
+        };
+    }
+    try_types!(i64, i32, i16, i8, u64, u32, u16, u8);
+    Err(Error::data(path.display(), "`labels` must hold integers"))
+}
+
+/// The first `limit` rows of `[N, C, H, W]`, checked.
+fn dataset(
+    path: &Path,
+    name: &str,
+    array: ArrayD<f32>,
+    labels: Option<Vec<u32>>,
+    selection: Selection,
+) -> Result<Dataset> {
+    let fault = |why: String| Error::data(path.display(), why);
+    let shape = array.shape().to_vec();
+    let mut array: Array4<f32> =
+        array.into_dimensionality().ok().filter(|array: &Array4<f32>| !array.is_empty()).ok_or_else(
+            || fault(format!("`{name}` has the shape {shape:?}, expected [N, C, H, W] and no axis of 0")),
+        )?;
+    let total = shape[0];
+    if let Some(labels) = &labels
+        && labels.len() != total
+    {
+        return Err(fault(format!("{} labels for {total} items, expected one for each", labels.len())));
+    }
+    let used = total.min(selection.limit.unwrap_or(total));
+    if used < total || !array.is_standard_layout() {
+        array = array.slice_axis(Axis(0), Slice::from(..used)).as_standard_layout().into_owned();
+    }
+    if let Some((at, x)) = array.indexed_iter().find(|(_, x)| !x.is_finite()) {
+        return Err(fault(format!(
+            "`{name}` holds {x} at {:?}, expected finite numbers",
+            <[usize; 4]>::from(at)
+        )));
+    }
+    Ok(Dataset {
+        items: Items::Array(array),
+        labels: labels.map(|labels| labels[..used].to_vec()),
+        names: (0..used).map(|row| format!("{name}[{row}]")).collect(),
+        rows: (0..used).collect(),
+        total,
+    })
+}

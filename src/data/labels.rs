@@ -1,0 +1,110 @@
+//! CSV files of paths and labels.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use super::{Dataset, Items};
+use crate::{Error, Result};
+
+/// The columns `path` and `label` of a CSV file; others are ignored.
+pub(super) struct Table {
+    pub(super) paths: Option<Vec<String>>,
+    pub(super) labels: Option<Vec<u32>>,
+}
+
+impl Table {
+    /// Reads at least one row of at least one of the two columns, which the first line names.
+    pub(super) fn read(csv: &Path) -> Result<Self> {
+        let file = std::fs::File::open(csv).map_err(|e| Error::io(csv, e))?;
+        let broken = |e: csv::Error| Error::data(csv.display(), e);
+        let mut reader = csv::Reader::from_reader(file);
+        let header = reader.headers().map_err(broken)?;
+        let column = |name: &str| header.iter().position(|cell| cell.trim().eq_ignore_ascii_case(name));
+        let (path_column, label_column) = (column("path"), column("label"));
+        if path_column.or(label_column).is_none() {
+            return Err(Error::data(csv.display(), "the first line must name a column `path` or `label`"));
+        }
+
+        let (mut paths, mut labels) = (Vec::new(), Vec::new());
+        for record in reader.records() {
+            let record = record.map_err(broken)?;
+            let line = record.position().map_or(0, csv::Position::line);
+            if let Some(column) = path_column {
+                paths.push(record[column].to_owned());
+            }
+            if let Some(column) = label_column {
+                let cell = &record[column];
+                let label = cell.trim().parse().map_err(|_| {
+                    let place = format!("{}, line {line}", csv.display());
+                    Error::data(place, format!("label `{cell}` is no 0-based class number"))
+                })?;
+                labels.push(label);
+            }
+        }
+        if paths.is_empty() && labels.is_empty() {
+            return Err(Error::data(csv.display(), "no rows below the first line"));
+        }
+        Ok(Self { paths: path_column.map(|_| paths), labels: label_column.map(|_| labels) })
+    }
+}
+
+/// The label in `csv` of every item.
+pub(super) fn labels_of(dataset: &Dataset, csv: &Path) -> Result<Vec<u32>> {
+    let place = csv.display();
+    match Table::read(csv)? {
+        Table { labels: None, .. } => Err(Error::data(place, "no `label` column in the first line")),
+        Table { paths: Some(paths), labels: Some(labels) }
+            if matches!(dataset.items, Items::Pictures { .. }) =>
+        {
+            match_paths(dataset, &paths, &labels).map_err(|why| Error::data(place, why))
+        }
+        Table { labels: Some(labels), .. } if labels.len() == dataset.total => {
+            Ok(dataset.rows.iter().map(|&row| labels[row]).collect())
+        }
+        Table { labels: Some(labels), .. } => Err(Error::data(
+            place,
+            format!("{} labels for {} items, expected one for each", labels.len(), dataset.total),
+        )),
+    }
+}
+
+fn match_paths(dataset: &Dataset, paths: &[String], labels: &[u32]) -> Result<Vec<u32>, String> {
+    let mut by_path: BTreeMap<String, u32> = BTreeMap::new();
+    let mut by_file_name: BTreeMap<String, Vec<u32>> = BTreeMap::new();
+    for (path, &label) in paths.iter().zip(labels) {
+        let normal_path = normal(path);
+        by_file_name.entry(file_name(&normal_path).to_owned()).or_default().push(label);
+        if by_path.insert(normal_path, label).is_some_and(|other| other != label) {
+            return Err(format!("two labels for `{path}`"));
+        }
+    }
+    let mut pictures_called: BTreeMap<String, usize> = BTreeMap::new();
+    for name in &dataset.names {
+        *pictures_called.entry(file_name(&normal(name)).to_owned()).or_default() += 1;
+    }
+
+    let label_of = |name: &String| {
+        let path = normal(name);
+        if let Some(&label) = by_path.get(&path) {
+            return Ok(label);
+        }
+        let file_name = file_name(&path);
+        match by_file_name.get(file_name).map(Vec::as_slice) {
+            None => Err(format!("no label for `{name}`")),
+            Some(&[label]) if pictures_called[file_name] == 1 => Ok(label),
+            Some(_) => {
+                Err(format!("no label for `{name}`, and `{file_name}` alone is ambiguous: write the path"))
+            }
+        }
+    };
+    dataset.names.iter().map(label_of).collect()
+}
+
+fn normal(path: &str) -> String {
+    let path = path.trim().replace('\\', "/");
+    path.strip_prefix("./").unwrap_or(&path).to_owned()
+}
+
+fn file_name(path: &str) -> &str {
+    path.rsplit('/').next().unwrap_or(path)
+}

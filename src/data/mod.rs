@@ -1,0 +1,122 @@
+//! Pictures and arrays on disk, as the batches a model takes.
+
+mod arrays;
+mod labels;
+mod picture;
+mod preprocess;
+mod source;
+
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use ndarray::{Array3, Array4, Axis, s, stack};
+use rayon::prelude::*;
+
+use crate::{Error, Result};
+
+pub use arrays::write_npy;
+pub use preprocess::{Interpolation, Preprocess};
+
+/// How many items of a source are used, and which.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Selection {
+    /// At most so many; `None` uses all.
+    pub limit: Option<usize>,
+    /// Chooses the sample of a folder. CSV files and arrays are taken from their first row on.
+    pub seed: u64,
+}
+
+/// An ordered set of model inputs; pictures are decoded when they are loaded.
+#[derive(Debug)]
+pub struct Dataset {
+    /// Where the inputs come from.
+    pub items: Items,
+    /// One 0-based class for each item, if known.
+    pub labels: Option<Vec<u32>>,
+    /// What each item is called: the path of a picture relative to its folder or CSV file, or `images[3]`.
+    pub names: Vec<String>,
+    /// Which item of the source each one is, and how many the source has: for labels without paths.
+    rows: Vec<usize>,
+    total: usize,
+}
+
+/// The inputs of a [`Dataset`].
+#[derive(Debug)]
+pub enum Items {
+    /// Picture files and what is done to each.
+    Pictures {
+        /// In the order of the data set.
+        paths: Vec<PathBuf>,
+        /// From file to model input.
+        preprocess: Preprocess,
+    },
+    /// `[N, C, H, W]` as the model takes it: no preprocessing is applied.
+    Array(Array4<f32>),
+}
+
+impl Dataset {
+    /// Opens a folder of pictures, a `.csv` with a `path` column, a `.npy` or `.npz` array or one picture.
+    ///
+    /// A folder is searched recursively, without following symbolic links, sorted by relative path, and a sample of
+    /// `selection.limit` pictures keeps that order.
+    pub fn open(path: &Path, preprocess: &Preprocess, selection: Selection) -> Result<Self> {
+        if selection.limit == Some(0) {
+            return Err(Error::usage("a limit of 0 pictures leaves nothing to do, expected at least 1"));
+        }
+        let metadata = std::fs::metadata(path).map_err(|e| Error::io(path, e))?;
+        let extension = path.extension().unwrap_or_default().to_ascii_lowercase();
+        match extension.to_str() {
+            _ if metadata.is_dir() => source::open_folder(path, preprocess, selection),
+            Some("csv") => source::open_csv(path, preprocess, selection),
+            Some("npy") => arrays::open_npy(path, selection),
+            Some("npz") => arrays::open_npz(path, selection),
+            _ => source::open_picture(path, preprocess),
+        }
+    }
+
+    /// The labels of a CSV file with the columns `path,label`, matched by relative path or, where only one file has it,
+    /// by file name; or with a `label` column alone, one row for every item of the source, in its order.
+    pub fn with_labels(mut self, csv: &Path) -> Result<Self> {
+        self.labels = Some(labels::labels_of(&self, csv)?);
+        Ok(self)
+    }
+
+    /// How many items there are.
+    pub fn len(&self) -> usize {
+        self.names.len()
+    }
+
+    /// Never true of an opened source: an empty one is an error.
+    pub fn is_empty(&self) -> bool {
+        self.names.is_empty()
+    }
+
+    /// Item `index` as `[C, H, W]`.
+    ///
+    /// # Panics
+    /// If `index` is out of range.
+    pub fn load(&self, index: usize) -> Result<Array3<f32>> {
+        match &self.items {
+            Items::Pictures { paths, preprocess } => picture::load(&paths[index], preprocess),
+            Items::Array(array) => Ok(array.index_axis(Axis(0), index).to_owned()),
+        }
+    }
+
+    /// Items `range` as `[N, C, H, W]`, decoded in parallel, in order.
+    ///
+    /// # Panics
+    /// If `range` is empty or out of range.
+    pub fn batch(&self, range: Range<usize>) -> Result<Array4<f32>> {
+        if let Items::Array(array) = &self.items {
+            return Ok(array.slice(s![range, .., .., ..]).to_owned());
+        }
+        let loaded: Vec<Result<Array3<f32>>> = range.into_par_iter().map(|index| self.load(index)).collect();
+        // The first error in order, on any number of threads.
+        let pictures: Vec<Array3<f32>> = loaded.into_iter().collect::<Result<_>>()?;
+        let views: Vec<_> = pictures.iter().map(|picture| picture.view()).collect();
+        Ok(stack(Axis(0), &views).expect("every picture has the shape of the crop, and there is one"))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,124 @@
+//! Which pictures there are.
+
+use std::path::{Path, PathBuf};
+
+use image::ImageFormat;
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use walkdir::WalkDir;
+
+use super::labels::Table;
+use super::{Dataset, Items, Preprocess, Selection};
+use crate::{Error, Result};
+
+pub(super) fn open_folder(folder: &Path, preprocess: &Preprocess, selection: Selection) -> Result<Dataset> {
+    preprocess.check()?;
+    let mut found: Vec<(String, PathBuf)> = Vec::new();
+    for entry in WalkDir::new(folder) {
+        let entry = entry.map_err(|e| {
+            let place = e.path().unwrap_or(folder).to_owned();
+            Error::io(&place, e.into())
+        })?;
+        if entry.file_type().is_file() && is_picture_name(entry.path()) {
+            found.push((relative_name(entry.path(), folder), entry.into_path()));
+        }
+    }
+    if found.is_empty() {
+        return Err(Error::data(
+            folder.display(),
+            "no pictures here (bmp, gif, jpeg, png, pnm, tiff, webp; symbolic links are not followed)",
+        ));
+    }
+    found.sort_unstable();
+
+    let total = found.len();
+    let rows = sample(total, selection);
+    let (names, paths) = rows.iter().map(|&row| std::mem::take(&mut found[row])).unzip();
+    let items = Items::Pictures { paths, preprocess: preprocess.clone() };
+    Ok(Dataset { items, labels: None, names, rows, total })
+}
+
+/// Rows in order; paths are relative to the CSV file's folder.
+pub(super) fn open_csv(csv: &Path, preprocess: &Preprocess, selection: Selection) -> Result<Dataset> {
+    preprocess.check()?;
+    let Table { paths, labels } = Table::read(csv)?;
+    let Some(mut names) = paths else {
+        return Err(Error::data(csv.display(), "no `path` column in the first line"));
+    };
+    let total = names.len();
+    let used = total.min(selection.limit.unwrap_or(total));
+    names.truncate(used);
+    let folder = csv.parent().unwrap_or(Path::new(""));
+    let paths = names.iter().map(|name| folder.join(name)).collect();
+    let labels = labels.map(|mut labels| {
+        labels.truncate(used);
+        labels
+    });
+    let items = Items::Pictures { paths, preprocess: preprocess.clone() };
+    Ok(Dataset { items, labels, names, rows: (0..used).collect(), total })
+}
+
+pub(super) fn open_picture(path: &Path, preprocess: &Preprocess) -> Result<Dataset> {
+    preprocess.check()?;
+    let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
+    let items = Items::Pictures { paths: vec![path.to_owned()], preprocess: preprocess.clone() };
+    Ok(Dataset { items, labels: None, names: vec![name], rows: vec![0], total: 1 })
+}
+
+/// By extension; names that begin with a dot are hidden (and macOS' `._x.jpg` are no pictures).
+fn is_picture_name(path: &Path) -> bool {
+    let hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+    !hidden && ImageFormat::from_path(path).is_ok_and(|format| format.reading_enabled())
+}
+
+/// The path below `folder`, with `/` on every system.
+fn relative_name(path: &Path, folder: &Path) -> String {
+    let below = path.strip_prefix(folder).unwrap_or(path);
+    below.iter().map(|part| part.to_string_lossy()).collect::<Vec<_>>().join("/")
+}
+
+/// `limit` of `total` rows, each set equally likely, in ascending order.
+fn sample(total: usize, Selection { limit, seed }: Selection) -> Vec<usize> {
+    let mut rows: Vec<usize> = (0..total).collect();
+    let used = total.min(limit.unwrap_or(total));
+    if used < total {
+        let mut random = ChaCha8Rng::seed_from_u64(seed);
+        for i in 0..used {
+            // Drawn as u64: the same on 32-bit systems.
+            rows.swap(i, random.random_range(i as u64..total as u64) as usize);
+        }
+        rows.truncate(used);
+        rows.sort_unstable();
+    }
+    rows
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn samples_are_ascending_distinct_and_depend_on_the_seed() {
+        let of = |limit, seed| sample(100, Selection { limit, seed });
+        assert_eq!(of(None, 0), (0..100).collect::<Vec<_>>());
+        assert_eq!(of(Some(200), 0), of(None, 0));
+        assert_eq!(of(Some(32), 7), of(Some(32), 7));
+        assert_ne!(of(Some(32), 7), of(Some(32), 8));
+        assert!(of(Some(32), 7).is_sorted_by(|a, b| a < b));
+        assert_eq!(of(Some(32), 7).len(), 32);
+    }
+
+    #[test]
+    fn pictures_are_known_by_name() {
+        for (name, expected) in [
+            ("a.JPEG", true),
+            ("a.b.png", true),
+            ("a.txt", false),
+            ("._a.jpg", false),
+            ("jpg", false),
+            ("a.avif", false),
+        ] {
+            assert_eq!(is_picture_name(Path::new(name)), expected, "{name}");
+        }
+    }
+}

@@ -1,0 +1,277 @@
+use std::fs;
+
+use ndarray::{Array1, Array3, Array4, ArrayD};
+use ndarray_npy::{NpzWriter, read_npy};
+use tempfile::TempDir;
+
+use super::*;
+
+fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/pictures")
+}
+
+fn spec(resize: u32, crop: u32, interpolation: Interpolation) -> Preprocess {
+    Preprocess { resize, crop, interpolation, ..Preprocess::timm_vit(crop) }
+}
+
+fn small() -> Preprocess {
+    spec(4, 4, Interpolation::Bicubic)
+}
+
+/// The largest difference from torchvision in u8 steps, and the share of values that differ.
+fn difference(golden: &str) -> (u8, f64) {
+    let [picture, extension, resize, crop, interpolation, "npy"] = golden.split('.').collect::<Vec<_>>()[..]
+    else {
+        panic!("{golden} is not named picture.extension.resize.crop.interpolation.npy")
+    };
+    let spec = spec(resize.parse().unwrap(), crop.parse().unwrap(), interpolation.parse().unwrap());
+    let expected: Array3<u8> = read_npy(fixtures().join(golden)).unwrap();
+    let ours =
+        picture::crop_of(&fixtures().join(format!("{picture}.{extension}")), &spec).unwrap().into_raw();
+    assert_eq!(ours.len(), expected.len(), "{golden}");
+    let steps: Vec<u8> = ours.iter().zip(&expected).map(|(a, b)| a.abs_diff(*b)).collect();
+    let differing = steps.iter().filter(|&&step| step > 0).count();
+    (steps.iter().copied().max().unwrap(), differing as f64 / steps.len() as f64)
+}
+
+#[test]
+fn pictures_are_prepared_as_torchvision_does() {
+    // Golden file, largest step allowed, largest share of differing values allowed.
+    let cases = [
+        ("rgb.png.18.16.bicubic.npy", 1, 0.02),
+        ("rgb.png.18.16.bilinear.npy", 1, 0.02),
+        ("rgb.png.18.16.lanczos.npy", 1, 0.02),
+        ("rgb.png.51.33.bicubic.npy", 1, 0.02),
+        ("rgb.png.10.16.bicubic.npy", 1, 0.02),
+        ("rgb.png.29.24.bicubic.npy", 0, 0.0),
+        ("rgba.png.18.16.bicubic.npy", 1, 0.02),
+        ("gray.png.18.16.bicubic.npy", 1, 0.02),
+        ("palette.png.18.16.bicubic.npy", 1, 0.02),
+        // Decoders of JPEG differ in rounding.
+        ("turned.jpg.18.16.bicubic.npy", 2, 0.1),
+        ("cmyk.jpg.18.16.bicubic.npy", 2, 0.05),
+    ];
+    let wrong: Vec<_> = cases
+        .iter()
+        .map(|&(golden, step, share)| (golden, step, share, difference(golden)))
+        .filter(|&(_, step, share, (worst, differing))| worst > step || differing > share)
+        .collect();
+    assert!(wrong.is_empty(), "(golden, step, share, (worst, differing)): {wrong:#?}");
+}
+
+#[test]
+fn values_are_normalized_channel_by_channel() {
+    let spec = Preprocess { mean: [0.25, 0.5, 0.75], std: [0.5, 1.0, 2.0], ..small() };
+    let path = fixtures().join("rgb.png");
+    let pixels = picture::crop_of(&path, &spec).unwrap();
+    let values = picture::load(&path, &spec).unwrap();
+    assert_eq!(values.dim(), (3, 4, 4));
+    for ((channel, y, x), &value) in values.indexed_iter() {
+        let byte = f32::from(pixels.get_pixel(x as u32, y as u32)[channel]);
+        assert_eq!(value, (byte / 255.0 - spec.mean[channel]) / spec.std[channel]);
+    }
+}
+
+#[test]
+fn timm_defaults() {
+    for (input, resize) in [(224, 248), (384, 426), (252, 280), (448, 497)] {
+        assert_eq!(Preprocess::timm_vit(input).resize, resize, "{input}");
+    }
+    assert_eq!(
+        Preprocess::timm_vit(224).to_string(),
+        "RGB, short side to 248 (bicubic), centre crop 224x224, scale to 0-1, mean [0.5, 0.5, 0.5], std [0.5, 0.5, 0.5]"
+    );
+}
+
+fn copy_picture(folder: &TempDir, names: &[&str]) {
+    for name in names {
+        let path = folder.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::copy(fixtures().join("rgb.png"), path).unwrap();
+    }
+}
+
+fn all() -> Selection {
+    Selection::default()
+}
+
+fn first(limit: usize) -> Selection {
+    Selection { limit: Some(limit), seed: 3 }
+}
+
+#[test]
+fn a_folder_is_searched_sorted_and_sampled() {
+    let folder = tempfile::tempdir().unwrap();
+    copy_picture(&folder, &["b/2.png", "a b/it's, \"1\".png", "c.PNG", "b/10.png", ".hidden.png"]);
+    fs::write(folder.path().join("notes.txt"), "no picture").unwrap();
+    let dataset = Dataset::open(folder.path(), &small(), all()).unwrap();
+    assert_eq!(dataset.names, ["a b/it's, \"1\".png", "b/10.png", "b/2.png", "c.PNG"]);
+    assert_eq!(dataset.batch(1..4).unwrap().dim(), (3, 3, 4, 4));
+
+    let sampled = Dataset::open(folder.path(), &small(), first(2)).unwrap();
+    assert_eq!(sampled.len(), 2);
+    assert!(sampled.names.is_sorted() && sampled.names.iter().all(|name| dataset.names.contains(name)));
+}
+
+#[test]
+fn one_picture_is_a_dataset() {
+    let dataset = Dataset::open(&fixtures().join("gray.png"), &small(), all()).unwrap();
+    assert_eq!((dataset.len(), dataset.names[0].as_str()), (1, "gray.png"));
+    assert_eq!(dataset.batch(0..1).unwrap().index_axis(Axis(0), 0), dataset.load(0).unwrap());
+}
+
+#[test]
+fn a_csv_gives_paths_in_order_and_labels() {
+    let folder = tempfile::tempdir().unwrap();
+    copy_picture(&folder, &["b.png", "a, \"1\".png"]);
+    let csv = folder.path().join("list.csv");
+    fs::write(&csv, "label,path\n7,b.png\n5,\"a, \"\"1\"\".png\"\n").unwrap();
+    let dataset = Dataset::open(&csv, &small(), all()).unwrap();
+    assert_eq!(dataset.names, ["b.png", "a, \"1\".png"]);
+    assert_eq!(dataset.labels, Some(vec![7, 5]));
+    assert_eq!(dataset.batch(0..2).unwrap().dim(), (2, 3, 4, 4));
+    let one = Dataset::open(&csv, &small(), first(1)).unwrap();
+    assert_eq!((one.len(), one.labels), (1, Some(vec![7])));
+}
+
+#[test]
+fn labels_are_matched() {
+    // The CSV file, the labels of `a/1.png`, `a/2.png`, `b/1.png` or a part of the error.
+    let cases: [(&str, Result<[u32; 3], &str>); 10] = [
+        ("path,label\nb/1.png,3\n./a/1.png,1\na\\2.png,2\n", Ok([1, 2, 3])),
+        ("label\n4\n5\n6\n", Ok([4, 5, 6])),
+        ("path,label\na/1.png,1\nb/1.png,3\nx/2.png,2\nx/9.png,9\n", Ok([1, 2, 3])),
+        ("path,label\na/1.png,1\n1.png,3\n2.png,2\n", Err("`1.png` alone is ambiguous")),
+        ("path,label\na/1.png,1\nb/1.png,3\n", Err("no label for `a/2.png`")),
+        ("path,label\na/1.png,1\na/1.png,2\n", Err("two labels for `a/1.png`")),
+        ("path,label\na/1.png,1\na/2.png,-2\n", Err("line 3: label `-2`")),
+        ("label\n4\n5\n", Err("2 labels for 3 items")),
+        ("path\na/1.png\n", Err("no `label` column")),
+        ("a,b\n1,2\n", Err("the first line must name")),
+    ];
+    let folder = tempfile::tempdir().unwrap();
+    copy_picture(&folder, &["a/1.png", "a/2.png", "b/1.png"]);
+    let csv = folder.path().join("labels.csv");
+    for (text, expected) in cases {
+        fs::write(&csv, text).unwrap();
+        let found = Dataset::open(folder.path(), &small(), all()).unwrap().with_labels(&csv);
+        match (found, expected) {
+            (Ok(dataset), Ok(labels)) => assert_eq!(dataset.labels.unwrap(), labels, "{text}"),
+            (Err(error), Err(part)) => assert!(error.to_string().contains(part), "{text}: {error}"),
+            (found, _) => panic!("{text}: {found:?}"),
+        }
+    }
+}
+
+#[test]
+fn labels_without_paths_follow_the_sample() {
+    let folder = tempfile::tempdir().unwrap();
+    let names = ["0.png", "1.png", "2.png", "3.png", "4.png", "5.png"];
+    copy_picture(&folder, &names);
+    let csv = folder.path().join("labels.csv");
+    fs::write(&csv, "label\n0\n1\n2\n3\n4\n5\n").unwrap();
+    let dataset = Dataset::open(folder.path(), &small(), first(3)).unwrap().with_labels(&csv).unwrap();
+    let expected: Vec<String> = dataset.labels.unwrap().iter().map(|label| format!("{label}.png")).collect();
+    assert_eq!(dataset.names, expected);
+}
+
+#[test]
+fn arrays_are_read_without_preprocessing() {
+    let folder = tempfile::tempdir().unwrap();
+    let array = Array4::from_shape_fn((3, 2, 1, 2), |(n, c, _, w)| (n * 4 + c * 2 + w) as f32);
+    let npy = folder.path().join("pictures.npy");
+    write_npy(&npy, &array.clone().into_dyn()).unwrap();
+    let dataset = Dataset::open(&npy, &small(), all()).unwrap();
+    assert_eq!(dataset.batch(1..3).unwrap(), array.slice(s![1..3, .., .., ..]));
+    assert_eq!(dataset.names[2], "pictures[2]");
+
+    for name in ["x", "anything"] {
+        let npz = folder.path().join(format!("{name}.npz"));
+        let mut writer = NpzWriter::new_compressed(fs::File::create(&npz).unwrap());
+        writer.add_array(name, &array.mapv(f64::from)).unwrap();
+        writer.add_array("scale", &Array1::<f32>::zeros(3)).unwrap();
+        writer.add_array("labels", &Array1::from(vec![2i64, 0, 1])).unwrap();
+        writer.finish().unwrap();
+        let dataset = Dataset::open(&npz, &small(), first(2)).unwrap();
+        assert_eq!(dataset.batch(0..2).unwrap(), array.slice(s![..2, .., .., ..]), "{name}");
+        assert_eq!(dataset.labels, Some(vec![2, 0]), "{name}");
+    }
+}
+
+#[test]
+fn faults_of_arrays_name_the_place() {
+    let folder = tempfile::tempdir().unwrap();
+    let npy = folder.path().join("a.npy");
+    let mut spoiled = Array4::<f32>::zeros((2, 1, 2, 2));
+    spoiled[[1, 0, 1, 0]] = f32::NAN;
+    let cases = [
+        (spoiled.into_dyn(), "`a` holds NaN at [1, 0, 1, 0]"),
+        (ArrayD::zeros(vec![3, 4]), "shape [3, 4], expected [N, C, H, W]"),
+        (ArrayD::zeros(vec![0, 3, 4, 4]), "no axis of 0"),
+    ];
+    for (array, part) in cases {
+        write_npy(&npy, &array).unwrap();
+        let error = Dataset::open(&npy, &small(), all()).unwrap_err().to_string();
+        assert!(error.contains(part) && error.contains("a.npy"), "{error}");
+    }
+    ndarray_npy::write_npy(&npy, &Array4::<u8>::zeros((1, 1, 1, 1))).unwrap();
+    assert!(
+        Dataset::open(&npy, &small(), all()).unwrap_err().to_string().contains("expected float32 or float64")
+    );
+}
+
+#[test]
+fn faults_of_pictures_name_the_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let error = |path: &Path, spec: &Preprocess, selection| {
+        Dataset::open(path, spec, selection).and_then(|dataset| dataset.batch(0..1)).unwrap_err().to_string()
+    };
+    assert!(error(folder.path(), &small(), all()).contains("no pictures here"));
+    assert!(error(folder.path(), &small(), first(0)).contains("limit of 0"));
+
+    let broken = folder.path().join("broken.png");
+    let png = fs::read(fixtures().join("rgb.png")).unwrap();
+    fs::write(&broken, &png[..600]).unwrap();
+    assert!(error(folder.path(), &small(), all()).contains("broken.png: not a picture that can be decoded"));
+    assert!(error(&folder.path().join("absent.png"), &small(), all()).contains("absent.png"));
+
+    // A header that claims 40000 x 40000 pixels.
+    let bomb: Vec<u8> = b"P6 40000 40000 255\n".iter().copied().chain([0; 64]).collect();
+    fs::write(folder.path().join("bomb.ppm"), bomb).unwrap();
+    assert!(
+        error(&folder.path().join("bomb.ppm"), &small(), all()).contains("bomb.ppm: 40000 x 40000 pixels")
+    );
+
+    // So thin that the resized picture would be enormous.
+    let thin: Vec<u8> = b"P5 100000 1 255\n".iter().copied().chain(std::iter::repeat_n(0, 100_000)).collect();
+    fs::write(folder.path().join("thin.pgm"), thin).unwrap();
+    let wide = spec(224, 224, Interpolation::Bicubic);
+    assert!(
+        error(&folder.path().join("thin.pgm"), &wide, all()).contains("thin.pgm: resized from 100000 x 1")
+    );
+
+    for bad in [spec(0, 4, Interpolation::Bicubic), Preprocess { std: [0.0; 3], ..small() }] {
+        assert_eq!(Dataset::open(&broken, &bad, all()).unwrap_err().exit_code(), 2);
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn links_are_not_followed() {
+    let folder = tempfile::tempdir().unwrap();
+    copy_picture(&folder, &["a.png"]);
+    std::os::unix::fs::symlink(fixtures(), folder.path().join("out")).unwrap();
+    std::os::unix::fs::symlink(fixtures().join("rgb.png"), folder.path().join("b.png")).unwrap();
+    assert_eq!(Dataset::open(folder.path(), &small(), all()).unwrap().names, ["a.png"]);
+}
+
+#[test]
+fn arrays_are_written_whole_or_not_at_all() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("out.npy");
+    let array = ArrayD::from_shape_fn(vec![2, 3], |at| (at[0] * 3 + at[1]) as f32);
+    write_npy(&path, &array).unwrap();
+    assert_eq!(read_npy::<_, ArrayD<f32>>(&path).unwrap(), array);
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    assert!(write_npy(&folder.path().join("absent/out.npy"), &array).is_err());
+}
