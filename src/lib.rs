@@ -2,6 +2,7 @@
 
 pub mod autodiff;
 pub mod calibrate;
+pub mod data;
 pub mod error;
 pub mod kernel;
 pub mod onnx;

@@ -49,7 +49,7 @@ fn refuse_quantized(graph: &Graph) -> Result<()> {
     };
     match graph.nodes().map(|(_, node)| node).find(quantized) {
         Some(node) => Err(Error::model(
-            format!("node `{}`", node.label()),
+            node.label(),
             format!("the model is already quantized ({}); give the float model", node.op_type()),
         )),
         None => Ok(()),
@@ -84,7 +84,13 @@ fn site(graph: &Graph, id: NodeId, node: &NodeProto) -> Result<Site, String> {
         (op, Some(rank)) => return Err(format!("the weight of this {op} has {rank} axes")),
     };
     let a_kind = left_source(graph, &a)?;
-    Ok(Site { name: node.label(), node: id, kind, a, a_kind, b, output: node.output[0].clone() })
+    Ok(Site { name: name(node), node: id, kind, a, a_kind, b, output: node.output[0].clone() })
+}
+
+/// The node's name, or its first output's where it has none.
+fn name(node: &NodeProto) -> String {
+    let unnamed = node.name().is_empty();
+    if unnamed { node.output.first().cloned().unwrap_or_default() } else { node.name().to_string() }
 }
 
 fn weight(value: String, layout: WeightLayout) -> RightOperand {
@@ -120,7 +126,7 @@ fn left_source(graph: &Graph, value: &str) -> Result<LeftSource, String> {
         let default = if graph.opset() < 13 { 1 } else { -1 };
         return match softmax.attr_int("axis").unwrap_or(default) {
             -1 | 3 => Ok(LeftSource::Softmax),
-            axis => Err(format!("its Softmax `{}` is on axis {axis}, expected the last", softmax.label())),
+            axis => Err(format!("its Softmax {} is on axis {axis}, expected the last", softmax.label())),
         };
     }
     Ok(activations::find(graph, value).map_or(LeftSource::Plain, |(a, _)| LeftSource::Activation(a)))
@@ -179,7 +185,7 @@ fn name_places(graph: &Graph, sites: &mut [Site]) {
 }
 
 fn left(node: &NodeProto, reason: String) -> LeftFloat {
-    LeftFloat { node: node.label(), op: node.op_type().into(), reason }
+    LeftFloat { node: name(node), op: node.op_type().into(), reason }
 }
 
 /// The float operators of the transformer, one line a kind.

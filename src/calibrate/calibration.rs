@@ -1,0 +1,93 @@
+//! The result of a calibration, and its JSON file.
+
+use std::io::Write;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::{Options, fingerprint};
+use crate::onnx::Model;
+use crate::plan::Plan;
+use crate::quant::{Bits, Quantizer, Scale};
+use crate::{Error, Result};
+
+/// The scales of every site.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Calibration {
+    /// Where they come from.
+    pub provenance: Provenance,
+    /// In the order of the graph.
+    pub sites: Vec<SiteScales>,
+}
+
+/// Where a calibration comes from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Provenance {
+    /// Name and version of this tool.
+    pub tool: String,
+    /// SHA-256 of the float model.
+    pub model_sha256: String,
+    /// Size of the calibration set.
+    pub pictures: usize,
+    /// The choices made.
+    pub options: Options,
+}
+
+/// The scales of one site.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SiteScales {
+    /// The site's name.
+    pub name: String,
+    /// Of the left operand: one, or one a head.
+    pub a: Vec<Quantizer>,
+    /// Δ of the right operand: one, one for each of Q, K and V, one an output channel, or one a head.
+    pub b: Vec<Scale>,
+    /// k of the right operand.
+    pub b_bits: Bits,
+    /// The metric's sum over the calibration set.
+    pub loss: f64,
+}
+
+impl Calibration {
+    /// Reads a file that [`write`](Self::write) made.
+    pub fn read(path: &Path) -> Result<Self> {
+        let text = std::fs::read(path).map_err(|e| Error::io(path, e))?;
+        serde_json::from_slice(&text)
+            .map_err(|e| Error::data(path.display(), format!("not a calibration file of this version: {e}")))
+    }
+
+    /// Writes it as JSON, whole or not at all.
+    pub fn write(&self, path: &Path) -> Result<()> {
+        let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let io = |e| Error::io(path, e);
+        let mut file = tempfile::NamedTempFile::new_in(folder).map_err(io)?;
+        let json = serde_json::to_string_pretty(self).expect("plain data has a JSON form");
+        file.write_all(json.as_bytes()).map_err(io)?;
+        file.as_file().sync_all().map_err(io)?;
+        file.persist(path).map_err(|e| Error::io(path, e.error))?;
+        Ok(())
+    }
+
+    /// The scales of the site `name`.
+    pub fn site(&self, name: &str) -> Option<&SiteScales> {
+        self.sites.iter().find(|site| site.name == name)
+    }
+
+    /// An error unless the scales were made for this model and cover every site of `plan`.
+    pub fn check_fits(&self, model: &Model, plan: &Plan) -> Result<()> {
+        if self.provenance.model_sha256 != fingerprint(model) {
+            return Err(Error::data("calibration", "it was made for another model"));
+        }
+        match plan.sites.iter().find(|site| self.site(&site.name).is_none()) {
+            Some(site) => Err(Error::data("calibration", format!("it has no scales for site `{}`", site.name))),
+            None => Ok(()),
+        }
+    }
+
+    /// SHA-256 of the scales, in hexadecimal: what the emitted file records.
+    pub fn fingerprint(&self) -> String {
+        use sha2::{Digest, Sha256};
+        let json = serde_json::to_vec(self).expect("plain data has a JSON form");
+        Sha256::digest(json).iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}

@@ -1,0 +1,145 @@
+//! From the record of a site to its search problems: one, or one a head.
+
+use ndarray::{Array2, ArrayD, ArrayViewD, Axis, Ix2};
+
+use super::calibration::SiteScales;
+use super::record::SiteRecord;
+use super::search::{LeftKind, Problem, Right, search};
+use super::{Options, WeightScales};
+use crate::onnx::{Graph, tensor};
+use crate::plan::{LeftSource, RightOperand, Site, WeightLayout};
+use crate::{Error, Result};
+
+/// Searches the scales of one site.
+pub(super) fn solve(graph: &Graph, site: &Site, record: SiteRecord, options: &Options) -> Result<SiteScales> {
+    let a_kind = match site.a_kind {
+        LeftSource::Softmax if options.softmax_twin => LeftKind::TwinSoftmax,
+        LeftSource::Activation(function) if options.gelu_twin => LeftKind::TwinGelu { reach: function.reach() },
+        _ => LeftKind::Uniform,
+    };
+    let (problems, b_bits) = match &site.b {
+        RightOperand::Weight { value, layout, qkv } => {
+            let problem = linear(graph, site, record, value, *layout, *qkv, options)?;
+            (vec![Problem { a_kind, ..problem }], options.weight_bits)
+        }
+        RightOperand::Activation(_) => {
+            let heads = attention(site, record)?;
+            (heads.into_iter().map(|p| Problem { a_kind, ..p }).collect(), options.activation_bits)
+        }
+    };
+    let settings = options.settings(options.activation_bits, b_bits);
+    let mut scales = SiteScales { name: site.name.clone(), a: vec![], b: vec![], b_bits, loss: 0.0 };
+    for problem in &problems {
+        let solution = search(problem, &settings)?;
+        scales.a.push(solution.a);
+        scales.b.extend(solution.b);
+        scales.loss += solution.loss;
+    }
+    Ok(scales)
+}
+
+/// A linear layer or patch Conv: all tokens of a chunk are rows of one matrix.
+fn linear(
+    graph: &Graph,
+    site: &Site,
+    record: SiteRecord,
+    value: &str,
+    layout: WeightLayout,
+    qkv: bool,
+    options: &Options,
+) -> Result<Problem> {
+    let place = || format!("site `{}`", site.name);
+    let constant = graph.constant(value).ok_or_else(|| Error::model(place(), "its weight is no constant"))?;
+    let dims = tensor::shape(constant);
+    let weight = ArrayD::from_shape_vec(dims.clone(), tensor::f32s(constant)?).map_err(|e| Error::model(place(), e))?;
+    let b = weight_matrix(weight, layout).map_err(|e| Error::model(place(), e))?;
+    let n = b.ncols();
+    let groups = match options.weights {
+        WeightScales::PerChannel => (0..n).map(|c| c..c + 1).collect(),
+        WeightScales::PerTensor if qkv && n.is_multiple_of(3) => (0..3).map(|i| i * n / 3..(i + 1) * n / 3).collect(),
+        WeightScales::PerTensor => std::iter::once(0..n).collect(),
+    };
+    let conv = layout == WeightLayout::Conv;
+    let to_rows = |x: ArrayD<f32>| if conv { patches(&x.view(), &dims[2..]) } else { rows(x) };
+    let a: Vec<Array2<f32>> = record.a.into_iter().map(to_rows).collect::<Result<_, _>>().map_err(|e| Error::model(place(), e))?;
+    let to_rows = |x: ArrayD<f32>| if conv { patches(&x.view(), &[1, 1]) } else { rows(x) };
+    let curvature: Vec<Array2<f32>> =
+        record.curvature.into_iter().map(to_rows).collect::<Result<_, _>>().map_err(|e| Error::model(place(), e))?;
+    let agree = a.iter().all(|a| a.ncols() == b.nrows())
+        && a.iter().zip(&curvature).all(|(a, c)| c.dim() == (a.nrows(), n));
+    if !agree {
+        return Err(Error::model(place(), format!("operands {:?} and {:?} do not multiply", a[0].dim(), b.dim())));
+    }
+    Ok(Problem { a, a_kind: LeftKind::Uniform, b: Right::Weight(b), groups, curvature })
+}
+
+/// An attention matmul `[N, H, M, K]·[N, H, K, N]`: a problem a head. With three axes the leading one is the batch.
+fn attention(site: &Site, record: SiteRecord) -> Result<Vec<Problem>> {
+    let per_head = |arrays: Vec<ArrayD<f32>>| -> Result<Vec<Vec<Array2<f32>>>> {
+        let mut heads: Vec<Vec<Array2<f32>>> = Vec::new();
+        for array in arrays {
+            let array = match array.ndim() {
+                4 => array,
+                3 => array.insert_axis(Axis(1)),
+                n => {
+                    let why = format!("an attention operand has {n} axes, expected [N, H, T, D]");
+                    return Err(Error::unsupported(format!("site `{}`", site.name), why));
+                }
+            };
+            heads.resize_with(array.shape()[1], Vec::new);
+            for picture in array.outer_iter() {
+                for (head, matrix) in heads.iter_mut().zip(picture.outer_iter()) {
+                    let matrix = matrix.into_dimensionality::<Ix2>().expect("two of four axes are left");
+                    head.push(matrix.as_standard_layout().into_owned());
+                }
+            }
+        }
+        Ok(heads)
+    };
+    let (a, b, mut curvature) = (per_head(record.a)?, per_head(record.b)?, per_head(record.curvature)?);
+    curvature.resize_with(a.len(), Vec::new);
+    let agree = a.len() == b.len()
+        && a.iter().zip(&b).all(|(a, b)| a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.ncols() == b.nrows()));
+    if !agree {
+        return Err(Error::unsupported(format!("site `{}`", site.name), "attention operands that broadcast"));
+    }
+    let problem = |((a, b), curvature): ((Vec<Array2<f32>>, Vec<Array2<f32>>), _)| {
+        let groups = std::iter::once(0..b[0].ncols()).collect();
+        Problem { a, a_kind: LeftKind::Uniform, b: Right::Activation(b), groups, curvature }
+    };
+    Ok(a.into_iter().zip(b).zip(curvature).map(problem).collect())
+}
+
+/// A weight as `[K, N]`.
+pub(crate) fn weight_matrix(weight: ArrayD<f32>, layout: WeightLayout) -> Result<Array2<f32>, ndarray::ShapeError> {
+    let outputs = weight.shape()[0];
+    Ok(match layout {
+        WeightLayout::Kn => weight.into_dimensionality()?,
+        WeightLayout::Nk => weight.into_dimensionality::<Ix2>()?.reversed_axes().as_standard_layout().into_owned(),
+        WeightLayout::Conv => {
+            let taps = weight.len() / outputs.max(1);
+            let flat = weight.into_shape_with_order((outputs, taps))?;
+            flat.reversed_axes().as_standard_layout().into_owned()
+        }
+    })
+}
+
+/// All axes but the last as rows.
+fn rows(x: ArrayD<f32>) -> Result<Array2<f32>, ndarray::ShapeError> {
+    let columns = x.shape().last().copied().unwrap_or(1);
+    let rows = x.len() / columns.max(1);
+    x.into_shape_with_order((rows, columns))
+}
+
+/// `[N, C, H, W]` as `[N·h·w, C·kh·kw]`: its windows of `kernel`, side by side.
+fn patches(x: &ArrayViewD<f32>, kernel: &[usize]) -> Result<Array2<f32>, ndarray::ShapeError> {
+    let &[n, c, height, width] = x.shape() else {
+        return Err(ndarray::ShapeError::from_kind(ndarray::ErrorKind::IncompatibleShape));
+    };
+    let (kh, kw) = (kernel[0], kernel[1]);
+    let (h, w) = (height / kh, width / kw);
+    let cut = x.slice(ndarray::s![.., .., ..h * kh, ..w * kw]);
+    let windows = cut.to_shape((n, c, h, kh, w, kw))?;
+    let windows = windows.permuted_axes([0, 2, 4, 1, 3, 5]);
+    windows.as_standard_layout().into_owned().into_shape_with_order((n * h * w, c * kh * kw))
+}
