@@ -4,6 +4,7 @@ pub mod autodiff;
 pub mod calibrate;
 pub mod data;
 pub mod error;
+pub mod export;
 pub mod kernel;
 pub mod onnx;
 pub mod pattern;

@@ -38,6 +38,8 @@ pub struct Provenance {
 pub struct SiteScales {
     /// The site's name.
     pub name: String,
+    /// Number of axes of the left operand.
+    pub a_rank: usize,
     /// Of the left operand: one, or one a head.
     pub a: Vec<Quantizer>,
     /// Δ of the right operand: one, one for each of Q, K and V, one an output channel, or one a head.

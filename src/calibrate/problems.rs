@@ -1,6 +1,6 @@
 //! From the record of a site to its search problems: one, or one a head.
 
-use ndarray::{Array2, ArrayD, ArrayViewD, Axis, Ix2};
+use ndarray::{Array2, ArrayD, ArrayViewD, Ix2};
 
 use super::calibration::SiteScales;
 use super::record::SiteRecord;
@@ -17,6 +17,7 @@ pub(super) fn solve(graph: &Graph, site: &Site, record: SiteRecord, options: &Op
         LeftSource::Activation(function) if options.gelu_twin => LeftKind::TwinGelu { reach: function.reach() },
         _ => LeftKind::Uniform,
     };
+    let a_rank = record.a[0].ndim();
     let (problems, b_bits) = match &site.b {
         RightOperand::Weight { value, layout, qkv } => {
             let problem = linear(graph, site, record, value, *layout, *qkv, options)?;
@@ -28,7 +29,7 @@ pub(super) fn solve(graph: &Graph, site: &Site, record: SiteRecord, options: &Op
         }
     };
     let settings = options.settings(options.activation_bits, b_bits);
-    let mut scales = SiteScales { name: site.name.clone(), a: vec![], b: vec![], b_bits, loss: 0.0 };
+    let mut scales = SiteScales { name: site.name.clone(), a_rank, a: vec![], b: vec![], b_bits, loss: 0.0 };
     for problem in &problems {
         let solution = search(problem, &settings)?;
         scales.a.push(solution.a);
@@ -73,19 +74,15 @@ fn linear(
     Ok(Problem { a, a_kind: LeftKind::Uniform, b: Right::Weight(b), groups, curvature })
 }
 
-/// An attention matmul `[N, H, M, K]·[N, H, K, N]`: a problem a head. With three axes the leading one is the batch.
+/// An attention matmul `[N, H, M, K]·[N, H, K, N]`: a problem a head.
 fn attention(site: &Site, record: SiteRecord) -> Result<Vec<Problem>> {
     let per_head = |arrays: Vec<ArrayD<f32>>| -> Result<Vec<Vec<Array2<f32>>>> {
         let mut heads: Vec<Vec<Array2<f32>>> = Vec::new();
         for array in arrays {
-            let array = match array.ndim() {
-                4 => array,
-                3 => array.insert_axis(Axis(1)),
-                n => {
-                    let why = format!("an attention operand has {n} axes, expected [N, H, T, D]");
-                    return Err(Error::unsupported(format!("site `{}`", site.name), why));
-                }
-            };
+            if array.ndim() != 4 {
+                let why = format!("an attention operand has {} axes, expected [N, H, T, D]", array.ndim());
+                return Err(Error::unsupported(format!("site `{}`", site.name), why));
+            }
             heads.resize_with(array.shape()[1], Vec::new);
             for picture in array.outer_iter() {
                 for (head, matrix) in heads.iter_mut().zip(picture.outer_iter()) {

@@ -1,0 +1,124 @@
+//! Plan + Calibration → quantized ONNX: QDQ around integer-friendly MatMuls, twins as nodes of our own domain.
+//!
+//! Every shape of the output was chosen because stock runtimes turn it into integer kernels; `docs/emitted-file.md`
+//! lists the rules and what breaking each costs.
+
+mod body;
+mod sites;
+mod twins;
+mod writer;
+
+use ndarray::ArrayD;
+
+use crate::calibrate::{Calibration, SiteScales};
+use crate::onnx::proto::StringStringEntryProto;
+use crate::onnx::{Edits, Graph, Model};
+use crate::plan::{Plan, RightOperand, Site};
+use crate::quant::Quantizer;
+use crate::{Error, Result};
+
+/// The operator domain of the twin nodes.
+pub const DOMAIN: &str = "ai.ptq4vit";
+
+/// How the twin matmuls are written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TwinForm {
+    /// As nodes of [`DOMAIN`], each defined by a model-local function: ONNX Runtime, TensorRT.
+    Function,
+    /// As standard nodes alone, the same arithmetic: for runtimes that read no functions, such as OpenVINO.
+    Inline,
+}
+
+/// Writes the quantizers of `calibration` into a copy of `model`.
+///
+/// The values at the sites' outputs keep their names.
+pub fn export(model: &Model, plan: &Plan, calibration: &Calibration, form: TwinForm) -> Result<Model> {
+    calibration.check_fits(model, plan)?;
+    let graph = Graph::new(model)?;
+    if graph.opset() < 13 {
+        return Err(Error::unsupported(
+            format!("opset {}", graph.opset()),
+            "per-channel DequantizeLinear needs opset 13; export the model again with opset 17",
+        ));
+    }
+    let mut edits = Edits::new(model);
+    let mut functions = twins::Functions::default();
+    for site in &plan.sites {
+        let scales = calibration.site(&site.name).expect("check_fits found every site");
+        let mut emitter = sites::Emitter { graph: &graph, edits: &mut edits, functions: &mut functions, form };
+        emitter.emit(site, scales)?;
+    }
+    functions.define(graph.opset(), &mut edits);
+
+    let mut quantized = model.clone();
+    edits.apply(&mut quantized)?;
+    // Nothing that is written needs a newer version, and older runtimes refuse newer ones.
+    let proto = &mut quantized.proto;
+    if graph.opset() <= 20 {
+        proto.ir_version = proto.ir_version.map(|version| version.min(9));
+    }
+    proto.metadata_props.extend(metadata(calibration));
+    Ok(quantized)
+}
+
+/// What a reader of the file may want to know of its making.
+fn metadata(calibration: &Calibration) -> Vec<StringStringEntryProto> {
+    let json = |value: serde_json::Result<String>| value.expect("plain data has a JSON form");
+    let options = &calibration.provenance.options;
+    let entries = [
+        ("tool", calibration.provenance.tool.clone()),
+        ("bits", format!("w{}a{}", options.weight_bits.get(), options.activation_bits.get())),
+        ("options", json(serde_json::to_string(options))),
+        ("calibration_pictures", calibration.provenance.pictures.to_string()),
+        ("calibration_sha256", calibration.fingerprint()),
+        ("float_model_sha256", calibration.provenance.model_sha256.clone()),
+        ("scales", json(serde_json::to_string(&calibration.sites))),
+    ];
+    let entry = |(key, value)| StringStringEntryProto { key: Some(format!("ptq4vit.{key}")), value: Some(value) };
+    entries.into_iter().map(entry).collect()
+}
+
+/// The weight of a linear site as codes, and the scale of every column; one scale if all columns share it.
+struct WeightCodes {
+    /// `[K, N]`, or for a Conv the weight's own axes.
+    codes: Vec<i8>,
+    dims: Vec<usize>,
+    scales: Vec<f32>,
+}
+
+impl WeightCodes {
+    fn of(graph: &Graph, site: &Site, scales: &SiteScales) -> Result<Self> {
+        use crate::onnx::tensor;
+        use crate::plan::WeightLayout;
+        let place = || format!("site `{}`", site.name);
+        let RightOperand::Weight { value, layout, qkv } = &site.b else { unreachable!("the site has a weight") };
+        let constant = graph.constant(value).ok_or_else(|| Error::model(place(), "its weight is no constant"))?;
+        let weight = ArrayD::from_shape_vec(tensor::shape(constant), tensor::f32s(constant)?)
+            .map_err(|e| Error::model(place(), e))?;
+        // Output channels last, as the columns of B are.
+        let (matrix, is_conv) = match layout {
+            WeightLayout::Kn => (weight, false),
+            WeightLayout::Nk => (weight.reversed_axes().as_standard_layout().into_owned(), false),
+            WeightLayout::Conv => (weight, true),
+        };
+        let channel_axis = if is_conv { 0 } else { 1 };
+        let n = matrix.shape()[channel_axis];
+        let per_channel: Vec<f32> = match scales.b.len() {
+            1 => vec![scales.b[0].get(); n],
+            3 if *qkv && n.is_multiple_of(3) => (0..n).map(|c| scales.b[c / (n / 3)].get()).collect(),
+            len if len == n => scales.b.iter().map(|s| s.get()).collect(),
+            len => return Err(Error::data(place(), format!("the calibration has {len} weight scales for {n} channels"))),
+        };
+        let quantizers: Vec<Quantizer> = per_channel
+            .iter()
+            .map(|&delta| Ok(Quantizer::Uniform { scale: crate::quant::Scale::new(delta)?, bits: scales.b_bits }))
+            .collect::<Result<_>>()?;
+        let codes = matrix.indexed_iter().map(|(at, &w)| quantizers[at[channel_axis]].code(w) as i8).collect();
+        let shared = scales.b.len() == 1;
+        Ok(Self {
+            codes,
+            dims: matrix.shape().to_vec(),
+            scales: if shared { vec![per_channel[0]] } else { per_channel },
+        })
+    }
+}

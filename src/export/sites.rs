@@ -1,0 +1,257 @@
+//! The nodes of one site, by kind.
+
+use super::twins::{Functions, TwinGelu, TwinSoftmax};
+use super::writer::Writer;
+use super::{TwinForm, WeightCodes};
+use crate::calibrate::SiteScales;
+use crate::onnx::{AttributeProto, Edits, Graph, NodeProto, tensor};
+use crate::plan::{RightOperand, Site, WeightLayout};
+use crate::quant::{Quantizer, Scale};
+use crate::{Error, Result};
+
+/// Writes sites into one batch of edits.
+pub(super) struct Emitter<'e, 'g> {
+    pub(super) graph: &'e Graph<'g>,
+    pub(super) edits: &'e mut Edits,
+    pub(super) functions: &'e mut Functions,
+    pub(super) form: TwinForm,
+}
+
+impl Emitter<'_, '_> {
+    pub(super) fn emit(&mut self, site: &Site, scales: &SiteScales) -> Result<()> {
+        match &site.b {
+            RightOperand::Weight { layout: WeightLayout::Conv, .. } => self.conv(site, scales),
+            RightOperand::Weight { .. } => self.linear(site, scales),
+            RightOperand::Activation(b) => self.attention(site, b, scales),
+        }
+    }
+
+    /// `Q/DQ → Conv(·, DQ(W))`, the float bias where it was.
+    fn conv(&mut self, site: &Site, scales: &SiteScales) -> Result<()> {
+        let weight = WeightCodes::of(self.graph, site, scales)?;
+        let (scale, bounds) = uniform(site, one(site, &scales.a)?)?;
+        let mut w = Writer::new(self.edits, &site.output);
+        let x = clipped(&mut w, &site.a, "a", bounds);
+        let x = w.qdq(&x, "a", scale, false);
+        let [codes, scales, zeros] = weight_constants(&mut w, &weight, 0);
+        let b = dequantized_weight(&mut w, &codes, &scales, &zeros, &weight, 0, "w_dq");
+        let nodes = std::mem::take(&mut w.nodes);
+        self.edits.insert_before(site.node, nodes);
+        self.edits.set_input(site.node, 0, x);
+        self.edits.set_input(site.node, 1, b);
+        Ok(())
+    }
+
+    /// `Q/DQ → MatMul(·, DQ(W)) → Add(b)`, or the post-GELU twin in place of the MatMul. The bias is a separate,
+    /// float Add of the activation's rank: anything else is fused to a float Gemm by ONNX Runtime.
+    fn linear(&mut self, site: &Site, scales: &SiteScales) -> Result<()> {
+        let weight = WeightCodes::of(self.graph, site, scales)?;
+        let node = self.graph.node(site.node);
+        let bias = self.bias(site, node, &weight)?;
+        let flat = scales.a_rank == 2 && bias.is_some();
+        let quantizer = one(site, &scales.a)?;
+
+        let mut w = Writer::new(self.edits, &site.output);
+        let product = if flat { w.name("mm") } else { site.output.clone() };
+        let constants = weight_constants(&mut w, &weight, 1);
+        match quantizer {
+            Quantizer::TwinGelu { .. } => {
+                let twin = TwinGelu::new(quantizer);
+                let [codes, column_scales, zeros] = &constants;
+                let operands = [codes.as_str(), column_scales, zeros];
+                let axis = (weight.scales.len() > 1).then_some(1);
+                twin.write(&mut w, self.form, &site.a, operands, axis, &product);
+                self.functions.gelu |= self.form == TwinForm::Function;
+            }
+            _ => {
+                let (scale, bounds) = uniform(site, quantizer)?;
+                let x = clipped(&mut w, &site.a, "a", bounds);
+                let x = w.qdq(&x, "a", scale, false);
+                let [codes, column_scales, zeros] = &constants;
+                let b = dequantized_weight(&mut w, codes, column_scales, zeros, &weight, 1, "w_dq");
+                w.last_node("MatMul", &[&x, &b], &product);
+            }
+        }
+        match bias {
+            Some(Bias::OfGemm(values)) => {
+                let b = w.constant("bias", |name| tensor::from_f32(name, &[1, 1, values.len()], &values));
+                flat_bias(&mut w, &product, &b, &site.output);
+            }
+            Some(Bias::OfAdd { consumer, input, values }) => {
+                let rank = scales.a_rank.max(3);
+                let dims = [vec![1; rank - 1], vec![values.len()]].concat();
+                let b = w.constant("bias", |name| tensor::from_f32(name, &dims, &values));
+                if flat {
+                    // The Add stays outside: it sees the sum already, plus nothing.
+                    flat_bias(&mut w, &product, &b, &site.output);
+                    let zero = w.constant("no_bias", |name| tensor::from_f32(name, &[], &[0.0]));
+                    w.edits.set_input(consumer, input, zero);
+                } else {
+                    w.edits.set_input(consumer, input, b);
+                }
+            }
+            None => {}
+        }
+        let nodes = std::mem::take(&mut w.nodes);
+        self.edits.replace_node(site.node, nodes);
+        Ok(())
+    }
+
+    /// Per-head scales without per-axis ones, which no runtime takes for activations: divide by `[1, H, 1, 1]`,
+    /// quantize by 1, multiply back after the product.
+    fn attention(&mut self, site: &Site, b: &str, scales: &SiteScales) -> Result<()> {
+        let heads = scales.a.len();
+        if heads == 0 || scales.b.len() != heads {
+            let why = format!("the calibration has {heads} and {} scales for its heads", scales.b.len());
+            return Err(Error::data(format!("site `{}`", site.name), why));
+        }
+        let mut w = Writer::new(self.edits, &site.output);
+        if let Quantizer::TwinSoftmax { .. } = scales.a[0] {
+            let twin = TwinSoftmax::new(&scales.a, &scales.b, scales.b_bits);
+            twin.write(&mut w, self.form, &site.a, b, &site.output);
+            self.functions.softmax |= self.form == TwinForm::Function;
+            self.functions.bounded_v |= scales.b_bits.get() < 8;
+        } else {
+            let a_scales: Vec<Scale> = scales
+                .a
+                .iter()
+                .map(|a| Ok(Scale::new(uniform(site, *a)?.0).expect("it was one")))
+                .collect::<Result<_>>()?;
+            let a = per_head_qdq(&mut w, &site.a, "a", &a_scales, scales.a[0].bits().half(), scales.a[0].bits().get());
+            let b = per_head_qdq(&mut w, b, "b", &scales.b, scales.b_bits.half(), scales.b_bits.get());
+            let product = w.node("MatMul", &[&a, &b], "mm");
+            let both: Vec<f32> = a_scales.iter().zip(&scales.b).map(|(a, b)| a.get() * b.get()).collect();
+            let back = w.per_head("head_scale", &both);
+            w.last_node("Mul", &[&product, &back], &site.output);
+        }
+        let nodes = std::mem::take(&mut w.nodes);
+        self.edits.replace_node(site.node, nodes);
+        Ok(())
+    }
+
+    /// The constant that is added to the product along its last axis.
+    fn bias(&self, site: &Site, node: &NodeProto, weight: &WeightCodes) -> Result<Option<Bias>> {
+        let n = weight.dims[1];
+        let values = |value: &str| -> Option<Result<Vec<f32>>> {
+            let constant = self.graph.constant(value)?;
+            let flat = constant.dims.iter().rev().skip(1).all(|&d| d == 1);
+            let values = tensor::f32s(constant);
+            match values {
+                Ok(v) if flat && v.len() == n => Some(Ok(v)),
+                Ok(v) if v.len() == 1 => Some(Ok(vec![v[0]; n])),
+                Ok(_) => None,
+                Err(e) => Some(Err(e)),
+            }
+        };
+        if node.is_op("Gemm") {
+            return match node.input.get(2).filter(|c| !c.is_empty()) {
+                None => Ok(None),
+                Some(c) => match values(c) {
+                    Some(values) => Ok(Some(Bias::OfGemm(values?))),
+                    None => Err(Error::unsupported(format!("site `{}`", site.name), "the bias of this Gemm is no row of constants")),
+                },
+            };
+        }
+        let [consumer] = self.graph.consumers(&site.output) else { return Ok(None) };
+        let add = self.graph.node(consumer.node);
+        if !add.is_op("Add") || self.graph.is_output(&site.output) {
+            return Ok(None);
+        }
+        let input = 1 - consumer.input;
+        match values(&add.input[input]) {
+            Some(values) => Ok(Some(Bias::OfAdd { consumer: consumer.node, input, values: values? })),
+            None => Ok(None),
+        }
+    }
+}
+
+/// A row that is added to a product.
+enum Bias {
+    /// As the third operand of Gemm.
+    OfGemm(Vec<f32>),
+    /// By the node that takes the product; `input` is the bias's place there.
+    OfAdd { consumer: crate::onnx::NodeId, input: usize, values: Vec<f32> },
+}
+
+/// `[M, N] + [1, 1, N] → [1, M, N] → [M, N]`: a bias of two axes would be fused to a float Gemm.
+fn flat_bias(w: &mut Writer, product: &str, bias: &str, output: &str) {
+    let sum = w.node("Add", &[product, bias], "3d");
+    let axes = w.constant("axes", |name| tensor::from_i64(name, &[1], &[0]));
+    w.last_node("Squeeze", &[&sum, &axes], output);
+}
+
+/// The only quantizer of a left operand that has no heads.
+fn one(site: &Site, quantizers: &[Quantizer]) -> Result<Quantizer> {
+    match quantizers {
+        [quantizer] => Ok(*quantizer),
+        _ => Err(Error::data(format!("site `{}`", site.name), "the calibration has scales by head for a linear layer")),
+    }
+}
+
+/// Δ, and below 8 bits the bounds `[−2^(k−1)·Δ, (2^(k−1)−1)·Δ]`.
+fn uniform(site: &Site, quantizer: Quantizer) -> Result<(f32, Option<[f32; 2]>)> {
+    let Quantizer::Uniform { scale, bits } = quantizer else {
+        return Err(Error::data(format!("site `{}`", site.name), "the calibration has a twin of the wrong kind for it"));
+    };
+    let half = bits.half() as f32;
+    let bounds = [-half * scale.get(), (half - 1.0) * scale.get()];
+    Ok((scale.get(), (bits.get() < 8).then_some(bounds)))
+}
+
+/// k < 8 lives in int8 by clipping the float before. (A clip to the whole range of int8 breaks ONNX Runtime 1.20.)
+fn clipped(w: &mut Writer, x: &str, part: &str, bounds: Option<[f32; 2]>) -> String {
+    let Some([low, high]) = bounds else { return x.to_string() };
+    let low = w.scalar(&format!("{part}_min"), low);
+    let high = w.scalar(&format!("{part}_max"), high);
+    w.node("Clip", &[x, &low, &high], &format!("{part}_clip"))
+}
+
+/// Bounds (below 8 bits), `x/Δ_h`, Q and DQ by 1. The bounds come before the division: OpenVINO 2026.4 computes a clamp
+/// between a division by `[1, H, 1, 1]` and QuantizeLinear wrong when the batch is dynamic.
+pub(super) fn per_head_qdq(w: &mut Writer, x: &str, part: &str, scales: &[Scale], half: i32, bits: u8) -> String {
+    let divided = per_head_units(w, x, part, scales, half, bits);
+    w.qdq(&divided, part, 1.0, false)
+}
+
+/// `x/Δ_h`, bounded below 8 bits.
+pub(super) fn per_head_units(w: &mut Writer, x: &str, part: &str, scales: &[Scale], half: i32, bits: u8) -> String {
+    let mut x = x.to_string();
+    if bits < 8 {
+        let times = |code: i32| scales.iter().map(|s| code as f32 * s.get()).collect::<Vec<f32>>();
+        let low = w.per_head(&format!("{part}_head_min"), &times(-half));
+        let high = w.per_head(&format!("{part}_head_max"), &times(half - 1));
+        let floor = w.node("Max", &[&x, &low], &format!("{part}_floor"));
+        x = w.node("Min", &[&floor, &high], &format!("{part}_clip"));
+    }
+    let values: Vec<f32> = scales.iter().map(|s| s.get()).collect();
+    let scale = w.per_head(&format!("{part}_head_scale"), &values);
+    w.node("Div", &[&x, &scale], &format!("{part}_u"))
+}
+
+/// Codes, scales and zero points of a weight as initializers.
+fn weight_constants(w: &mut Writer, weight: &WeightCodes, channel_axis: usize) -> [String; 3] {
+    debug_assert!(weight.scales.len() == 1 || weight.scales.len() == weight.dims[channel_axis]);
+    let codes = w.constant("w_q", |name| tensor::from_i8(name, &weight.dims, &weight.codes));
+    let count = (weight.scales.len() > 1).then_some(weight.scales.len());
+    let dims: Vec<usize> = count.into_iter().collect();
+    let scales = w.constant("w_scale", |name| tensor::from_f32(name, &dims, &weight.scales));
+    let zeros = w.zero_point("w", count, false);
+    [codes, scales, zeros]
+}
+
+fn dequantized_weight(
+    w: &mut Writer,
+    codes: &str,
+    scales: &str,
+    zeros: &str,
+    weight: &WeightCodes,
+    channel_axis: i64,
+    part: &str,
+) -> String {
+    let output = w.node("DequantizeLinear", &[codes, scales, zeros], part);
+    if weight.scales.len() > 1 {
+        let last = w.nodes.last_mut().expect("one was just added");
+        last.attribute.push(AttributeProto::int("axis", channel_axis));
+    }
+    output
+}

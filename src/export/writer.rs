@@ -1,0 +1,76 @@
+//! Fresh names, constants and Q/DQ pairs of one site.
+
+use crate::onnx::node::node;
+use crate::onnx::{DataType, Edits, NodeProto, TensorProto, tensor};
+
+/// Collects the nodes that stand for one site.
+pub(super) struct Writer<'e> {
+    pub(super) edits: &'e mut Edits,
+    prefix: String,
+    pub(super) nodes: Vec<NodeProto>,
+}
+
+impl<'e> Writer<'e> {
+    /// A writer whose new values are named after `output`.
+    pub(super) fn new(edits: &'e mut Edits, output: &str) -> Self {
+        Self { edits, prefix: format!("{output}_ptq"), nodes: Vec::new() }
+    }
+
+    /// A fresh name ending in `part`.
+    pub(super) fn name(&mut self, part: &str) -> String {
+        self.edits.fresh(&format!("{}_{part}", self.prefix))
+    }
+
+    /// Adds a constant named by `part`, made by `tensor(name)`.
+    pub(super) fn constant(&mut self, part: &str, tensor: impl FnOnce(&str) -> TensorProto) -> String {
+        let name = self.name(part);
+        self.edits.add_initializer(tensor(&name));
+        name
+    }
+
+    pub(super) fn scalar(&mut self, part: &str, value: f32) -> String {
+        self.constant(part, |name| tensor::from_f32(name, &[], &[value]))
+    }
+
+    /// `[1, H, 1, 1]`.
+    pub(super) fn per_head(&mut self, part: &str, values: &[f32]) -> String {
+        self.constant(part, |name| tensor::from_f32(name, &[1, values.len(), 1, 1], values))
+    }
+
+    /// The zero points of `count` channels, or of all if `count` is `None`.
+    pub(super) fn zero_point(&mut self, part: &str, count: Option<usize>, unsigned: bool) -> String {
+        let zeros = vec![0i8; count.unwrap_or(1)];
+        let dims: Vec<usize> = count.into_iter().collect();
+        self.constant(&format!("{part}_zero_point"), |name| zero_tensor(name, &dims, &zeros, unsigned))
+    }
+
+    /// Adds a node and gives its output, which is named like it.
+    pub(super) fn node(&mut self, op_type: &str, inputs: &[&str], part: &str) -> String {
+        let output = self.name(part);
+        self.nodes.push(node(op_type, &output, inputs.iter().copied(), [output.as_str()]));
+        output
+    }
+
+    /// Adds a node whose output is the existing value `output`.
+    pub(super) fn last_node(&mut self, op_type: &str, inputs: &[&str], output: &str) {
+        let name = self.name(&op_type.to_lowercase());
+        self.nodes.push(node(op_type, &name, inputs.iter().copied(), [output]));
+    }
+
+    /// QuantizeLinear and DequantizeLinear of `x`, with constants of their own.
+    pub(super) fn qdq(&mut self, x: &str, part: &str, scale: f32, unsigned: bool) -> String {
+        let scale = self.scalar(&format!("{part}_scale"), scale);
+        let zero_point = self.zero_point(part, None, unsigned);
+        let q = self.node("QuantizeLinear", &[x, &scale, &zero_point], &format!("{part}_q"));
+        self.node("DequantizeLinear", &[&q, &scale, &zero_point], &format!("{part}_dq"))
+    }
+}
+
+/// Zeros of type INT8 or UINT8.
+pub(super) fn zero_tensor(name: &str, dims: &[usize], zeros: &[i8], unsigned: bool) -> TensorProto {
+    let mut zero = tensor::from_i8(name, dims, zeros);
+    if unsigned {
+        zero.data_type = Some(DataType::Uint8.into());
+    }
+    zero
+}
