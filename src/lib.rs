@@ -3,6 +3,7 @@
 pub mod autodiff;
 pub mod calibrate;
 pub mod error;
+pub mod integer;
 pub mod kernel;
 pub mod onnx;
 pub mod pattern;
