@@ -5,6 +5,7 @@ pub mod calibrate;
 pub mod data;
 pub mod error;
 pub mod export;
+pub mod integer;
 pub mod kernel;
 pub mod onnx;
 pub mod pattern;

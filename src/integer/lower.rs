@@ -1,0 +1,103 @@
+//! From the file to a tract plan: one node for each site, floats for the rest.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use prost::Message;
+use tract_onnx::prelude::*;
+use tract_onnx::tract_hir::internal::*;
+use tract_onnx::tract_hir::ops::expandable::expand;
+
+use super::ops::{SiteExpansion, SiteOp};
+use super::site::Site;
+use crate::onnx::node::node;
+use crate::onnx::{Edits, Model, ValueInfoProto};
+use crate::{Error, Result};
+
+/// The plan of `model` for inputs of `shape`, with the outputs of the file.
+pub(super) fn lower(model: &Model, sites: &[Site], shape: [usize; 4]) -> Result<Arc<TypedSimplePlan>> {
+    let ops = sites.iter().enumerate().map(|(index, site)| SiteOp::new(index, site));
+    let ops: Vec<SiteOp> = ops.collect::<Result<_>>()?;
+    let model = with_placeholders(model, sites)?;
+    let proto = tract_onnx::pb::ModelProto::decode(&*model.encode())
+        .map_err(|e| Error::model("model", format!("tract cannot read it: {e}")))?;
+    // tract panics on some malformed nodes: to the user that is a bad model, not a crash.
+    let typed = catch_unwind(AssertUnwindSafe(|| import(&proto, sites, &ops, shape)?.into_optimized()));
+    let optimized = match typed {
+        Ok(Ok(optimized)) => optimized,
+        Ok(Err(e)) => return Err(Error::unsupported("tract", format!("{e:#}"))),
+        Err(_) => {
+            return Err(Error::model("graph", "tract panicked while reading it: some node is malformed"));
+        }
+    };
+    check_all_there(&optimized, sites)?;
+    optimized.into_runnable().map_err(|e| Error::unsupported("tract", format!("{e:#}")))
+}
+
+/// The model with a node that tract does not know in the place of each site.
+fn with_placeholders(model: &Model, sites: &[Site]) -> Result<Model> {
+    let mut model = model.clone();
+    let mut edits = Edits::new(&model);
+    for site in sites {
+        let info = &site.info;
+        let inputs = info.inputs.iter().map(String::as_str);
+        let placeholder = node("Ptq4vitSite", &info.name, inputs, [info.output.as_str()]);
+        edits.replace_node(site.root, vec![placeholder.in_domain("ai.ptq4vit")]);
+    }
+    edits.import_opset("ai.ptq4vit", 1);
+    edits.apply(&mut model)?;
+    Ok(model)
+}
+
+fn import(
+    proto: &tract_onnx::pb::ModelProto,
+    sites: &[Site],
+    ops: &[SiteOp],
+    shape: [usize; 4],
+) -> TractResult<TypedModel> {
+    let reader = tract_onnx::onnx().with_ignore_value_info(true).with_ignore_output_shapes(true);
+    let parsed = reader.parse(proto, None)?;
+    let outlet = |name: &str| {
+        let outlet = parsed.outlets_by_name.get(name).copied();
+        outlet.with_context(|| format!("no value is named `{name}`"))
+    };
+    let mut model = parsed.model;
+    for (site, op) in sites.iter().zip(ops) {
+        model.node_mut(outlet(&site.info.output)?.node).op = expand(SiteExpansion(op.clone()));
+    }
+    // The batch of the file may be a symbol that its outputs mention.
+    for outlet in model.outputs.clone() {
+        model.set_outlet_fact(outlet, InferenceFact::default())?;
+    }
+    model.set_input_fact(0, InferenceFact::dt_shape(f32::datum_type(), shape))?;
+    model.into_typed()
+}
+
+/// Every site is in the plan exactly once: the optimizer neither dropped nor doubled it.
+fn check_all_there(model: &TypedModel, sites: &[Site]) -> Result<()> {
+    let mut counts = vec![0; sites.len()];
+    for op in model.nodes().iter().filter_map(|node| node.op_as::<SiteOp>()) {
+        counts[op.index] += 1;
+    }
+    match counts.iter().position(|&count| count != 1) {
+        None => Ok(()),
+        Some(index) => Err(Error::unsupported(
+            format!("site `{}`", sites[index].info.name),
+            format!("it is {} times in the optimized model: does it lead to an output?", counts[index]),
+        )),
+    }
+}
+
+/// The dims `[N, C, H, W]` of the picture tensor, the only input; `None` where the file leaves one open.
+pub(super) fn input_dims(model: &Model) -> Result<[Option<usize>; 4]> {
+    let graph = crate::onnx::Graph::new(model)?;
+    let inputs: Vec<&ValueInfoProto> = graph.inputs().collect();
+    let [input] = inputs[..] else {
+        let names: Vec<&str> = inputs.iter().map(|input| input.name()).collect();
+        return Err(Error::unsupported("inputs", format!("expected one picture tensor, found {names:?}")));
+    };
+    let dims = graph.shape(input.name()).unwrap_or_default();
+    let wrong = format!("expected [N, C, H, W], found {dims:?}");
+    let dims: [Option<i64>; 4] =
+        dims.try_into().map_err(|_| Error::unsupported(format!("input `{}`", input.name()), wrong))?;
+    Ok(dims.map(|dim| dim.and_then(|dim| usize::try_from(dim).ok()).filter(|&dim| dim > 0)))
+}

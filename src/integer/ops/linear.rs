@@ -1,0 +1,58 @@
+//! `x[…, K] · W[K, N]`.
+
+use tract_core::internal::*;
+
+use super::product::{is_exact, multiply};
+use crate::integer::site::Weight;
+use crate::kernel::PackedB;
+use crate::quant::Quantizer;
+use crate::{Error, Result};
+
+pub(super) struct Linear {
+    a: Quantizer,
+    b: PackedB,
+    /// `unit_A · Δ_W`, one or one a column.
+    steps: Vec<f32>,
+}
+
+impl Linear {
+    pub(super) fn new(name: &str, a: Quantizer, weight: &Weight) -> Result<Self> {
+        let b = PackedB::pack(&weight.codes, weight.k, weight.n);
+        if !is_exact(a, &b) {
+            return Err(Error::unsupported(
+                format!("site `{name}`"),
+                format!("sums over {} codes overflow", weight.k),
+            ));
+        }
+        Ok(Self { a, b, steps: weight.scales.iter().map(|scale| a.unit() * scale).collect() })
+    }
+
+    pub(super) fn k(&self) -> usize {
+        self.b.k()
+    }
+
+    pub(super) fn n(&self) -> usize {
+        self.b.n()
+    }
+
+    pub(super) fn output_shape(&self, x: &[TDim]) -> TractResult<TVec<TDim>> {
+        let Some((k, rows)) = x.split_last() else { bail!("a scalar times a weight") };
+        ensure!(*k == self.k().to_dim(), "{k} columns times a weight of {} rows", self.k());
+        Ok(rows.iter().cloned().chain([self.n().to_dim()]).collect())
+    }
+
+    pub(super) fn eval(&self, x: &Tensor) -> TractResult<Tensor> {
+        let mut shape: TVec<usize> = x.shape().into();
+        let plain = x.try_as_plain_ram()?;
+        let out = self.rows(plain.as_slice::<f32>()?);
+        *shape.last_mut().context("a scalar times a weight")? = self.n();
+        Ok(tract_ndarray::ArrayD::from_shape_vec(&*shape, out)?.into_tensor())
+    }
+
+    /// `x[M, K] · W`.
+    pub(super) fn rows(&self, x: &[f32]) -> Vec<f32> {
+        let mut out = vec![0.0; x.len() / self.k() * self.n()];
+        multiply(self.a, x, &self.b, &self.steps, &mut out);
+        out
+    }
+}

@@ -1,0 +1,144 @@
+//! Finds the sites of a file: backwards from each result to the floats that enter, by the nodes alone.
+
+mod attention;
+mod constants;
+mod function;
+mod linear;
+mod operand;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeSet;
+
+use super::site::{Product, Site, SiteInfo};
+use crate::onnx::{Graph, Model, NodeId, NodeProto};
+use crate::{Error, Result};
+
+/// The sites of `model` in the order of the graph.
+pub(super) fn read(model: &Model) -> Result<Vec<Site>> {
+    let reader = Reader { model, graph: Graph::new(model)? };
+    let mut taken: BTreeSet<NodeId> = BTreeSet::new();
+    let mut sites = Vec::new();
+    // Backwards, so that a twin's sum comes before the products that it consists of.
+    for (id, node) in reader.graph.nodes().collect::<Vec<_>>().into_iter().rev() {
+        if taken.contains(&id) {
+            continue;
+        }
+        if let Some(site) = reader.site(id, node)? {
+            reader.check_closed(&site)?;
+            taken.extend(&site.nodes);
+            sites.push(site);
+        }
+    }
+    for (id, node) in reader.graph.nodes() {
+        if !taken.contains(&id) && (node.is_op("QuantizeLinear") || node.is_op("DequantizeLinear")) {
+            return Err(Error::unsupported(node.label(), "belongs to no quantized MatMul or Conv"));
+        }
+    }
+    if sites.is_empty() {
+        return Err(Error::model(
+            "graph",
+            "no quantized site: expected MatMul or Conv nodes behind DequantizeLinear",
+        ));
+    }
+    sites.reverse();
+    Ok(sites)
+}
+
+struct Reader<'m> {
+    model: &'m Model,
+    graph: Graph<'m>,
+}
+
+/// A site before it has a name.
+struct Found {
+    op: &'static str,
+    inputs: Vec<String>,
+    nodes: Vec<NodeId>,
+    product: Product,
+}
+
+impl<'m> Reader<'m> {
+    /// The site whose result `node` makes; `None` if it makes none, an error if it is nearly one.
+    fn site(&self, id: NodeId, node: &NodeProto) -> Result<Option<Site>> {
+        let found = match node.op_type() {
+            _ if node.domain() == function::DOMAIN => Some(self.function(node)?),
+            "Mul" if node.is_op("Mul") => match self.twin_softmax(node)? {
+                None => self.heads(node)?,
+                twin => twin,
+            },
+            "Add" if node.is_op("Add") => self.twin_gelu(node)?,
+            "MatMul" if node.is_op("MatMul") => self.matmul(node)?,
+            "Conv" if node.is_op("Conv") => self.conv(node)?,
+            _ => None,
+        };
+        let Some(found) = found else { return Ok(None) };
+        let output = node.output[0].clone();
+        let name = if node.name().is_empty() { output.clone() } else { node.name().to_string() };
+        let (a, b_bits, b_scales) = match &found.product {
+            Product::Linear { a, weight } | Product::Conv { a, weight, .. } => {
+                (vec![*a], weight.bits(), weight.scales.clone())
+            }
+            Product::Heads { a, b } => (a.clone(), b[0].bits(), b.iter().map(|q| q.unit()).collect()),
+        };
+        let nodes = found.nodes.into_iter().chain([id]).collect();
+        let info = SiteInfo {
+            name,
+            op: found.op,
+            inputs: found.inputs,
+            output,
+            a_bits: a[0].bits(),
+            b_bits,
+            a,
+            b_scales,
+        };
+        Ok(Some(Site { info, root: id, nodes, product: found.product }))
+    }
+
+    /// Nothing but the root of a site may be seen from outside it.
+    fn check_closed(&self, site: &Site) -> Result<()> {
+        for &id in site.nodes.iter().filter(|&&id| id != site.root) {
+            let node = self.graph.node(id);
+            for value in &node.output {
+                let strays = self.graph.consumers(value).iter().find(|user| !site.nodes.contains(&user.node));
+                if let Some(user) = strays {
+                    let why = format!("is inside the site `{}`, but {} takes it", site.info.name, {
+                        self.graph.node(user.node).label()
+                    });
+                    return Err(Error::unsupported(node.label(), why));
+                }
+                if self.graph.is_output(value) {
+                    let why =
+                        format!("is inside the site `{}`, but is an output of the graph", site.info.name);
+                    return Err(Error::unsupported(node.label(), why));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The standard `op_type` that makes `value`.
+    fn made_by(&self, value: &str, op_type: &str) -> Option<(NodeId, &'m NodeProto)> {
+        let id = self.graph.producer(value)?;
+        Some((id, self.graph.node(id))).filter(|(_, node)| node.is_op(op_type))
+    }
+
+    /// The two operands of the binary `op_type` that makes `value`, and its place.
+    fn binary(&self, value: &str, op_type: &str) -> Option<(NodeId, [&'m str; 2])> {
+        let (id, node) = self.made_by(value, op_type)?;
+        Some((id, operands(node)?))
+    }
+}
+
+/// The inputs of a node of two inputs.
+fn operands(node: &NodeProto) -> Option<[&str; 2]> {
+    match node.input.as_slice() {
+        [a, b] => Some([a, b]),
+        _ => None,
+    }
+}
+
+/// Both orders of a pair.
+fn orders<T: Copy>([a, b]: [T; 2]) -> [[T; 2]; 2] {
+    [[a, b], [b, a]]
+}

@@ -1,0 +1,156 @@
+//! Pictures in, logits out.
+
+use std::path::Path;
+
+use ndarray::{ArrayD, ArrayView4, Axis, concatenate};
+use rayon::prelude::*;
+use tract_core::plan::{SimpleState, eval};
+use tract_onnx::prelude::*;
+
+use super::lower::{input_dims, lower};
+use super::ops::SiteOp;
+use super::read::read;
+use super::site::SiteInfo;
+use crate::onnx::Model;
+use crate::{Error, Result};
+
+/// A quantized model on integer kernels.
+pub struct Runner {
+    plan: Arc<TypedSimplePlan>,
+    sites: Vec<SiteInfo>,
+    shape: [usize; 4],
+}
+
+/// What entered a site in float, in the order of [`SiteInfo::inputs`], and what came out.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SiteValues {
+    /// The values of [`SiteInfo::inputs`].
+    pub inputs: Vec<ArrayD<f32>>,
+    /// The value of [`SiteInfo::output`].
+    pub output: ArrayD<f32>,
+}
+
+impl Runner {
+    /// Reads the emitted file at `path`.
+    pub fn load(path: &Path) -> Result<Self> {
+        Self::new(&Model::read(path)?)
+    }
+
+    /// The runner of an emitted file that fixes the size of its pictures.
+    pub fn new(model: &Model) -> Result<Self> {
+        let [_, picture @ ..] = input_dims(model)?;
+        let [Some(c), Some(h), Some(w)] = picture else {
+            return Err(Error::usage(format!(
+                "the model leaves the size of its pictures open ({picture:?}): state it"
+            )));
+        };
+        Self::with_picture(model, [c, h, w])
+    }
+
+    /// The runner for pictures of `[C, H, W]`; an error if the file fixes another size.
+    pub fn with_picture(model: &Model, picture: [usize; 3]) -> Result<Self> {
+        let [batch, dims @ ..] = input_dims(model)?;
+        if dims.iter().zip(picture).any(|(dim, size)| dim.is_some_and(|dim| dim != size)) {
+            return Err(Error::data(
+                "pictures",
+                format!("are {picture:?} (C, H, W), the model takes {dims:?}"),
+            ));
+        }
+        let shape = [batch.unwrap_or(1), picture[0], picture[1], picture[2]];
+        let sites = read(model)?;
+        let plan = lower(model, &sites, shape)?;
+        Ok(Self { plan, sites: sites.into_iter().map(|site| site.info).collect(), shape })
+    }
+
+    /// `[N, C, H, W]` of one pass: N is the batch that the file fixes, or 1.
+    pub fn input_shape(&self) -> [usize; 4] {
+        self.shape
+    }
+
+    /// The quantized sites, in the order of the graph.
+    pub fn sites(&self) -> &[SiteInfo] {
+        &self.sites
+    }
+
+    /// The model's first output for `images`, one after the other; their number is a multiple of the batch.
+    pub fn run(&self, images: &ArrayView4<f32>) -> Result<ArrayD<f32>> {
+        join(self.each(images, |input| self.pass(input))?)
+    }
+
+    /// As [`run`](Self::run), with what entered and left each of the [`sites`](Self::sites) on the way.
+    pub fn run_sites(&self, images: &ArrayView4<f32>) -> Result<(ArrayD<f32>, Vec<SiteValues>)> {
+        let mut outputs = Vec::new();
+        let mut passes = vec![Vec::new(); self.sites.len()];
+        for (output, values) in self.each(images, |input| self.recording_pass(input))? {
+            outputs.push(output);
+            passes.iter_mut().zip(values).for_each(|(passes, values)| passes.push(values));
+        }
+        Ok((join(outputs)?, passes.into_iter().map(join_values).collect::<Result<_>>()?))
+    }
+
+    /// `run` on each batch of `images`, in parallel; the results are in the order of the pictures.
+    fn each<T: Send>(
+        &self,
+        images: &ArrayView4<f32>,
+        run: impl Fn(Tensor) -> Result<T> + Sync,
+    ) -> Result<Vec<T>> {
+        let (count, batch) = (images.len_of(Axis(0)), self.shape[0]);
+        if images.shape()[1..] != self.shape[1..] || count == 0 || !count.is_multiple_of(batch) {
+            let expected = format!("expected a multiple of {batch} pictures of {:?}", &self.shape[1..]);
+            return Err(Error::data("pictures", format!("shape {:?}: {expected}", images.shape())));
+        }
+        let batches: Vec<_> = images.axis_chunks_iter(Axis(0), batch).collect();
+        batches.into_par_iter().map(|pictures| run(pictures.to_owned().into_tensor())).collect()
+    }
+
+    fn pass(&self, input: Tensor) -> Result<ArrayD<f32>> {
+        let outputs = self.plan.run(tvec!(input.into_tvalue())).map_err(|e| failed(&e))?;
+        array(&outputs[0])
+    }
+
+    fn recording_pass(&self, input: Tensor) -> Result<(ArrayD<f32>, Vec<SiteValues>)> {
+        let mut recorded: Vec<Option<SiteValues>> = vec![None; self.sites.len()];
+        let mut state = SimpleState::new(&self.plan).map_err(|e| failed(&e))?;
+        let outputs = state.run_plan_with_eval(tvec!(input.into_tvalue()), |context, state, node, inputs| {
+            let Some(op) = node.op_as::<SiteOp>() else { return eval(context, state, node, inputs) };
+            let entered = inputs.clone();
+            let outputs = eval(context, state, node, inputs)?;
+            let plain = |value: &TValue| Ok(value.to_plain_array_view::<f32>()?.to_owned());
+            recorded[op.index] = Some(SiteValues {
+                inputs: entered.iter().map(plain).collect::<TractResult<_>>()?,
+                output: plain(&outputs[0])?,
+            });
+            Ok(outputs)
+        });
+        let outputs = outputs.map_err(|e| failed(&e))?;
+        let values =
+            recorded.into_iter().map(|values| values.expect("every site is in the plan once")).collect();
+        Ok((array(&outputs[0])?, values))
+    }
+}
+
+fn failed(error: &TractError) -> Error {
+    Error::model("running the model", format!("{error:#}"))
+}
+
+fn array(value: &TValue) -> Result<ArrayD<f32>> {
+    Ok(value.to_plain_array_view::<f32>().map_err(|e| failed(&e))?.to_owned())
+}
+
+/// The passes one after the other along axis 0.
+fn join(passes: Vec<ArrayD<f32>>) -> Result<ArrayD<f32>> {
+    let views: Vec<_> = passes.iter().map(|pass| pass.view()).collect();
+    concatenate(Axis(0), &views)
+        .map_err(|e| Error::unsupported("passes", format!("cannot be joined along axis 0: {e}")))
+}
+
+fn join_values(passes: Vec<SiteValues>) -> Result<SiteValues> {
+    let operands = passes.first().map_or(0, |pass| pass.inputs.len());
+    let mut inputs: Vec<Vec<ArrayD<f32>>> = vec![Vec::new(); operands];
+    let mut outputs = Vec::new();
+    for pass in passes {
+        inputs.iter_mut().zip(pass.inputs).for_each(|(inputs, input)| inputs.push(input));
+        outputs.push(pass.output);
+    }
+    Ok(SiteValues { inputs: inputs.into_iter().map(join).collect::<Result<_>>()?, output: join(outputs)? })
+}

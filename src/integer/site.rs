@@ -1,0 +1,72 @@
+//! What the reader finds.
+
+use std::collections::BTreeSet;
+
+use serde::Serialize;
+
+use crate::onnx::NodeId;
+use crate::quant::{Bits, Quantizer};
+
+/// One quantized matrix product of the file.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct SiteInfo {
+    /// The name of the node that makes the result, or the result's where it has none.
+    pub name: String,
+    /// `MatMul`, `TwinGeluMatMul`, `TwinSoftmaxMatMul` or `Conv`, the same for functions and for their inlined bodies.
+    pub op: &'static str,
+    /// The values that enter in float, before anything is bounded, scaled or rounded: A, then B unless it is a weight.
+    pub inputs: Vec<String>,
+    /// The value that comes out in float (a Conv's with its bias, a MatMul's without).
+    pub output: String,
+    /// k of A. Where the file bounds nothing before QuantizeLinear it is 8.
+    pub a_bits: Bits,
+    /// k of B; of a weight, the smallest k that holds its codes.
+    pub b_bits: Bits,
+    /// How A is quantized: one quantizer, or one a head.
+    pub a: Vec<Quantizer>,
+    /// Δ of B: one, one a head, or one a column of the weight.
+    pub b_scales: Vec<f32>,
+}
+
+/// A site, and all that it takes to compute it.
+pub(super) struct Site {
+    pub(super) info: SiteInfo,
+    /// The node that makes the output.
+    pub(super) root: NodeId,
+    /// The root and all nodes that serve the site alone.
+    pub(super) nodes: BTreeSet<NodeId>,
+    pub(super) product: Product,
+}
+
+/// A matrix product of quantized operands.
+pub(super) enum Product {
+    /// `A[…, K] · W[K, N]`.
+    Linear { a: Quantizer, weight: Weight },
+    /// `A[…, M, K] · B[…, K, N]`, both computed at run time, with one quantizer each or one for each head (axis 1 of 4).
+    Heads { a: Vec<Quantizer>, b: Vec<Quantizer> },
+    /// A convolution whose stride is its kernel: `A[N, C, H, W]` cut into patches, times `W[C·kh·kw, M]`, plus the bias.
+    Conv { a: Quantizer, weight: Weight, kernel: [usize; 2], bias: Option<Vec<f32>> },
+}
+
+/// A constant right operand.
+pub(super) struct Weight {
+    /// `[K, N]` row-major.
+    pub(super) codes: Vec<i8>,
+    pub(super) k: usize,
+    pub(super) n: usize,
+    /// Δ: one, or one a column.
+    pub(super) scales: Vec<f32>,
+}
+
+impl Weight {
+    /// The smallest k that holds all codes.
+    pub(super) fn bits(&self) -> Bits {
+        let holds = |bits: &Bits| self.codes.iter().all(|&c| (-bits.half()..bits.half()).contains(&c.into()));
+        widths().find(holds).expect("8 bits hold every int8")
+    }
+}
+
+/// Every k, from 2 to 8.
+pub(super) fn widths() -> impl Iterator<Item = Bits> {
+    (2..=8).map(|k| Bits::new(k).expect("2 to 8 are valid"))
+}
