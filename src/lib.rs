@@ -2,6 +2,7 @@
 
 pub mod autodiff;
 pub mod calibrate;
+pub mod check;
 pub mod data;
 pub mod error;
 pub mod export;
@@ -12,6 +13,7 @@ pub mod pattern;
 pub mod plan;
 pub mod progress;
 pub mod quant;
+pub mod report;
 pub mod session;
 
 pub use error::{Error, Result};
