@@ -1,0 +1,133 @@
+//! The result of `check`.
+
+use std::fmt;
+
+use serde::Serialize;
+
+use super::{Align, table};
+use crate::check::{Comparison, Verdict};
+
+/// A comparison and what it means.
+#[derive(Clone, Debug, Serialize)]
+pub struct CheckReport {
+    /// The float model's file.
+    pub float: String,
+    /// The quantized model's file.
+    pub quantized: String,
+    /// Against the bar, if there was one.
+    pub verdict: Option<Verdict>,
+    /// The figures.
+    #[serde(flatten)]
+    pub comparison: Comparison,
+}
+
+impl CheckReport {
+    /// The line that says it all.
+    fn headline(&self) -> String {
+        let Comparison { pictures, accuracy, classifier, sqnr_db, .. } = &self.comparison;
+        let pictures = format!("{pictures} {}", if *pictures == 1 { "picture" } else { "pictures" });
+        if let Some(verdict) = &self.verdict {
+            let word = if verdict.passed { "PASS" } else { "FAIL" };
+            return format!("{word}: {}, on {pictures}", verdict.demands.join(", "));
+        }
+        match (accuracy, classifier) {
+            (Some(accuracy), Some(classifier)) => format!(
+                "top-1 {:.2} % -> {:.2} % ({:+.2} points), agreement {:.2} %, on {pictures}",
+                accuracy.float.top1,
+                accuracy.quantized.top1,
+                accuracy.quantized.top1 - accuracy.float.top1,
+                classifier.agreement,
+            ),
+            (None, Some(classifier)) => {
+                format!("the models agree on {:.2} % of {pictures}", classifier.agreement)
+            }
+            (_, None) => format!("feature SQNR {sqnr_db}, on {pictures}"),
+        }
+    }
+}
+
+impl fmt::Display for CheckReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}\n", self.headline())?;
+        let Comparison { accuracy, classifier, sqnr_db, cosine, layers, .. } = &self.comparison;
+        if let Some(accuracy) = accuracy {
+            let (float, quantized) = (accuracy.float, accuracy.quantized);
+            let row = |name: &str, float: f64, quantized: f64| {
+                vec![name.to_string(), format!("{float:.2} %"), format!("{quantized:.2} %")]
+            };
+            let rows = [
+                row("top-1 accuracy", float.top1, quantized.top1),
+                row("top-5 accuracy", float.top5, quantized.top5),
+            ];
+            f.write_str(&table(
+                &["", "float", "quantized"],
+                &[Align::Left, Align::Right, Align::Right],
+                rows,
+            ))?;
+            writeln!(f)?;
+        }
+        let mut rows = Vec::new();
+        let mut row = |name: &str, value: String| rows.push(vec![name.to_string(), value]);
+        if let Some(classifier) = classifier {
+            row("top-1 agreement", format!("{:.2} %", classifier.agreement));
+            row("KL divergence from float", format!("{:.5}", classifier.kl));
+        }
+        row(if classifier.is_some() { "logit SQNR" } else { "feature SQNR" }, sqnr_db.to_string());
+        row("mean cosine", format!("{cosine:.6}"));
+        f.write_str(&table(&["", "quantized against float"], &[Align::Left, Align::Right], rows))?;
+        if !layers.is_empty() {
+            let rows = layers.iter().map(|layer| vec![layer.name.clone(), layer.sqnr_db.to_string()]);
+            writeln!(f)?;
+            f.write_str(&table(&["site", "SQNR"], &[Align::Left, Align::Right], rows))?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::check::{Accuracy, Classifier, Layer, Sqnr, TopK};
+
+    #[test]
+    fn the_verdict_comes_first() {
+        let top = |top1| TopK { top1, top5: 99.5 };
+        let noise = Sqnr { signal: 1000.0, noise: 1.0 };
+        let mut report = CheckReport {
+            float: "vit.onnx".into(),
+            quantized: "vit.int8.onnx".into(),
+            verdict: Some(Verdict {
+                passed: false,
+                demands: vec!["top-1 drop 0.40 points (at most 0.1 allowed)".into()],
+            }),
+            comparison: Comparison {
+                pictures: 1000,
+                accuracy: Some(Accuracy { float: top(91.6), quantized: top(91.2) }),
+                classifier: Some(Classifier { agreement: 97.2, kl: 0.0152 }),
+                sqnr_db: noise,
+                cosine: 0.9995,
+                layers: vec![Layer { name: "fc1".into(), sqnr_db: noise }],
+            },
+        };
+        let expected = "\
+FAIL: top-1 drop 0.40 points (at most 0.1 allowed), on 1000 pictures
+
+                    float  quantized
+  top-1 accuracy  91.60 %    91.20 %
+  top-5 accuracy  99.50 %    99.50 %
+
+                            quantized against float
+  top-1 agreement                           97.20 %
+  KL divergence from float                  0.01520
+  logit SQNR                               30.00 dB
+  mean cosine                              0.999500
+
+  site      SQNR
+  fc1   30.00 dB
+";
+        assert_eq!(report.to_string(), expected);
+        report.verdict = None;
+        let line = report.headline();
+        assert_eq!(line, "top-1 91.60 % -> 91.20 % (-0.40 points), agreement 97.20 %, on 1000 pictures");
+    }
+}

@@ -1,0 +1,159 @@
+//! The tables of `inspect`.
+
+use std::fmt;
+
+use serde::Serialize;
+
+use super::{Align, KindCount, by_kind, kinds_line, left_table, table};
+use crate::plan::{LeftFloat, LeftSource, Plan, RightOperand, Site};
+
+/// What a model is made of.
+#[derive(Clone, Debug, Serialize)]
+#[serde(untagged)]
+pub enum InspectReport {
+    /// A float model: what would be quantized.
+    Float {
+        /// The file.
+        model: String,
+        /// `false`.
+        quantized: bool,
+        /// The input's shape, as `[N, 3, 224, 224]`.
+        input: String,
+        /// How many sites of each kind.
+        kinds: Vec<KindCount>,
+        /// In the order of the graph.
+        sites: Vec<SiteRow>,
+        /// What stays float, and why.
+        float: Vec<LeftFloat>,
+    },
+    /// A model that is quantized already.
+    Quantized {
+        /// The file.
+        model: String,
+        /// `true`.
+        quantized: bool,
+        /// The input's shape, as `[N, 3, 224, 224]`.
+        input: String,
+        /// What the writer says of itself: keys and values of `metadata_props`.
+        metadata: Vec<(String, String)>,
+        /// In the order of the graph.
+        sites: Vec<QuantizedSite>,
+        /// The products that are not quantized.
+        float: Vec<LeftFloat>,
+    },
+}
+
+/// One site of a float model.
+#[derive(Clone, Debug, Serialize)]
+pub struct SiteRow {
+    /// The site's name, as `--exclude` takes it.
+    pub name: String,
+    /// Its place in the transformer.
+    pub kind: &'static str,
+    /// What makes the left operand: `plain`, `softmax`, or the name of an activation function.
+    pub left: &'static str,
+    /// The left operand's value.
+    pub a: String,
+    /// The right operand's value.
+    pub b: String,
+    /// The weight's shape; `None` if the right operand is computed.
+    pub weight: Option<Vec<i64>>,
+    /// Does the weight hold Q, K and V, with a scale each?
+    pub qkv_thirds: bool,
+}
+
+/// One site of a quantized model.
+#[derive(Clone, Debug, Serialize)]
+pub struct QuantizedSite {
+    /// The site's name.
+    pub name: String,
+    /// Its operator.
+    pub op: String,
+    /// The values it takes.
+    pub inputs: Vec<String>,
+    /// The value it makes.
+    pub output: String,
+    /// Bits of the left operand.
+    pub a_bits: u8,
+    /// Bits of the right operand.
+    pub b_bits: u8,
+}
+
+impl InspectReport {
+    /// Of a float model; `shape` gives the shape of a weight.
+    pub fn of_plan(
+        model: String,
+        input: String,
+        plan: &Plan,
+        shape: impl Fn(&str) -> Option<Vec<i64>>,
+    ) -> Self {
+        Self::Float {
+            model,
+            quantized: false,
+            input,
+            kinds: by_kind(plan),
+            sites: plan.sites.iter().map(|site| row(site, &shape)).collect(),
+            float: plan.left.clone(),
+        }
+    }
+}
+
+fn row(site: &Site, shape: impl Fn(&str) -> Option<Vec<i64>>) -> SiteRow {
+    let left = match site.a_kind {
+        LeftSource::Plain => "plain",
+        LeftSource::Softmax => "softmax",
+        LeftSource::Activation(activation) => activation.name(),
+    };
+    let (b, weight, qkv_thirds) = match &site.b {
+        RightOperand::Weight { value, qkv, .. } => (value, shape(value), *qkv),
+        RightOperand::Activation(value) => (value, None, false),
+    };
+    let (name, a, b) = (site.name.clone(), site.a.clone(), b.clone());
+    SiteRow { name, kind: site.kind.name(), left, a, b, weight, qkv_thirds }
+}
+
+impl fmt::Display for InspectReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Float { model, input, kinds, sites, float, .. } => {
+                writeln!(f, "{model}: float model, input {input}")?;
+                writeln!(f, "{} sites to quantize: {}\n", sites.len(), kinds_line(kinds))?;
+                let heading = ["site", "kind", "left operand", "right operand"];
+                f.write_str(&table(&heading, &[Align::Left; 4], sites.iter().map(float_cells)))?;
+                f.write_str(&left_table(float))
+            }
+            Self::Quantized { model, input, metadata, sites, float, .. } => {
+                writeln!(f, "{model}: quantized model, input {input}")?;
+                for (key, value) in metadata {
+                    writeln!(f, "  {key}: {value}")?;
+                }
+                writeln!(f, "{} quantized sites\n", sites.len())?;
+                let heading = ["site", "op", "left", "right", "inputs"];
+                let align = [Align::Left, Align::Left, Align::Right, Align::Right, Align::Left];
+                f.write_str(&table(&heading, &align, sites.iter().map(quantized_cells)))?;
+                f.write_str(&left_table(float))
+            }
+        }
+    }
+}
+
+fn float_cells(site: &SiteRow) -> Vec<String> {
+    let left = match site.left {
+        "plain" => String::new(),
+        source => format!("after {source}"),
+    };
+    let right = match &site.weight {
+        Some(shape) => {
+            let thirds = if site.qkv_thirds { ", thirds Q K V" } else { "" };
+            let shape: Vec<String> = shape.iter().map(ToString::to_string).collect();
+            format!("weight {}{thirds}", shape.join("x"))
+        }
+        None => "computed".into(),
+    };
+    vec![site.name.clone(), site.kind.into(), left, right]
+}
+
+fn quantized_cells(site: &QuantizedSite) -> Vec<String> {
+    let bits = |k: u8| format!("int{k}");
+    vec![site.name.clone(), site.op.clone(), bits(site.a_bits), bits(site.b_bits), site.inputs.join(", ")]
+}

@@ -1,0 +1,102 @@
+//! The summary of `quantize`.
+
+use std::fmt;
+
+use serde::Serialize;
+
+use super::{KindCount, by_kind, kinds_line, left_table};
+use crate::calibrate::{Calibration, Options};
+use crate::plan::{LeftFloat, Plan};
+
+/// What was done to a model.
+#[derive(Clone, Debug, Serialize)]
+pub struct QuantizeReport {
+    /// The float model's file.
+    pub model: String,
+    /// The quantized model's file.
+    pub output: String,
+    /// How many sites are quantized.
+    pub sites: usize,
+    /// And of which kinds.
+    pub kinds: Vec<KindCount>,
+    /// What stays float, and why.
+    pub float: Vec<LeftFloat>,
+    /// The choices of the calibration.
+    pub options: Options,
+    /// The size of the calibration set.
+    pub pictures: usize,
+    /// The sum of the metric over all sites.
+    pub loss: f64,
+    /// Wall-clock time of the whole command.
+    pub seconds: f64,
+    /// The float model with its weights.
+    pub bytes_before: u64,
+    /// The quantized model with its weights.
+    pub bytes_after: u64,
+}
+
+impl QuantizeReport {
+    /// The summary of a quantization that took `seconds`.
+    pub fn new(
+        [model, output]: [String; 2],
+        plan: &Plan,
+        calibration: &Calibration,
+        [bytes_before, bytes_after]: [u64; 2],
+        seconds: f64,
+    ) -> Self {
+        Self {
+            model,
+            output,
+            sites: plan.sites.len(),
+            kinds: by_kind(plan),
+            float: plan.left.clone(),
+            options: calibration.provenance.options,
+            pictures: calibration.provenance.pictures,
+            loss: calibration.sites.iter().map(|site| site.loss).sum(),
+            seconds,
+            bytes_before,
+            bytes_after,
+        }
+    }
+}
+
+impl fmt::Display for QuantizeReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { model, output, sites, options, pictures, seconds, .. } = self;
+        let mb = |bytes: u64| bytes as f64 / 1e6;
+        writeln!(f, "{model} -> {output}")?;
+        writeln!(f, "  sites    {sites} quantized: {}", kinds_line(&self.kinds))?;
+        writeln!(f, "  method   {}, on {pictures} pictures", method(options))?;
+        let (before, after) = (mb(self.bytes_before), mb(self.bytes_after));
+        writeln!(f, "  size     {before:.2} MB -> {after:.2} MB ({:.2} times smaller)", before / after)?;
+        writeln!(f, "  time     {seconds:.1} s")?;
+        f.write_str(&left_table(&self.float))
+    }
+}
+
+/// As `w8a8 ptq4vit, hessian metric (fisher:4), softmax and GELU twins, per-tensor weights`.
+fn method(options: &Options) -> String {
+    let twins = match (options.softmax_twin, options.gelu_twin) {
+        (true, true) => "softmax and GELU twins",
+        (true, false) => "softmax twin",
+        (false, true) => "GELU twin",
+        (false, false) => "no twins",
+    };
+    let metric = name(options.metric);
+    let gradient = if metric == "hessian" { format!(" ({})", name(options.gradient)) } else { String::new() };
+    format!(
+        "w{}a{} {}, {metric} metric{gradient}, {twins}, {} weights",
+        options.weight_bits.get(),
+        options.activation_bits.get(),
+        name(options.method),
+        name(options.weights),
+    )
+}
+
+/// The name of a choice in JSON, which is its name on the command line.
+fn name(choice: impl Serialize) -> String {
+    match serde_json::to_value(choice) {
+        Ok(serde_json::Value::String(name)) => name,
+        other => format!("{other:?}"),
+    }
+}
