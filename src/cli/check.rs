@@ -1,0 +1,111 @@
+//! `check`: is the quantized model as good as the float model?
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use onnx_ptq4vit::Error;
+use onnx_ptq4vit::check::{Bar, Float, compare, taps, verdict};
+use onnx_ptq4vit::data::Selection;
+use onnx_ptq4vit::integer::Runner;
+use onnx_ptq4vit::onnx::{Graph, Model};
+use onnx_ptq4vit::report::CheckReport;
+use onnx_ptq4vit::session::{FloatModel, input_spec, output_name};
+
+use super::output::print;
+use super::pictures::PictureArgs;
+use super::progress::Stderr;
+use super::values::percent;
+
+/// Compare a quantized model with its float model
+///
+/// Runs both on the same pictures, the quantized one in integer arithmetic. With --max-drop or --min-agreement the
+/// exit code is 1 if the quantized model is below the bar.
+#[derive(clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Args {
+    /// The float model
+    float: PathBuf,
+    /// The quantized model
+    quantized: PathBuf,
+    /// Pictures: a folder (searched recursively), a picture, a CSV file with a `path` column, .npy or .npz
+    #[arg(long, value_name = "PATH")]
+    data: PathBuf,
+    /// Use so many pictures; of a folder, a random sample [default: all]
+    #[arg(long, value_name = "N")]
+    limit: Option<usize>,
+    /// Chooses the sample of a folder
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// A CSV file with the columns `path` and `label` (0-based classes), or `label` alone in the order of the data
+    #[arg(long, value_name = "CSV")]
+    labels: Option<PathBuf>,
+    /// Compare the output of every quantized site, too
+    #[arg(long)]
+    layers: bool,
+    /// The largest loss of top-1 accuracy that passes, in percentage points
+    #[arg(long, value_name = "POINTS", value_parser = percent)]
+    max_drop: Option<f64>,
+    /// The smallest top-1 agreement with the float model that passes, in percent
+    #[arg(long, value_name = "PERCENT", value_parser = percent)]
+    min_agreement: Option<f64>,
+    /// Print as JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    pictures: PictureArgs,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  onnx-ptq4vit check vit.onnx vit.int8.onnx --data val/ --labels val.csv
+  onnx-ptq4vit check vit.onnx vit.int8.onnx --data val.npz --max-drop 1 --min-agreement 95
+  onnx-ptq4vit check vit.onnx vit.int8.onnx --data val/ --limit 16 --layers --json";
+
+pub(super) fn run(args: &Args) -> Result<ExitCode> {
+    let progress = Stderr::new();
+    let float = Model::read(&args.float)?;
+    let graph = Graph::new(&float)?;
+    let input = input_spec(&graph)?;
+    let quantized = Model::read(&args.quantized)?;
+
+    let selection = Selection { limit: args.limit, seed: args.seed };
+    let mut data = args.pictures.open(&args.data, &input, selection, &progress)?;
+    if let Some(labels) = &args.labels {
+        data = data.with_labels(labels)?;
+    }
+    if args.max_drop.is_some() && data.labels.is_none() {
+        return Err(Error::usage("--max-drop needs labels: give --labels, or data that has them").into());
+    }
+
+    let (channels, height, width) = data.load(0)?.dim();
+    let picture = [channels, height, width];
+    let quantized = Runner::with_picture(&quantized, picture)?;
+    if args.layers {
+        ensure_same_values(&graph, &quantized)?;
+    }
+    let shape = input.shape_for(picture)?;
+    let taps = taps(&output_name(&graph)?, &quantized, args.layers);
+    let float = Float { model: FloatModel::new(&float, shape, &taps)?, shape };
+    let comparison = compare(&float, &quantized, &data, args.layers, &progress)?;
+    progress.finish();
+
+    let bar = Bar { max_drop: args.max_drop, min_agreement: args.min_agreement };
+    let verdict = verdict(&comparison, &bar)?;
+    let passed = verdict.as_ref().is_none_or(|verdict| verdict.passed);
+    let [float, quantized] = [&args.float, &args.quantized].map(|path| path.display().to_string());
+    print(&CheckReport { float, quantized, verdict, comparison }, args.json)?;
+    Ok(if passed { ExitCode::SUCCESS } else { ExitCode::from(1) })
+}
+
+/// The sites' outputs are found in the float model under the same names.
+fn ensure_same_values(float: &Graph, quantized: &Runner) -> Result<()> {
+    match quantized.sites().iter().find(|site| float.producer(&site.output).is_none()) {
+        None => Ok(()),
+        Some(site) => Err(Error::model(
+            format!("site `{}`", site.name),
+            format!("the float model has no value `{}`; was it quantized from this one?", site.output),
+        )
+        .into()),
+    }
+}

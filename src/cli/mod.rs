@@ -1,0 +1,110 @@
+//! The command line: results on stdout, talk on stderr.
+
+mod check;
+mod inspect;
+mod model;
+mod output;
+mod pictures;
+mod progress;
+mod quantize;
+mod run;
+mod values;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use onnx_ptq4vit::Error;
+
+use output::say;
+
+/// Quantize ONNX vision transformers to 8 bits and fewer, after training (PTQ4ViT).
+///
+/// The float model goes in, a folder of pictures shows what its activations look like, and out comes an ONNX file
+/// that stock ONNX Runtime runs with integer arithmetic.
+#[derive(Parser)]
+#[command(name = "onnx-ptq4vit", version, after_help = EXAMPLES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    /// Worker threads; all cores by default. The result does not depend on it
+    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  onnx-ptq4vit quantize vit.onnx --calib pictures/ -o vit.int8.onnx
+  onnx-ptq4vit check vit.onnx vit.int8.onnx --data val/ --labels val.csv --max-drop 1
+  onnx-ptq4vit run vit.int8.onnx --input cat.jpg
+
+Exit codes: 0 done, 1 below the bar of `check`, 2 usage, 3 bad model or data, 4 unsupported model.";
+
+#[derive(Subcommand)]
+enum Command {
+    Quantize(quantize::Args),
+    Inspect(inspect::Args),
+    Check(check::Args),
+    Run(run::Args),
+}
+
+/// Parses the arguments, runs the command and says what went wrong.
+pub(crate) fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match execute(cli) {
+        Ok(code) => code,
+        Err(error) => {
+            say(&format!("error: {}", describe(&error)));
+            ExitCode::from(exit_code(&error))
+        }
+    }
+}
+
+fn execute(cli: Cli) -> Result<ExitCode> {
+    if let Some(threads) = cli.threads {
+        rayon::ThreadPoolBuilder::new().num_threads(threads.into()).build_global()?;
+    }
+    match cli.command {
+        Command::Quantize(args) => quantize::run(&args),
+        Command::Inspect(args) => inspect::run(&args),
+        Command::Check(args) => check::run(&args),
+        Command::Run(args) => run::run(&args),
+    }
+}
+
+/// The error and its causes in one line. The library's errors already say what they are caused by.
+fn describe(error: &anyhow::Error) -> String {
+    let mut parts = Vec::new();
+    for cause in error.chain() {
+        parts.push(cause.to_string());
+        if cause.is::<Error>() {
+            break;
+        }
+    }
+    parts.join(": ")
+}
+
+fn exit_code(error: &anyhow::Error) -> u8 {
+    error.chain().find_map(|cause| cause.downcast_ref::<Error>()).map_or(3, Error::exit_code)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn arguments_are_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn causes_are_said_once() {
+        let missing = std::io::Error::from(std::io::ErrorKind::NotFound);
+        let error = anyhow::Error::from(Error::io("a.npy".as_ref(), missing)).context("--input");
+        assert_eq!(describe(&error), "--input: a.npy: entity not found");
+        assert_eq!(exit_code(&error), 3);
+        assert_eq!(exit_code(&Error::usage("no").into()), 2);
+    }
+}

@@ -1,0 +1,39 @@
+//! Questions to a model that several commands ask.
+
+use onnx_ptq4vit::export::DOMAIN;
+use onnx_ptq4vit::onnx::{Graph, Model, NodeProto, tensor};
+use onnx_ptq4vit::plan::{Plan, RightOperand};
+use onnx_ptq4vit::{Error, Result};
+
+/// Whether a node computes on integer codes, or makes or reads them.
+pub(super) fn is_quantized(graph: &Graph) -> bool {
+    let quantized = |node: &NodeProto| node.op_type().ends_with("QuantizeLinear") || node.domain() == DOMAIN;
+    graph.nodes().any(|(_, node)| quantized(node))
+}
+
+/// An error that names the first tensor with a NaN, or the first weight to quantize with an infinity. (Elsewhere an
+/// infinity may be meant: attention masks have them.)
+pub(super) fn ensure_finite(model: &Model, graph: &Graph, plan: &Plan) -> Result<()> {
+    for site in &plan.sites {
+        if let RightOperand::Weight { value, .. } = &site.b
+            && let Some(weight) = graph.constant(value)
+            && let Some(at) = tensor::first_non_finite(weight)
+        {
+            return Err(Error::model(
+                format!("weight `{value}` of site `{}`", site.name),
+                format!("element {at} is not finite"),
+            ));
+        }
+    }
+    for initializer in &model.graph().initializer {
+        if tensor::first_non_finite(initializer).is_some()
+            && let Some(at) = tensor::f32s(initializer)?.iter().position(|x| x.is_nan())
+        {
+            return Err(Error::model(
+                format!("tensor `{}`", initializer.name()),
+                format!("element {at} is NaN"),
+            ));
+        }
+    }
+    Ok(())
+}

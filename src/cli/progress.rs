@@ -1,0 +1,63 @@
+//! Progress on stderr: bars on a terminal, a line a stage elsewhere.
+
+use std::io::{IsTerminal, stderr};
+use std::sync::{Mutex, PoisonError};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use onnx_ptq4vit::progress::Progress;
+
+use super::output::say;
+
+/// What the user sees of the work.
+pub(super) struct Stderr {
+    terminal: bool,
+    bar: Mutex<Option<ProgressBar>>,
+}
+
+impl Stderr {
+    pub(super) fn new() -> Self {
+        Self { terminal: stderr().is_terminal(), bar: Mutex::new(None) }
+    }
+
+    /// Ends the last stage.
+    pub(super) fn finish(&self) {
+        if let Some(bar) = self.bar.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+impl Drop for Stderr {
+    fn drop(&mut self) {
+        self.finish();
+    }
+}
+
+impl Progress for Stderr {
+    fn stage(&self, name: &str, total: usize) {
+        self.finish();
+        if !self.terminal {
+            say(&format!("{name} ({total})"));
+            return;
+        }
+        let style = ProgressStyle::with_template("{prefix} {bar:32} {pos}/{len} {eta:>4} {wide_msg}");
+        let bar = ProgressBar::new(total as u64)
+            .with_style(style.expect("the template is well formed"))
+            .with_prefix(name.to_string());
+        *self.bar.lock().unwrap_or_else(PoisonError::into_inner) = Some(bar);
+    }
+
+    fn step(&self, detail: &str) {
+        if let Some(bar) = &*self.bar.lock().unwrap_or_else(PoisonError::into_inner) {
+            bar.set_message(detail.to_string());
+            bar.inc(1);
+        }
+    }
+
+    fn note(&self, text: &str) {
+        match &*self.bar.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(bar) => bar.suspend(|| say(text)),
+            None => say(text),
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! `quantize`: a float model and pictures in, a quantized model out.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::Result;
+use onnx_ptq4vit::Error;
+use onnx_ptq4vit::calibrate::{Calibration, Gradient, Options, calibrate};
+use onnx_ptq4vit::data::Selection;
+use onnx_ptq4vit::export::export;
+use onnx_ptq4vit::onnx::{Graph, Model, Storage};
+use onnx_ptq4vit::plan::{Plan, plan};
+use onnx_ptq4vit::report::QuantizeReport;
+use onnx_ptq4vit::session::{InputSpec, input_spec};
+use prost::Message;
+
+use super::model::ensure_finite;
+use super::output::{ensure_writable, print, same_file};
+use super::pictures::PictureArgs;
+use super::progress::Stderr;
+use super::values::{MethodName, MetricName, TwinName, WeightsName, Widths};
+
+/// Quantize a float model
+///
+/// Finds the matrix products of a vision transformer, looks at the activations that calibration pictures cause,
+/// searches the scales that disturb the output least, and writes a quantized ONNX file.
+#[derive(clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Args {
+    /// The float model
+    model: PathBuf,
+    /// Calibration pictures: a folder (searched recursively), a picture, a CSV file with a `path` column, .npy or .npz
+    #[arg(
+        long,
+        value_name = "PATH",
+        required_unless_present = "calibration",
+        conflicts_with = "calibration"
+    )]
+    calib: Option<PathBuf>,
+    /// Where the quantized model goes
+    #[arg(short, long, value_name = "OUT")]
+    output: PathBuf,
+    /// How many calibration pictures to use; of a folder, a random sample
+    #[arg(long, value_name = "N", default_value_t = 32)]
+    calib_limit: usize,
+    /// Chooses the sample of a folder and the random probes
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Bits of weights and activations, each 2 to 8
+    #[arg(long, value_name = "W<K>A<K>", default_value = "w8a8", conflicts_with = "calibration")]
+    bits: Widths,
+    /// Sets the defaults of the choices below
+    #[arg(long, value_enum, default_value = "ptq4vit", conflicts_with = "calibration")]
+    method: MethodName,
+    /// The distance that the search minimises [default: hessian, base: cosine]
+    #[arg(long, value_enum, conflicts_with = "calibration")]
+    metric: Option<MetricName>,
+    /// Where the hessian metric's gradient comes from: fisher:N (N random probes) or pseudo-label [default: fisher:4]
+    #[arg(long, value_name = "KIND", conflicts_with = "calibration")]
+    gradient: Option<Gradient>,
+    /// Quantize post-softmax values uniformly
+    #[arg(long, conflicts_with = "calibration")]
+    no_softmax_twin: bool,
+    /// Quantize post-GELU values uniformly
+    #[arg(long, conflicts_with = "calibration")]
+    no_gelu_twin: bool,
+    /// How many scales a weight has [default: per-tensor]
+    #[arg(long, value_enum, conflicts_with = "calibration")]
+    weights: Option<WeightsName>,
+    /// Leave this node in float; may be repeated. `inspect` lists the names
+    #[arg(long, value_name = "NODE")]
+    exclude: Vec<String>,
+    /// Save the scales that were found, as JSON
+    #[arg(long, value_name = "FILE", conflicts_with = "calibration")]
+    save_calibration: Option<PathBuf>,
+    /// Use saved scales instead of searching
+    #[arg(long, value_name = "FILE")]
+    calibration: Option<PathBuf>,
+    /// How the twin matmuls are written
+    #[arg(long, value_enum, value_name = "FORM", default_value = "function")]
+    twin: TwinName,
+    /// Print the summary as JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    pictures: PictureArgs,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  onnx-ptq4vit quantize vit.onnx --calib pictures/ -o vit.int8.onnx
+  onnx-ptq4vit quantize vit.onnx --calib train.csv --calib-limit 128 --bits w6a6 -o vit.int6.onnx
+  onnx-ptq4vit quantize deit.onnx --calib pictures/ --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 -o deit.int8.onnx
+  onnx-ptq4vit quantize vit.onnx --calib pictures/ --save-calibration vit.json -o vit.int8.onnx
+  onnx-ptq4vit quantize vit.onnx --calibration vit.json --twin inline -o vit.openvino.onnx";
+
+pub(super) fn run(args: &Args) -> Result<ExitCode> {
+    let start = Instant::now();
+    let progress = Stderr::new();
+    ensure_outputs(args)?;
+    let model = Model::read(&args.model)?;
+    let graph = Graph::new(&model)?;
+    let plan = plan(&graph, &args.exclude)?;
+    let input = input_spec(&graph)?;
+    ensure_finite(&model, &graph, &plan)?;
+
+    let calibration = scales(args, &model, &plan, &input, &progress)?;
+    let quantized = export(&model, &plan, &calibration, args.twin.into())?;
+    if let Some(path) = &args.save_calibration {
+        calibration.write(path)?;
+    }
+    progress.finish();
+    quantized.write(&args.output, Storage::for_model(&quantized))?;
+
+    let files = [&args.model, &args.output].map(|path| path.display().to_string());
+    let bytes = [&model, &quantized].map(|model| model.proto.encoded_len() as u64);
+    let report = QuantizeReport::new(files, &plan, &calibration, bytes, start.elapsed().as_secs_f64());
+    print(&report, args.json)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Searched on pictures, or read.
+fn scales(
+    args: &Args,
+    model: &Model,
+    plan: &Plan,
+    input: &InputSpec,
+    progress: &Stderr,
+) -> Result<Calibration> {
+    if let Some(path) = &args.calibration {
+        let calibration = Calibration::read(path)?;
+        calibration.check_fits(model, plan)?;
+        return Ok(calibration);
+    }
+    let calib = args.calib.as_deref().ok_or_else(|| Error::usage("--calib or --calibration is needed"))?;
+    let selection = Selection { limit: Some(args.calib_limit), seed: args.seed };
+    let pictures = args.pictures.open(calib, input, selection, progress)?;
+    Ok(calibrate(model, plan, &pictures, &options(args), progress)?)
+}
+
+fn options(args: &Args) -> Options {
+    let default = Options::new(args.method.into());
+    Options {
+        weight_bits: args.bits.weights,
+        activation_bits: args.bits.activations,
+        metric: args.metric.map_or(default.metric, Into::into),
+        gradient: args.gradient.unwrap_or(default.gradient),
+        softmax_twin: default.softmax_twin && !args.no_softmax_twin,
+        gelu_twin: default.gelu_twin && !args.no_gelu_twin,
+        weights: args.weights.map_or(default.weights, Into::into),
+        seed: args.seed,
+        ..default
+    }
+}
+
+/// Every file that will be written can be, and none is read or written twice.
+fn ensure_outputs(args: &Args) -> Result<()> {
+    let outputs: Vec<&Path> =
+        std::iter::once(&args.output).chain(&args.save_calibration).map(PathBuf::as_path).collect();
+    let inputs = std::iter::once(&args.model).chain(&args.calib).chain(&args.calibration);
+    let mut taken: Vec<&Path> = inputs.map(PathBuf::as_path).collect();
+    for output in outputs {
+        if let Some(other) = taken.iter().find(|other| same_file(output, other)) {
+            let why = format!("{}: would overwrite {}", output.display(), other.display());
+            return Err(Error::usage(why).into());
+        }
+        ensure_writable(output)?;
+        taken.push(output);
+    }
+    Ok(())
+}
