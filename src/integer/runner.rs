@@ -74,7 +74,7 @@ impl Runner {
 
     /// The model's first output for `images`, one after the other; their number is a multiple of the batch.
     pub fn run(&self, images: &ArrayView4<f32>) -> Result<ArrayD<f32>> {
-        join(self.each(images, |input| self.pass(input))?)
+        join(&self.each(images, |input| self.pass(input))?)
     }
 
     /// As [`run`](Self::run), with what entered and left each of the [`sites`](Self::sites) on the way.
@@ -85,7 +85,7 @@ impl Runner {
             outputs.push(output);
             passes.iter_mut().zip(values).for_each(|(passes, values)| passes.push(values));
         }
-        Ok((join(outputs)?, passes.into_iter().map(join_values).collect::<Result<_>>()?))
+        Ok((join(&outputs)?, passes.into_iter().map(join_values).collect::<Result<_>>()?))
     }
 
     /// `run` on each batch of `images`, in parallel; the results are in the order of the pictures.
@@ -138,7 +138,7 @@ fn array(value: &TValue) -> Result<ArrayD<f32>> {
 }
 
 /// The passes one after the other along axis 0.
-fn join(passes: Vec<ArrayD<f32>>) -> Result<ArrayD<f32>> {
+fn join(passes: &[ArrayD<f32>]) -> Result<ArrayD<f32>> {
     let views: Vec<_> = passes.iter().map(|pass| pass.view()).collect();
     concatenate(Axis(0), &views)
         .map_err(|e| Error::unsupported("passes", format!("cannot be joined along axis 0: {e}")))
@@ -152,5 +152,8 @@ fn join_values(passes: Vec<SiteValues>) -> Result<SiteValues> {
         inputs.iter_mut().zip(pass.inputs).for_each(|(inputs, input)| inputs.push(input));
         outputs.push(pass.output);
     }
-    Ok(SiteValues { inputs: inputs.into_iter().map(join).collect::<Result<_>>()?, output: join(outputs)? })
+    Ok(SiteValues {
+        inputs: inputs.into_iter().map(|passes| join(&passes)).collect::<Result<_>>()?,
+        output: join(&outputs)?,
+    })
 }

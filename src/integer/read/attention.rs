@@ -58,14 +58,14 @@ impl Reader<'_> {
         if !lo.unsigned || !hi.unsigned || lo.scale != hi.scale {
             return Err(wrong("its ranges are not uint8 of one scale"));
         }
-        self.check_v(&v, &same_v, &v_scale).map_err(wrong)?;
+        Self::check_v(&v, &same_v, &v_scale).map_err(wrong)?;
         let (p, range_nodes, coarse_max) =
             self.softmax_ranges(lo.input, hi.input, &r1_end).ok_or_else(|| {
                 wrong(
                     "its ranges are not parted by Div, ThresholdedRelu, Sub, Mul and Min with the end of R1",
                 )
             })?;
-        let a = self.softmax_quantizers(lo.scale, coarse_max, &r1_end).map_err(|why| wrong(&why))?;
+        let a = Self::softmax_quantizers(lo.scale, coarse_max, &r1_end).map_err(|why| wrong(&why))?;
         if a.len() != v.quantizers.len() {
             return Err(wrong("it has not as many scales for P as for V"));
         }
@@ -80,7 +80,7 @@ impl Reader<'_> {
     }
 
     /// Both products have one V, and the result is multiplied by its scales.
-    fn check_v(&self, v: &Operand, same_v: &Operand, v_scale: &[f32]) -> Result<(), &'static str> {
+    fn check_v(v: &Operand, same_v: &Operand, v_scale: &[f32]) -> Result<(), &'static str> {
         if v.value != same_v.value || v.quantizers != same_v.quantizers || !v.scaled {
             return Err("its ranges are not multiplied by the same V");
         }
@@ -126,7 +126,6 @@ impl Reader<'_> {
     /// The post-softmax twins whose coarse step is `coarse = 2^−(k−1)`, whose magnitudes end at `coarse_max`, and
     /// whose R1 ends at `r1_end[h] = 2^(k−1)·fine[h]`.
     pub(super) fn softmax_quantizers(
-        &self,
         coarse: f32,
         coarse_max: f32,
         r1_end: &[f32],

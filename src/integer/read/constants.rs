@@ -37,13 +37,13 @@ impl Reader<'_> {
                 )
             })?;
         for &scale in &scales {
-            self.scale(label, scale)?;
+            Self::scale(label, scale)?;
         }
         Ok((dims, scales))
     }
 
     /// Δ, if it is one.
-    pub(super) fn scale(&self, label: &str, delta: f32) -> Result<Scale> {
+    pub(super) fn scale(label: &str, delta: f32) -> Result<Scale> {
         Scale::new(delta).map_err(|e| Error::model(label, e))
     }
 

@@ -22,7 +22,7 @@ impl Reader<'_> {
         }
         match node.op_type() {
             "TwinGeluMatMul" => self.gelu_function(node),
-            "TwinSoftmaxMatMul" => self.softmax_function(node),
+            "TwinSoftmaxMatMul" => Self::softmax_function(node),
             _ => Err(Error::unsupported(
                 node.label(),
                 format!("is no operator of {DOMAIN} that this version knows"),
@@ -37,14 +37,13 @@ impl Reader<'_> {
         if weight.len() != 3 {
             return Err(Error::model(node.label(), "expected the inputs X, W, w_scale, w_zero_point"));
         }
-        let a = self
-            .gelu_quantizer(
-                float(node, "fine")?,
-                float(node, "coarse")?,
-                float(node, "fine_min")?,
-                float(node, "coarse_max")?,
-            )
-            .map_err(|why| Error::model(node.label(), why))?;
+        let a = Self::gelu_quantizer(
+            float(node, "fine")?,
+            float(node, "coarse")?,
+            float(node, "fine_min")?,
+            float(node, "coarse_max")?,
+        )
+        .map_err(|why| Error::model(node.label(), why))?;
         let Quantizer::TwinGelu { scale, .. } = a else { unreachable!("made as a post-GELU twin") };
         agree(node, "bits", int(node, "bits")? == i64::from(a.bits().get()))?;
         agree(node, "shift", int(node, "shift")? == i64::from(scale.shift))?;
@@ -63,13 +62,16 @@ impl Reader<'_> {
         })
     }
 
-    fn softmax_function(&self, node: &NodeProto) -> Result<Found> {
+    fn softmax_function(node: &NodeProto) -> Result<Found> {
         let [p, v] = node.input.as_slice() else {
             return Err(Error::model(node.label(), "expected the inputs P and V"));
         };
-        let a = self
-            .softmax_quantizers(float(node, "coarse")?, float(node, "coarse_max")?, floats(node, "r1_end")?)
-            .map_err(|why| Error::model(node.label(), why))?;
+        let a = Self::softmax_quantizers(
+            float(node, "coarse")?,
+            float(node, "coarse_max")?,
+            floats(node, "r1_end")?,
+        )
+        .map_err(|why| Error::model(node.label(), why))?;
         agree(node, "bits", int(node, "bits")? == i64::from(a[0].bits().get()))?;
         agree(node, "fine", a.iter().map(|q| q.unit()).eq(floats(node, "fine")?.iter().copied()))?;
         let shifts = a.iter().filter_map(|q| match q {
@@ -82,7 +84,7 @@ impl Reader<'_> {
         let bits: Bits = bits.ok_or_else(|| contradiction(node, "v_min or v_max"))?;
         agree(node, "v_bits", int(node, "v_bits")? == i64::from(bits.get()))?;
         agree(node, "v_scale", v_scales.len() == a.len())?;
-        let quantizer = |&s: &f32| Ok(Quantizer::Uniform { scale: self.scale(&node.label(), s)?, bits });
+        let quantizer = |&s: &f32| Ok(Quantizer::Uniform { scale: Self::scale(&node.label(), s)?, bits });
         Ok(Found {
             op: "TwinSoftmaxMatMul",
             inputs: vec![p.clone(), v.clone()],

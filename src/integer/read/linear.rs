@@ -7,7 +7,7 @@ use crate::onnx::{NodeId, NodeProto};
 use crate::quant::{MAX_SHIFT, Quantizer, Scale, TwinScale};
 use crate::{Error, Result};
 
-impl<'m> Reader<'m> {
+impl Reader<'_> {
     /// `MatMul(QDQ(x), DQ(W))`, or of two activations with a scalar scale each.
     pub(super) fn matmul(&self, node: &NodeProto) -> Result<Option<Found>> {
         let Some([a, b]) = operands(node) else { return Ok(None) };
@@ -16,7 +16,7 @@ impl<'m> Reader<'m> {
         match (left, right, weight) {
             (None, None, None) => Ok(None),
             (Some(left), None, Some((id, dequantize))) => {
-                self.no_head_scales(node, left.scaled)?;
+                Self::no_head_scales(node, left.scaled)?;
                 let weight = self.linear_weight(dequantize)?;
                 Ok(Some(Found {
                     op: "MatMul",
@@ -26,7 +26,7 @@ impl<'m> Reader<'m> {
                 }))
             }
             (Some(left), Some(right), None) => {
-                self.no_head_scales(node, left.scaled || right.scaled)?;
+                Self::no_head_scales(node, left.scaled || right.scaled)?;
                 Ok(Some(Found {
                     op: "MatMul",
                     inputs: vec![left.value, right.value],
@@ -38,7 +38,7 @@ impl<'m> Reader<'m> {
         }
     }
 
-    fn no_head_scales(&self, node: &NodeProto, scaled: bool) -> Result<()> {
+    fn no_head_scales(node: &NodeProto, scaled: bool) -> Result<()> {
         let why =
             "an operand is divided by per-head scales, but the result is not multiplied by their product";
         if scaled { Err(Error::unsupported(node.label(), why)) } else { Ok(()) }
@@ -90,7 +90,7 @@ impl<'m> Reader<'m> {
             return Err(wrong("its ranges do not meet at zero of one value"));
         }
         let (fine, coarse) = (negative.pair.scale, positive.pair.scale);
-        let a = self.gelu_quantizer(fine, coarse, fine_min, coarse_max).map_err(|why| wrong(&why))?;
+        let a = Self::gelu_quantizer(fine, coarse, fine_min, coarse_max).map_err(|why| wrong(&why))?;
         let weight = self.linear_weight(negative.weight)?;
         self.linear_weight(positive.weight)?;
         let nodes = parts.iter().flat_map(|part| part.ids.into_iter().chain(part.pair.nodes));
@@ -104,7 +104,6 @@ impl<'m> Reader<'m> {
 
     /// The post-GELU twin of these steps whose ranges end at `−q·fine` and `q·coarse`, `q = 2^(k−1)−1`.
     pub(super) fn gelu_quantizer(
-        &self,
         fine: f32,
         coarse: f32,
         fine_min: f32,
@@ -128,7 +127,7 @@ impl<'m> Reader<'m> {
             (Some(left), Some(weight)) => (left, weight),
             _ => return Err(Error::unsupported(node.label(), "only one of its operands is quantized")),
         };
-        self.no_head_scales(node, left.scaled)?;
+        Self::no_head_scales(node, left.scaled)?;
         let (id, dequantize) = weight;
         let axis = dequantize.attr_int("axis").unwrap_or(1);
         let (weight, dims) = self.weight(&dequantize.label(), &dequantize.input, axis, 0)?;

@@ -5,8 +5,6 @@ mod constants;
 mod function;
 mod linear;
 mod operand;
-#[cfg(test)]
-mod tests;
 
 use std::collections::BTreeSet;
 

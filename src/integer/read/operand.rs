@@ -14,6 +14,9 @@ pub(super) struct Pair<'m> {
     pub(super) nodes: [NodeId; 2],
 }
 
+/// A value, its quantizers, and the nodes between it and the product.
+type ScaledHeads = (String, Vec<Quantizer>, Vec<NodeId>);
+
 /// A float value that enters a site, and how.
 pub(super) struct Operand {
     pub(super) value: String,
@@ -62,7 +65,7 @@ impl<'m> Reader<'m> {
         if let Some((value, quantizers, nodes)) = self.scaled_heads(&label, &pair)? {
             return Ok(Some(Operand { value, quantizers, scaled: true, nodes }));
         }
-        let scale = self.scale(&label, pair.scale)?;
+        let scale = Self::scale(&label, pair.scale)?;
         let mut nodes = pair.nodes.to_vec();
         let (value, bits) = match self.clip(pair.input) {
             Some((id, value, min, max)) => match uniform_width(&[scale.get()], &[min], &[max]) {
@@ -87,11 +90,7 @@ impl<'m> Reader<'m> {
     }
 
     /// `[Max → Min →] Div` by `[1, H, 1, 1]` before a pair of scale 1: the float value, its quantizers, all nodes.
-    fn scaled_heads(
-        &self,
-        label: &str,
-        pair: &Pair<'m>,
-    ) -> Result<Option<(String, Vec<Quantizer>, Vec<NodeId>)>> {
+    fn scaled_heads(&self, label: &str, pair: &Pair<'m>) -> Result<Option<ScaledHeads>> {
         let Some((div, [input, scales])) = self.binary(pair.input, "Div").filter(|_| pair.scale == 1.0)
         else {
             return Ok(None);
@@ -105,7 +104,7 @@ impl<'m> Reader<'m> {
             }
             None => (input, widest()),
         };
-        let quantizer = |&s: &f32| Ok(Quantizer::Uniform { scale: self.scale(label, s)?, bits });
+        let quantizer = |&s: &f32| Ok(Quantizer::Uniform { scale: Self::scale(label, s)?, bits });
         Ok(Some((value.into(), scales.iter().map(quantizer).collect::<Result<_>>()?, nodes)))
     }
 
