@@ -134,7 +134,7 @@ fn finite(values: ArrayD<f32>, site: &str, what: &str, chunk: usize) -> Result<A
     match values.iter().find(|x| !x.is_finite()) {
         Some(x) => Err(Error::data(
             format!("site `{site}`"),
-            format!("`{what}` holds {x} for batch {chunk} of the calibration set: the float model overflows there"),
+            format!("`{what}` is not finite ({x}) for batch {chunk} of the calibration set: the float model overflows"),
         )),
         None => Ok(values),
     }

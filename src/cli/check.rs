@@ -44,10 +44,10 @@ pub(super) struct Args {
     #[arg(long)]
     layers: bool,
     /// The largest loss of top-1 accuracy that passes, in percentage points
-    #[arg(long, value_name = "POINTS", value_parser = percent)]
+    #[arg(long, value_name = "POINTS", value_parser = percent, allow_negative_numbers = true)]
     max_drop: Option<f64>,
     /// The smallest top-1 agreement with the float model that passes, in percent
-    #[arg(long, value_name = "PERCENT", value_parser = percent)]
+    #[arg(long, value_name = "PERCENT", value_parser = percent, allow_negative_numbers = true)]
     min_agreement: Option<f64>,
     /// Print as JSON
     #[arg(long)]

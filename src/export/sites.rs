@@ -30,7 +30,7 @@ impl Emitter<'_, '_> {
     fn conv(&mut self, site: &Site, scales: &SiteScales) -> Result<()> {
         let weight = WeightCodes::of(self.graph, site, scales)?;
         let (scale, bounds) = uniform(site, one(site, &scales.a)?)?;
-        let mut w = Writer::new(self.edits, &site.output);
+        let mut w = Writer::new(self.edits, site);
         let x = clipped(&mut w, &site.a, "a", bounds);
         let x = w.qdq(&x, "a", scale, false);
         let [codes, scales, zeros] = weight_constants(&mut w, &weight, 0);
@@ -48,11 +48,15 @@ impl Emitter<'_, '_> {
         let weight = WeightCodes::of(self.graph, site, scales)?;
         let node = self.graph.node(site.node);
         let bias = self.bias(site, node, &weight)?;
+        // A bias of two axes would be fused to a float Gemm: it is added in three, and the product is named apart.
         let flat = scales.a_rank == 2 && bias.is_some();
         let quantizer = one(site, &scales.a)?;
 
-        let mut w = Writer::new(self.edits, &site.output);
-        let product = if flat { w.name("mm") } else { site.output.clone() };
+        let mut w = Writer::new(self.edits, site);
+        let product = if matches!(bias, Some(Bias::OfGemm(_))) { w.name("mm") } else { site.output.clone() };
+        if flat {
+            w.root_name = w.name("matmul");
+        }
         let constants = weight_constants(&mut w, &weight, 1);
         match quantizer {
             Quantizer::TwinGelu { .. } => {
@@ -75,6 +79,7 @@ impl Emitter<'_, '_> {
         match bias {
             Some(Bias::OfGemm(values)) => {
                 let b = w.constant("bias", |name| tensor::from_f32(name, &[1, 1, values.len()], &values));
+                w.root_name.clone_from(&site.name);
                 flat_bias(&mut w, &product, &b, &site.output);
             }
             Some(Bias::OfAdd { consumer, input, values }) => {
@@ -82,10 +87,11 @@ impl Emitter<'_, '_> {
                 let dims = [vec![1; rank - 1], vec![values.len()]].concat();
                 let b = w.constant("bias", |name| tensor::from_f32(name, &dims, &values));
                 if flat {
-                    // The Add stays outside: it sees the sum already, plus nothing.
-                    flat_bias(&mut w, &product, &b, &site.output);
-                    let zero = w.constant("no_bias", |name| tensor::from_f32(name, &[], &[0.0]));
-                    w.edits.set_input(consumer, input, zero);
+                    let own = std::mem::take(&mut w.nodes);
+                    w.root_name.clone_from(&site.name);
+                    flat_bias(&mut w, &product, &b, &self.graph.node(consumer).output[0]);
+                    let sum = std::mem::replace(&mut w.nodes, own);
+                    w.edits.replace_node(consumer, sum);
                 } else {
                     w.edits.set_input(consumer, input, b);
                 }
@@ -105,7 +111,7 @@ impl Emitter<'_, '_> {
             let why = format!("the calibration has {heads} and {} scales for its heads", scales.b.len());
             return Err(Error::data(format!("site `{}`", site.name), why));
         }
-        let mut w = Writer::new(self.edits, &site.output);
+        let mut w = Writer::new(self.edits, site);
         if let Quantizer::TwinSoftmax { .. } = scales.a[0] {
             let twin = TwinSoftmax::new(&scales.a, &scales.b, scales.b_bits);
             twin.write(&mut w, self.form, &site.a, b, &site.output);

@@ -104,7 +104,7 @@ impl TwinGelu {
         if form == TwinForm::Inline {
             return self.recipe(w, x, weight, axis, output);
         }
-        let name = w.name("twin");
+        let name = w.root_name.clone();
         let [codes, scale, zero_point] = weight;
         let twin = node(GELU, &name, [x, codes, scale, zero_point], [output]).in_domain(DOMAIN);
         let attributes = [
@@ -179,7 +179,7 @@ impl TwinSoftmax {
         if form == TwinForm::Inline {
             return self.recipe(w, p, v, self.v_bits < 8, output);
         }
-        let name = w.name("twin");
+        let name = w.root_name.clone();
         let twin = node(SOFTMAX, &name, [p, v], [output]).in_domain(DOMAIN);
         let attributes = [
             AttributeProto::int("bits", self.bits.into()),

@@ -1,19 +1,23 @@
 //! Fresh names, constants and Q/DQ pairs of one site.
 
 use crate::onnx::node::node;
+use crate::plan::Site;
 use crate::onnx::{DataType, Edits, NodeProto, TensorProto, tensor};
 
 /// Collects the nodes that stand for one site.
 pub(super) struct Writer<'e> {
     pub(super) edits: &'e mut Edits,
+    /// What the next node that makes a result is called.
+    pub(super) root_name: String,
     prefix: String,
     pub(super) nodes: Vec<NodeProto>,
 }
 
 impl<'e> Writer<'e> {
-    /// A writer whose new values are named after `output`.
-    pub(super) fn new(edits: &'e mut Edits, output: &str) -> Self {
-        Self { edits, prefix: format!("{output}_ptq"), nodes: Vec::new() }
+    /// A writer whose new values are named after the site's output.
+    pub(super) fn new(edits: &'e mut Edits, site: &Site) -> Self {
+        let prefix = format!("{}_ptq", site.output);
+        Self { edits, root_name: site.name.clone(), prefix, nodes: Vec::new() }
     }
 
     /// A fresh name ending in `part`.
@@ -51,10 +55,9 @@ impl<'e> Writer<'e> {
         output
     }
 
-    /// Adds a node whose output is the existing value `output`.
+    /// Adds the node that makes a result, under the name that waits for it: at first the site's.
     pub(super) fn last_node(&mut self, op_type: &str, inputs: &[&str], output: &str) {
-        let name = self.name(&op_type.to_lowercase());
-        self.nodes.push(node(op_type, &name, inputs.iter().copied(), [output]));
+        self.nodes.push(node(op_type, &self.root_name, inputs.iter().copied(), [output]));
     }
 
     /// QuantizeLinear and DequantizeLinear of `x`, with constants of their own.

@@ -16,7 +16,7 @@ pub struct SiteInfo {
     pub op: &'static str,
     /// The values that enter in float, before anything is bounded, scaled or rounded: A, then B unless it is a weight.
     pub inputs: Vec<String>,
-    /// The value that comes out in float (a Conv's with its bias, a MatMul's without).
+    /// The value that comes out in float (a Conv's and a classifier's with the bias, another MatMul's without).
     pub output: String,
     /// k of A. Where the file bounds nothing before QuantizeLinear it is 8.
     pub a_bits: Bits,
@@ -40,8 +40,8 @@ pub(super) struct Site {
 
 /// A matrix product of quantized operands.
 pub(super) enum Product {
-    /// `A[…, K] · W[K, N]`.
-    Linear { a: Quantizer, weight: Weight },
+    /// `A[…, K] · W[K, N]`; where there is a bias, `A[M, K] · W + b`.
+    Linear { a: Quantizer, weight: Weight, bias: Option<Vec<f32>> },
     /// `A[…, M, K] · B[…, K, N]`, both computed at run time, with one quantizer each or one for each head (axis 1 of 4).
     Heads { a: Vec<Quantizer>, b: Vec<Quantizer> },
     /// A convolution whose stride is its kernel: `A[N, C, H, W]` cut into patches, times `W[C·kh·kw, M]`, plus the bias.

@@ -13,6 +13,8 @@ pub(super) struct Linear {
     b: PackedB,
     /// `unit_A · Δ_W`, one or one a column.
     steps: Vec<f32>,
+    /// `b[N]`; it comes with an `x` of two axes.
+    bias: Option<Vec<f32>>,
 }
 
 impl Linear {
@@ -24,7 +26,11 @@ impl Linear {
                 format!("sums over {} codes overflow", weight.k),
             ));
         }
-        Ok(Self { a, b, steps: weight.scales.iter().map(|scale| a.unit() * scale).collect() })
+        Ok(Self { a, b, steps: weight.scales.iter().map(|scale| a.unit() * scale).collect(), bias: None })
+    }
+
+    pub(super) fn with_bias(self, bias: Option<Vec<f32>>) -> Self {
+        Self { bias, ..self }
     }
 
     pub(super) fn k(&self) -> usize {
@@ -37,6 +43,7 @@ impl Linear {
 
     pub(super) fn output_shape(&self, x: &[TDim]) -> TractResult<TVec<TDim>> {
         let Some((k, rows)) = x.split_last() else { bail!("a scalar times a weight") };
+        ensure!(self.bias.is_none() || x.len() == 2, "a bias of three axes for {} axes", x.len());
         ensure!(*k == self.k().to_dim(), "{k} columns times a weight of {} rows", self.k());
         Ok(rows.iter().cloned().chain([self.n().to_dim()]).collect())
     }
@@ -53,6 +60,9 @@ impl Linear {
     pub(super) fn rows(&self, x: &[f32]) -> Vec<f32> {
         let mut out = vec![0.0; x.len() / self.k() * self.n()];
         multiply(self.a, x, &self.b, &self.steps, &mut out);
+        for row in out.chunks_exact_mut(self.n()).filter(|_| self.bias.is_some()) {
+            row.iter_mut().zip(self.bias.iter().flatten()).for_each(|(out, b)| *out += b);
+        }
         out
     }
 }

@@ -58,7 +58,7 @@ impl Reader<'_> {
             op: "TwinGeluMatMul",
             inputs: vec![x.clone()],
             nodes: vec![],
-            product: Product::Linear { a, weight },
+            product: Product::Linear { a, weight, bias: None },
         })
     }
 

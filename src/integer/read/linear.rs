@@ -1,9 +1,9 @@
 //! Products with a constant weight: uniform linear layers, the post-GELU twin as plain nodes, the patch convolution.
 
 use super::operand::Pair;
-use super::{Found, Reader, operands};
+use super::{Found, Reader, operands, orders};
 use crate::integer::site::{Product, Weight, widths};
-use crate::onnx::{NodeId, NodeProto};
+use crate::onnx::{NodeId, NodeProto, tensor};
 use crate::quant::{MAX_SHIFT, Quantizer, Scale, TwinScale};
 use crate::{Error, Result};
 
@@ -22,7 +22,7 @@ impl Reader<'_> {
                     op: "MatMul",
                     inputs: vec![left.value],
                     nodes: left.nodes.into_iter().chain([id]).collect(),
-                    product: Product::Linear { a: left.quantizers[0], weight },
+                    product: Product::Linear { a: left.quantizers[0], weight, bias: None },
                 }))
             }
             (Some(left), Some(right), None) => {
@@ -36,6 +36,30 @@ impl Reader<'_> {
             }
             _ => Err(Error::unsupported(node.label(), "only one of its operands is quantized")),
         }
+    }
+
+    /// `Squeeze(MatMul(QDQ(x[M, K]), DQ(W)) + b[1, 1, N], axes 0)`: a classifier with its bias.
+    pub(super) fn classifier(&self, node: &NodeProto) -> Result<Option<Found>> {
+        let [sum, axes] = node.input.as_slice() else { return Ok(None) };
+        let first_axis = self.graph.constant(axes).and_then(|axes| tensor::i64s(axes).ok());
+        let Some((add, terms)) = self.binary(sum, "Add").filter(|_| first_axis == Some(vec![0])) else {
+            return Ok(None);
+        };
+        for [product, bias] in orders(terms) {
+            let (Some((id, matmul)), Some((dims, values))) = (self.made_by(product, "MatMul"), self.floats(bias))
+            else {
+                continue;
+            };
+            let Some(mut found) = self.matmul(matmul)? else { continue };
+            if let Product::Linear { weight, bias, .. } = &mut found.product
+                && dims[..] == [1, 1, weight.n]
+            {
+                *bias = Some(values);
+                found.nodes.extend([id, add]);
+                return Ok(Some(found));
+            }
+        }
+        Ok(None)
     }
 
     fn no_head_scales(node: &NodeProto, scaled: bool) -> Result<()> {
@@ -98,7 +122,7 @@ impl Reader<'_> {
             op: "TwinGeluMatMul",
             inputs: vec![x.to_string()],
             nodes: nodes.chain([low_id, high_id]).collect(),
-            product: Product::Linear { a, weight },
+            product: Product::Linear { a, weight, bias: None },
         }))
     }
 

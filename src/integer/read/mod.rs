@@ -66,6 +66,7 @@ impl<'m> Reader<'m> {
                 twin => twin,
             },
             "Add" if node.is_op("Add") => self.twin_gelu(node)?,
+            "Squeeze" if node.is_op("Squeeze") => self.classifier(node)?,
             "MatMul" if node.is_op("MatMul") => self.matmul(node)?,
             "Conv" if node.is_op("Conv") => self.conv(node)?,
             _ => None,
@@ -74,7 +75,7 @@ impl<'m> Reader<'m> {
         let output = node.output[0].clone();
         let name = if node.name().is_empty() { output.clone() } else { node.name().to_string() };
         let (a, b_bits, b_scales) = match &found.product {
-            Product::Linear { a, weight } | Product::Conv { a, weight, .. } => {
+            Product::Linear { a, weight, .. } | Product::Conv { a, weight, .. } => {
                 (vec![*a], weight.bits(), weight.scales.clone())
             }
             Product::Heads { a, b } => (a.clone(), b[0].bits(), b.iter().map(|q| q.unit()).collect()),
