@@ -50,12 +50,34 @@ pub struct SiteScales {
     pub loss: f64,
 }
 
+impl SiteScales {
+    /// Has it scales, of one kind and width, and is the coarse step of a post-softmax twin what it must be?
+    fn is_sound(&self) -> bool {
+        let alike = |a: &Quantizer| {
+            let softmax = match a {
+                Quantizer::TwinSoftmax { scale, bits } => scale.coarse() * bits.half() as f32 == 1.0,
+                _ => true,
+            };
+            let first = &self.a[0];
+            softmax && a.bits() == first.bits() && std::mem::discriminant(a) == std::mem::discriminant(first)
+        };
+        (1..=8).contains(&self.a_rank) && !self.a.is_empty() && !self.b.is_empty() && self.a.iter().all(alike)
+    }
+}
+
 impl Calibration {
     /// Reads a file that [`write`](Self::write) made.
     pub fn read(path: &Path) -> Result<Self> {
         let text = std::fs::read(path).map_err(|e| Error::io(path, e))?;
-        serde_json::from_slice(&text)
-            .map_err(|e| Error::data(path.display(), format!("not a calibration file of this version: {e}")))
+        let read: Self = serde_json::from_slice(&text)
+            .map_err(|e| Error::data(path.display(), format!("not a calibration file of this version: {e}")))?;
+        match read.sites.iter().find(|site| !site.is_sound()) {
+            Some(site) => {
+                let why = format!("the scales of site `{}` contradict each other", site.name);
+                Err(Error::data(path.display(), why))
+            }
+            None => Ok(read),
+        }
     }
 
     /// Writes it as JSON, whole or not at all.

@@ -99,8 +99,15 @@ impl From<Scale> for f32 {
 pub struct TwinScale {
     /// Δ of range R1.
     pub fine: Scale,
-    /// m ≥ 0.
+    /// m, from 0 to [`MAX_SHIFT`].
+    #[serde(deserialize_with = "shift_in_range")]
     pub shift: u8,
+}
+
+fn shift_in_range<'de, D: serde::Deserializer<'de>>(from: D) -> Result<u8, D::Error> {
+    let shift = u8::deserialize(from)?;
+    let too_large = || serde::de::Error::custom(format!("shift {shift}: expected 0 to {MAX_SHIFT}"));
+    if shift <= MAX_SHIFT { Ok(shift) } else { Err(too_large()) }
 }
 
 impl TwinScale {
