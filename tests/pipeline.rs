@@ -39,7 +39,8 @@ fn calibrated(model: &Model, plan: &Plan, options: &Options) -> Calibration {
 }
 
 fn classes(logits: &ArrayD<f32>) -> Vec<usize> {
-    let best = |row: ndarray::ArrayView1<f32>| (0..row.len()).fold(0, |b, i| if row[i] > row[b] { i } else { b });
+    let best =
+        |row: ndarray::ArrayView1<f32>| (0..row.len()).fold(0, |b, i| if row[i] > row[b] { i } else { b });
     logits.rows().into_iter().map(best).collect()
 }
 
@@ -57,7 +58,8 @@ fn accuracy(model: &Model, quantized: &Model) -> (f64, f64, f64) {
     let float = classes(&ndarray::concatenate(Axis(0), &views).unwrap());
     let quantized = classes(&Runner::new(quantized).unwrap().run(&pictures.view()).unwrap());
     let labels: Vec<usize> = test.labels.unwrap().iter().map(|&l| l as usize).collect();
-    let share = |a: &[usize], b: &[usize]| a.iter().zip(b).filter(|(a, b)| a == b).count() as f64 / a.len() as f64;
+    let share =
+        |a: &[usize], b: &[usize]| a.iter().zip(b).filter(|(a, b)| a == b).count() as f64 / a.len() as f64;
     (share(&float, &quantized), share(&float, &labels), share(&quantized, &labels))
 }
 
@@ -68,8 +70,11 @@ fn every_exporter_has_the_same_sites() {
         (2, EXPORTS.iter().map(|e| format!("digits_vit_{e}")).collect::<Vec<_>>()),
         (12, vec!["depth12_ts17".into(), "depth12_dynamo18".into()]),
     ] {
-        let expected: Vec<&str> =
-            ["patch"].into_iter().chain(std::iter::repeat_n(block, depth).flatten()).chain(["head"]).collect();
+        let expected: Vec<&str> = ["patch"]
+            .into_iter()
+            .chain(std::iter::repeat_n(block, depth).flatten())
+            .chain(["head"])
+            .collect();
         for name in names {
             let (_, plan) = fixture(&name);
             let kinds: Vec<&str> = plan.sites.iter().map(|site| site.kind.name()).collect();
@@ -77,7 +82,9 @@ fn every_exporter_has_the_same_sites() {
             for site in &plan.sites {
                 match site.kind.name() {
                     "values" => assert_eq!(site.a_kind, LeftSource::Softmax, "{name} {}", site.name),
-                    "fc2" => assert!(matches!(site.a_kind, LeftSource::Activation(_)), "{name} {}", site.name),
+                    "fc2" => {
+                        assert!(matches!(site.a_kind, LeftSource::Activation(_)), "{name} {}", site.name)
+                    }
                     _ => assert_eq!(site.a_kind, LeftSource::Plain, "{name} {}", site.name),
                 }
             }
@@ -187,7 +194,8 @@ fn an_emitted_block_looks_so() {
     let calibration = calibrated(&model, &plan, &options(8, 8));
     for (name, form) in [("function", TwinForm::Function), ("inline", TwinForm::Inline)] {
         let text = dump(&export(&model, &plan, &calibration, form).unwrap());
-        let of_block = |line: &&str| line.contains("blocks.0") && line.contains("_ptq") && line.contains(" = ");
+        let of_block =
+            |line: &&str| line.contains("blocks.0") && line.contains("_ptq") && line.contains(" = ");
         let without_attributes = |line: &str| {
             let (before, after) = line.split_once('<').unwrap_or((line, ""));
             let after = after.rsplit_once('>').map_or("", |(_, after)| after);

@@ -69,8 +69,9 @@ impl Calibration {
     /// Reads a file that [`write`](Self::write) made.
     pub fn read(path: &Path) -> Result<Self> {
         let text = std::fs::read(path).map_err(|e| Error::io(path, e))?;
-        let read: Self = serde_json::from_slice(&text)
-            .map_err(|e| Error::data(path.display(), format!("not a calibration file of this version: {e}")))?;
+        let read: Self = serde_json::from_slice(&text).map_err(|e| {
+            Error::data(path.display(), format!("not a calibration file of this version: {e}"))
+        })?;
         match read.sites.iter().find(|site| !site.is_sound()) {
             Some(site) => {
                 let why = format!("the scales of site `{}` contradict each other", site.name);
@@ -103,7 +104,9 @@ impl Calibration {
             return Err(Error::data("calibration", "it was made for another model"));
         }
         match plan.sites.iter().find(|site| self.site(&site.name).is_none()) {
-            Some(site) => Err(Error::data("calibration", format!("it has no scales for site `{}`", site.name))),
+            Some(site) => {
+                Err(Error::data("calibration", format!("it has no scales for site `{}`", site.name)))
+            }
             None => Ok(()),
         }
     }

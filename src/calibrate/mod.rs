@@ -58,7 +58,8 @@ pub fn calibrate(
     let groups = recorder.groups(RECORD_BUDGET)?;
     let mut sites = Vec::with_capacity(plan.sites.len());
     for (i, group) in groups.iter().enumerate() {
-        let part = if groups.len() == 1 { String::new() } else { format!(" (part {} of {})", i + 1, groups.len()) };
+        let part =
+            if groups.len() == 1 { String::new() } else { format!(" (part {} of {})", i + 1, groups.len()) };
         progress.stage(&format!("record values and gradients{part}"), recorder.chunks);
         let records = recorder.record(group.clone(), progress)?;
         progress.stage(&format!("search scales{part}"), group.len());

@@ -14,7 +14,9 @@ use crate::{Error, Result};
 pub(super) fn solve(graph: &Graph, site: &Site, record: SiteRecord, options: &Options) -> Result<SiteScales> {
     let a_kind = match site.a_kind {
         LeftSource::Softmax if options.softmax_twin => LeftKind::TwinSoftmax,
-        LeftSource::Activation(function) if options.gelu_twin => LeftKind::TwinGelu { reach: function.reach() },
+        LeftSource::Activation(function) if options.gelu_twin => {
+            LeftKind::TwinGelu { reach: function.reach() }
+        }
         _ => LeftKind::Uniform,
     };
     let a_rank = record.a[0].ndim();
@@ -52,24 +54,35 @@ fn linear(
     let place = || format!("site `{}`", site.name);
     let constant = graph.constant(value).ok_or_else(|| Error::model(place(), "its weight is no constant"))?;
     let dims = tensor::shape(constant);
-    let weight = ArrayD::from_shape_vec(dims.clone(), tensor::f32s(constant)?).map_err(|e| Error::model(place(), e))?;
+    let weight = ArrayD::from_shape_vec(dims.clone(), tensor::f32s(constant)?)
+        .map_err(|e| Error::model(place(), e))?;
     let b = weight_matrix(weight, layout).map_err(|e| Error::model(place(), e))?;
     let n = b.ncols();
     let groups = match options.weights {
         WeightScales::PerChannel => (0..n).map(|c| c..c + 1).collect(),
-        WeightScales::PerTensor if qkv && n.is_multiple_of(3) => (0..3).map(|i| i * n / 3..(i + 1) * n / 3).collect(),
+        WeightScales::PerTensor if qkv && n.is_multiple_of(3) => {
+            (0..3).map(|i| i * n / 3..(i + 1) * n / 3).collect()
+        }
         WeightScales::PerTensor => std::iter::once(0..n).collect(),
     };
     let conv = layout == WeightLayout::Conv;
     let to_rows = |x: ArrayD<f32>| if conv { patches(&x.view(), &dims[2..]) } else { rows(x) };
-    let a: Vec<Array2<f32>> = record.a.into_iter().map(to_rows).collect::<Result<_, _>>().map_err(|e| Error::model(place(), e))?;
+    let a: Vec<Array2<f32>> =
+        record.a.into_iter().map(to_rows).collect::<Result<_, _>>().map_err(|e| Error::model(place(), e))?;
     let to_rows = |x: ArrayD<f32>| if conv { patches(&x.view(), &[1, 1]) } else { rows(x) };
-    let curvature: Vec<Array2<f32>> =
-        record.curvature.into_iter().map(to_rows).collect::<Result<_, _>>().map_err(|e| Error::model(place(), e))?;
+    let curvature: Vec<Array2<f32>> = record
+        .curvature
+        .into_iter()
+        .map(to_rows)
+        .collect::<Result<_, _>>()
+        .map_err(|e| Error::model(place(), e))?;
     let agree = a.iter().all(|a| a.ncols() == b.nrows())
         && a.iter().zip(&curvature).all(|(a, c)| c.dim() == (a.nrows(), n));
     if !agree {
-        return Err(Error::model(place(), format!("operands {:?} and {:?} do not multiply", a[0].dim(), b.dim())));
+        return Err(Error::model(
+            place(),
+            format!("operands {:?} and {:?} do not multiply", a[0].dim(), b.dim()),
+        ));
     }
     Ok(Problem { a, a_kind: LeftKind::Uniform, b: Right::Weight(b), groups, curvature })
 }
@@ -96,7 +109,9 @@ fn attention(site: &Site, record: SiteRecord) -> Result<Vec<Problem>> {
     let (a, b, mut curvature) = (per_head(record.a)?, per_head(record.b)?, per_head(record.curvature)?);
     curvature.resize_with(a.len(), Vec::new);
     let agree = a.len() == b.len()
-        && a.iter().zip(&b).all(|(a, b)| a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.ncols() == b.nrows()));
+        && a.iter()
+            .zip(&b)
+            .all(|(a, b)| a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.ncols() == b.nrows()));
     if !agree {
         return Err(Error::unsupported(format!("site `{}`", site.name), "attention operands that broadcast"));
     }
@@ -108,11 +123,16 @@ fn attention(site: &Site, record: SiteRecord) -> Result<Vec<Problem>> {
 }
 
 /// A weight as `[K, N]`.
-pub(crate) fn weight_matrix(weight: ArrayD<f32>, layout: WeightLayout) -> Result<Array2<f32>, ndarray::ShapeError> {
+pub(crate) fn weight_matrix(
+    weight: ArrayD<f32>,
+    layout: WeightLayout,
+) -> Result<Array2<f32>, ndarray::ShapeError> {
     let outputs = weight.shape()[0];
     Ok(match layout {
         WeightLayout::Kn => weight.into_dimensionality()?,
-        WeightLayout::Nk => weight.into_dimensionality::<Ix2>()?.reversed_axes().as_standard_layout().into_owned(),
+        WeightLayout::Nk => {
+            weight.into_dimensionality::<Ix2>()?.reversed_axes().as_standard_layout().into_owned()
+        }
         WeightLayout::Conv => {
             let taps = weight.len() / outputs.max(1);
             let flat = weight.into_shape_with_order((outputs, taps))?;

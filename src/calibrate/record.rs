@@ -112,13 +112,17 @@ impl Recorder<'_> {
         }
         if self.options.metric == Metric::Hessian {
             let outputs: Vec<&str> = sites.iter().map(|site| site.output.as_str()).collect();
-            let seeds =
-                self.options.gradient.seeds(&recorded.output()?.to_owned(), self.options.seed, chunk as u64)?;
+            let seeds = self.options.gradient.seeds(
+                &recorded.output()?.to_owned(),
+                self.options.seed,
+                chunk as u64,
+            )?;
             let share = 1.0 / seeds.len() as f32;
             for seed in seeds {
                 let gradients = recorded.gradients(seed, &outputs)?;
                 for ((record, site), gradient) in records.iter_mut().zip(sites).zip(gradients) {
-                    let squared = finite(gradient, &site.name, "its gradient", chunk)?.mapv_into(|g| g * g * share);
+                    let squared =
+                        finite(gradient, &site.name, "its gradient", chunk)?.mapv_into(|g| g * g * share);
                     match record.curvature.first_mut() {
                         Some(sum) => *sum += &squared,
                         None => record.curvature.push(squared),
@@ -134,7 +138,9 @@ fn finite(values: ArrayD<f32>, site: &str, what: &str, chunk: usize) -> Result<A
     match values.iter().find(|x| !x.is_finite()) {
         Some(x) => Err(Error::data(
             format!("site `{site}`"),
-            format!("`{what}` is not finite ({x}) for batch {chunk} of the calibration set: the float model overflows"),
+            format!(
+                "`{what}` is not finite ({x}) for batch {chunk} of the calibration set: the float model overflows"
+            ),
         )),
         None => Ok(values),
     }

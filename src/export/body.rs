@@ -1,8 +1,8 @@
 //! One recipe, two forms: the nodes of a twin in the main graph, or in the body of a model-local function.
 
 use super::writer::{Writer, zero_tensor};
-use crate::onnx::proto::attribute_proto::AttributeType;
 use crate::onnx::node::node;
+use crate::onnx::proto::attribute_proto::AttributeType;
 use crate::onnx::{AttributeProto, NodeProto, tensor};
 
 /// Where the nodes of a recipe go, and where its constants come from.
@@ -16,7 +16,8 @@ pub(super) trait Body {
     /// A zero point.
     fn zero_point(&mut self, name: &str, unsigned: bool) -> String;
     /// A node; its output is named after `name`.
-    fn node(&mut self, op_type: &str, inputs: &[&str], name: &str, attributes: Vec<AttributeProto>) -> String;
+    fn node(&mut self, op_type: &str, inputs: &[&str], name: &str, attributes: Vec<AttributeProto>)
+    -> String;
     /// The last node, which makes the recipe's output.
     fn output(&mut self, op_type: &str, inputs: &[&str], output: &str);
 }
@@ -38,7 +39,13 @@ impl Body for Writer<'_> {
         Writer::zero_point(self, name, None, unsigned)
     }
 
-    fn node(&mut self, op_type: &str, inputs: &[&str], name: &str, attributes: Vec<AttributeProto>) -> String {
+    fn node(
+        &mut self,
+        op_type: &str,
+        inputs: &[&str],
+        name: &str,
+        attributes: Vec<AttributeProto>,
+    ) -> String {
         let output = Writer::node(self, op_type, inputs, name);
         self.nodes.last_mut().expect("one was just added").attribute = attributes;
         output
@@ -78,7 +85,10 @@ impl Body for FunctionBody {
         let flat = self.reference(&format!("{name}_flat"), name, "value_floats", AttributeType::Floats);
         let shape = "head_shape".to_string();
         if !self.nodes.iter().any(|n| n.name() == shape) {
-            self.constant(&shape, AttributeProto::tensor("value", tensor::from_i64("", &[4], &[1, -1, 1, 1])));
+            self.constant(
+                &shape,
+                AttributeProto::tensor("value", tensor::from_i64("", &[4], &[1, -1, 1, 1])),
+            );
         }
         Body::node(self, "Reshape", &[&flat, &shape], name, vec![])
     }
@@ -92,7 +102,13 @@ impl Body for FunctionBody {
         self.constant(&format!("{name}_zero_point"), AttributeProto::tensor("value", zero))
     }
 
-    fn node(&mut self, op_type: &str, inputs: &[&str], name: &str, attributes: Vec<AttributeProto>) -> String {
+    fn node(
+        &mut self,
+        op_type: &str,
+        inputs: &[&str],
+        name: &str,
+        attributes: Vec<AttributeProto>,
+    ) -> String {
         let mut made = node(op_type, name, inputs.iter().copied(), [name]);
         made.attribute = attributes;
         self.nodes.push(made);

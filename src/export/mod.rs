@@ -45,7 +45,8 @@ pub fn export(model: &Model, plan: &Plan, calibration: &Calibration, form: TwinF
     let mut functions = twins::Functions::default();
     for site in &plan.sites {
         let scales = calibration.site(&site.name).expect("check_fits found every site");
-        let mut emitter = sites::Emitter { graph: &graph, edits: &mut edits, functions: &mut functions, form };
+        let mut emitter =
+            sites::Emitter { graph: &graph, edits: &mut edits, functions: &mut functions, form };
         emitter.emit(site, scales)?;
     }
     functions.define(graph.opset(), &mut edits);
@@ -74,7 +75,8 @@ fn metadata(calibration: &Calibration) -> Vec<StringStringEntryProto> {
         ("float_model_sha256", calibration.provenance.model_sha256.clone()),
         ("scales", json(serde_json::to_string(&calibration.sites))),
     ];
-    let entry = |(key, value)| StringStringEntryProto { key: Some(format!("ptq4vit.{key}")), value: Some(value) };
+    let entry =
+        |(key, value)| StringStringEntryProto { key: Some(format!("ptq4vit.{key}")), value: Some(value) };
     entries.into_iter().map(entry).collect()
 }
 
@@ -91,8 +93,11 @@ impl WeightCodes {
         use crate::onnx::tensor;
         use crate::plan::WeightLayout;
         let place = || format!("site `{}`", site.name);
-        let RightOperand::Weight { value, layout, qkv } = &site.b else { unreachable!("the site has a weight") };
-        let constant = graph.constant(value).ok_or_else(|| Error::model(place(), "its weight is no constant"))?;
+        let RightOperand::Weight { value, layout, qkv } = &site.b else {
+            unreachable!("the site has a weight")
+        };
+        let constant =
+            graph.constant(value).ok_or_else(|| Error::model(place(), "its weight is no constant"))?;
         let weight = ArrayD::from_shape_vec(tensor::shape(constant), tensor::f32s(constant)?)
             .map_err(|e| Error::model(place(), e))?;
         // Output channels last, as the columns of B are.
@@ -107,13 +112,21 @@ impl WeightCodes {
             1 => vec![scales.b[0].get(); n],
             3 if *qkv && n.is_multiple_of(3) => (0..n).map(|c| scales.b[c / (n / 3)].get()).collect(),
             len if len == n => scales.b.iter().map(|s| s.get()).collect(),
-            len => return Err(Error::data(place(), format!("the calibration has {len} weight scales for {n} channels"))),
+            len => {
+                return Err(Error::data(
+                    place(),
+                    format!("the calibration has {len} weight scales for {n} channels"),
+                ));
+            }
         };
         let quantizers: Vec<Quantizer> = per_channel
             .iter()
-            .map(|&delta| Ok(Quantizer::Uniform { scale: crate::quant::Scale::new(delta)?, bits: scales.b_bits }))
+            .map(|&delta| {
+                Ok(Quantizer::Uniform { scale: crate::quant::Scale::new(delta)?, bits: scales.b_bits })
+            })
             .collect::<Result<_>>()?;
-        let codes = matrix.indexed_iter().map(|(at, &w)| quantizers[at[channel_axis]].code(w) as i8).collect();
+        let codes =
+            matrix.indexed_iter().map(|(at, &w)| quantizers[at[channel_axis]].code(w) as i8).collect();
         let shared = scales.b.len() == 1;
         Ok(Self {
             codes,

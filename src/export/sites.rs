@@ -123,7 +123,14 @@ impl Emitter<'_, '_> {
                 .iter()
                 .map(|a| Ok(Scale::new(uniform(site, *a)?.0).expect("it was one")))
                 .collect::<Result<_>>()?;
-            let a = per_head_qdq(&mut w, &site.a, "a", &a_scales, scales.a[0].bits().half(), scales.a[0].bits().get());
+            let a = per_head_qdq(
+                &mut w,
+                &site.a,
+                "a",
+                &a_scales,
+                scales.a[0].bits().half(),
+                scales.a[0].bits().get(),
+            );
             let b = per_head_qdq(&mut w, b, "b", &scales.b, scales.b_bits.half(), scales.b_bits.get());
             let product = w.node("MatMul", &[&a, &b], "mm");
             let both: Vec<f32> = a_scales.iter().zip(&scales.b).map(|(a, b)| a.get() * b.get()).collect();
@@ -154,7 +161,10 @@ impl Emitter<'_, '_> {
                 None => Ok(None),
                 Some(c) => match values(c) {
                     Some(values) => Ok(Some(Bias::OfGemm(values?))),
-                    None => Err(Error::unsupported(format!("site `{}`", site.name), "the bias of this Gemm is no row of constants")),
+                    None => Err(Error::unsupported(
+                        format!("site `{}`", site.name),
+                        "the bias of this Gemm is no row of constants",
+                    )),
                 },
             };
         }
@@ -190,14 +200,20 @@ fn flat_bias(w: &mut Writer, product: &str, bias: &str, output: &str) {
 fn one(site: &Site, quantizers: &[Quantizer]) -> Result<Quantizer> {
     match quantizers {
         [quantizer] => Ok(*quantizer),
-        _ => Err(Error::data(format!("site `{}`", site.name), "the calibration has scales by head for a linear layer")),
+        _ => Err(Error::data(
+            format!("site `{}`", site.name),
+            "the calibration has scales by head for a linear layer",
+        )),
     }
 }
 
 /// Δ, and below 8 bits the bounds `[−2^(k−1)·Δ, (2^(k−1)−1)·Δ]`.
 fn uniform(site: &Site, quantizer: Quantizer) -> Result<(f32, Option<[f32; 2]>)> {
     let Quantizer::Uniform { scale, bits } = quantizer else {
-        return Err(Error::data(format!("site `{}`", site.name), "the calibration has a twin of the wrong kind for it"));
+        return Err(Error::data(
+            format!("site `{}`", site.name),
+            "the calibration has a twin of the wrong kind for it",
+        ));
     };
     let half = bits.half() as f32;
     let bounds = [-half * scale.get(), (half - 1.0) * scale.get()];
@@ -214,13 +230,27 @@ fn clipped(w: &mut Writer, x: &str, part: &str, bounds: Option<[f32; 2]>) -> Str
 
 /// Bounds (below 8 bits), `x/Δ_h`, Q and DQ by 1. The bounds come before the division: OpenVINO 2026.4 computes a clamp
 /// between a division by `[1, H, 1, 1]` and QuantizeLinear wrong when the batch is dynamic.
-pub(super) fn per_head_qdq(w: &mut Writer, x: &str, part: &str, scales: &[Scale], half: i32, bits: u8) -> String {
+pub(super) fn per_head_qdq(
+    w: &mut Writer,
+    x: &str,
+    part: &str,
+    scales: &[Scale],
+    half: i32,
+    bits: u8,
+) -> String {
     let divided = per_head_units(w, x, part, scales, half, bits);
     w.qdq(&divided, part, 1.0, false)
 }
 
 /// `x/Δ_h`, bounded below 8 bits.
-pub(super) fn per_head_units(w: &mut Writer, x: &str, part: &str, scales: &[Scale], half: i32, bits: u8) -> String {
+pub(super) fn per_head_units(
+    w: &mut Writer,
+    x: &str,
+    part: &str,
+    scales: &[Scale],
+    half: i32,
+    bits: u8,
+) -> String {
     let mut x = x.to_string();
     if bits < 8 {
         let times = |code: i32| scales.iter().map(|s| code as f32 * s.get()).collect::<Vec<f32>>();

@@ -7,8 +7,8 @@
 use super::body::{Body, FunctionBody};
 use super::writer::Writer;
 use super::{DOMAIN, TwinForm};
-use crate::onnx::proto::OperatorSetIdProto;
 use crate::onnx::node::node;
+use crate::onnx::proto::OperatorSetIdProto;
 use crate::onnx::{AttributeProto, Edits, FunctionProto};
 use crate::quant::{Bits, Quantizer, Scale};
 
@@ -160,7 +160,9 @@ impl TwinSoftmax {
     pub(super) fn new(quantizers: &[Quantizer], v: &[Scale], v_bits: Bits) -> Self {
         let mut twin = Self { v_bits: v_bits.get(), ..Self::default() };
         for quantizer in quantizers {
-            let Quantizer::TwinSoftmax { scale, bits } = quantizer else { panic!("expected a post-softmax twin") };
+            let Quantizer::TwinSoftmax { scale, bits } = quantizer else {
+                panic!("expected a post-softmax twin")
+            };
             twin.bits = bits.get();
             twin.fine.push(scale.fine.get());
             twin.shift.push(scale.shift.into());

@@ -1,8 +1,8 @@
 //! Fresh names, constants and Q/DQ pairs of one site.
 
 use crate::onnx::node::node;
-use crate::plan::Site;
 use crate::onnx::{DataType, Edits, NodeProto, TensorProto, tensor};
+use crate::plan::Site;
 
 /// Collects the nodes that stand for one site.
 pub(super) struct Writer<'e> {

@@ -46,7 +46,8 @@ impl Reader<'_> {
             return Ok(None);
         };
         for [product, bias] in orders(terms) {
-            let (Some((id, matmul)), Some((dims, values))) = (self.made_by(product, "MatMul"), self.floats(bias))
+            let (Some((id, matmul)), Some((dims, values))) =
+                (self.made_by(product, "MatMul"), self.floats(bias))
             else {
                 continue;
             };
