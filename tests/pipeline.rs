@@ -83,7 +83,7 @@ fn every_exporter_has_the_same_sites() {
                 match site.kind.name() {
                     "values" => assert_eq!(site.a_kind, LeftSource::Softmax, "{name} {}", site.name),
                     "fc2" => {
-                        assert!(matches!(site.a_kind, LeftSource::Activation(_)), "{name} {}", site.name)
+                        assert!(matches!(site.a_kind, LeftSource::Activation(_)), "{name} {}", site.name);
                     }
                     _ => assert_eq!(site.a_kind, LeftSource::Plain, "{name} {}", site.name),
                 }
@@ -194,8 +194,11 @@ fn an_emitted_block_looks_so() {
     let calibration = calibrated(&model, &plan, &options(8, 8));
     for (name, form) in [("function", TwinForm::Function), ("inline", TwinForm::Inline)] {
         let text = dump(&export(&model, &plan, &calibration, form).unwrap());
-        let of_block =
-            |line: &&str| line.contains("blocks.0") && line.contains("_ptq") && line.contains(" = ");
+        let of_block = |line: &&str| {
+            line.contains("blocks.0")
+                && line.contains(" = ")
+                && ["_ptq", "ai.ptq4vit"].iter().any(|new| line.contains(new))
+        };
         let without_attributes = |line: &str| {
             let (before, after) = line.split_once('<').unwrap_or((line, ""));
             let after = after.rsplit_once('>').map_or("", |(_, after)| after);

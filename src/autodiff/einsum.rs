@@ -1,4 +1,4 @@
-//! EinSum of two float operands as batched matrix products, forward and backward.
+//! `EinSum` of two float operands as batched matrix products, forward and backward.
 
 use tract_core::internal::*;
 use tract_core::ops::einsum::EinSum;

@@ -148,7 +148,7 @@ fn inputs_of(node: &TypedNode, values: &[Option<TVec<TValue>>]) -> TVec<TValue> 
     node.inputs.iter().map(value).collect()
 }
 
-/// tract's own evaluation, but for EinSum, which tract computes one element at a time before it is optimized.
+/// tract's own evaluation, but for `EinSum`, which tract computes one element at a time before it is optimized.
 fn eval(node: &TypedNode, inputs: TVec<TValue>) -> Result<TVec<TValue>> {
     let outcome = match node.op_as::<EinSum>() {
         Some(op) if einsum::is_float(op, &inputs) => einsum::eval(op, &inputs).map(|v| tvec!(v)),

@@ -80,7 +80,7 @@ fn conv_case(op: Conv) -> Case {
 }
 
 fn cases() -> Vec<Case> {
-    let dims = |d: &[usize]| -> TVec<TDim> { d.iter().map(|d| d.to_dim()).collect() };
+    let dims = |d: &[usize]| -> TVec<TDim> { d.iter().map(tract_core::prelude::ToDim::to_dim).collect() };
     let to = |shape: &[usize]| MultiBroadcastTo { shape: ShapeFact::from_dims(dims(shape)) };
     let strided = StridedSlice {
         optional_axes_input: Some(3),

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Options, fingerprint};
+use super::{Options, fingerprint, hex_digest};
 use crate::onnx::Model;
 use crate::plan::Plan;
 use crate::quant::{Bits, Quantizer, Scale};
@@ -113,8 +113,7 @@ impl Calibration {
 
     /// SHA-256 of the scales, in hexadecimal: what the emitted file records.
     pub fn fingerprint(&self) -> String {
-        use sha2::{Digest, Sha256};
         let json = serde_json::to_vec(self).expect("plain data has a JSON form");
-        Sha256::digest(json).iter().map(|byte| format!("{byte:02x}")).collect()
+        hex_digest(&json)
     }
 }

@@ -79,5 +79,10 @@ pub fn calibrate(
 
 /// SHA-256 of the model as this library encodes it, in hexadecimal.
 fn fingerprint(model: &Model) -> String {
-    Sha256::digest(model.encode()).iter().map(|byte| format!("{byte:02x}")).collect()
+    hex_digest(&model.encode())
+}
+
+/// SHA-256 in hexadecimal.
+fn hex_digest(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
 }

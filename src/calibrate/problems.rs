@@ -10,6 +10,9 @@ use crate::onnx::{Graph, tensor};
 use crate::plan::{LeftSource, RightOperand, Site, WeightLayout};
 use crate::{Error, Result};
 
+/// What weighs the errors or makes an operand of one head, picture by picture.
+type Matrices = Vec<Array2<f32>>;
+
 /// Searches the scales of one site.
 pub(super) fn solve(graph: &Graph, site: &Site, record: SiteRecord, options: &Options) -> Result<SiteScales> {
     let a_kind = match site.a_kind {
@@ -67,10 +70,10 @@ fn linear(
     };
     let conv = layout == WeightLayout::Conv;
     let to_rows = |x: ArrayD<f32>| if conv { patches(&x.view(), &dims[2..]) } else { rows(x) };
-    let a: Vec<Array2<f32>> =
+    let a: Matrices =
         record.a.into_iter().map(to_rows).collect::<Result<_, _>>().map_err(|e| Error::model(place(), e))?;
     let to_rows = |x: ArrayD<f32>| if conv { patches(&x.view(), &[1, 1]) } else { rows(x) };
-    let curvature: Vec<Array2<f32>> = record
+    let curvature: Matrices = record
         .curvature
         .into_iter()
         .map(to_rows)
@@ -89,8 +92,8 @@ fn linear(
 
 /// An attention matmul `[N, H, M, K]·[N, H, K, N]`: a problem a head.
 fn attention(site: &Site, record: SiteRecord) -> Result<Vec<Problem>> {
-    let per_head = |arrays: Vec<ArrayD<f32>>| -> Result<Vec<Vec<Array2<f32>>>> {
-        let mut heads: Vec<Vec<Array2<f32>>> = Vec::new();
+    let per_head = |arrays: Vec<ArrayD<f32>>| -> Result<Vec<Matrices>> {
+        let mut heads: Vec<Matrices> = Vec::new();
         for array in arrays {
             if array.ndim() != 4 {
                 let why = format!("an attention operand has {} axes, expected [N, H, T, D]", array.ndim());
@@ -115,7 +118,7 @@ fn attention(site: &Site, record: SiteRecord) -> Result<Vec<Problem>> {
     if !agree {
         return Err(Error::unsupported(format!("site `{}`", site.name), "attention operands that broadcast"));
     }
-    let problem = |((a, b), curvature): ((Vec<Array2<f32>>, Vec<Array2<f32>>), _)| {
+    let problem = |((a, b), curvature): ((Matrices, Matrices), _)| {
         let groups = std::iter::once(0..b[0].ncols()).collect();
         Problem { a, a_kind: LeftKind::Uniform, b: Right::Activation(b), groups, curvature }
     };

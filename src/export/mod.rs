@@ -1,4 +1,4 @@
-//! Plan + Calibration → quantized ONNX: QDQ around integer-friendly MatMuls, twins as nodes of our own domain.
+//! Plan + Calibration → quantized ONNX: QDQ around integer-friendly `MatMuls`, twins as nodes of our own domain.
 //!
 //! Every shape of the output was chosen because stock runtimes turn it into integer kernels; `docs/emitted-file.md`
 //! lists the rules and what breaking each costs.
@@ -23,9 +23,9 @@ pub const DOMAIN: &str = "ai.ptq4vit";
 /// How the twin matmuls are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TwinForm {
-    /// As nodes of [`DOMAIN`], each defined by a model-local function: ONNX Runtime, TensorRT.
+    /// As nodes of [`DOMAIN`], each defined by a model-local function: ONNX Runtime, `TensorRT`.
     Function,
-    /// As standard nodes alone, the same arithmetic: for runtimes that read no functions, such as OpenVINO.
+    /// As standard nodes alone, the same arithmetic: for runtimes that read no functions, such as `OpenVINO`.
     Inline,
 }
 
@@ -106,7 +106,7 @@ impl WeightCodes {
             WeightLayout::Nk => (weight.reversed_axes().as_standard_layout().into_owned(), false),
             WeightLayout::Conv => (weight, true),
         };
-        let channel_axis = if is_conv { 0 } else { 1 };
+        let channel_axis = usize::from(!is_conv);
         let n = matrix.shape()[channel_axis];
         let per_channel: Vec<f32> = match scales.b.len() {
             1 => vec![scales.b[0].get(); n],

@@ -42,7 +42,7 @@ impl Emitter<'_, '_> {
         Ok(())
     }
 
-    /// `Q/DQ → MatMul(·, DQ(W)) → Add(b)`, or the post-GELU twin in place of the MatMul. The bias is a separate,
+    /// `Q/DQ → MatMul(·, DQ(W)) → Add(b)`, or the post-GELU twin in place of the `MatMul`. The bias is a separate,
     /// float Add of the activation's rank: anything else is fused to a float Gemm by ONNX Runtime.
     fn linear(&mut self, site: &Site, scales: &SiteScales) -> Result<()> {
         let weight = WeightCodes::of(self.graph, site, scales)?;
@@ -58,23 +58,20 @@ impl Emitter<'_, '_> {
             w.root_name = w.name("matmul");
         }
         let constants = weight_constants(&mut w, &weight, 1);
-        match quantizer {
-            Quantizer::TwinGelu { .. } => {
-                let twin = TwinGelu::new(quantizer);
-                let [codes, column_scales, zeros] = &constants;
-                let operands = [codes.as_str(), column_scales, zeros];
-                let axis = (weight.scales.len() > 1).then_some(1);
-                twin.write(&mut w, self.form, &site.a, operands, axis, &product);
-                self.functions.gelu |= self.form == TwinForm::Function;
-            }
-            _ => {
-                let (scale, bounds) = uniform(site, quantizer)?;
-                let x = clipped(&mut w, &site.a, "a", bounds);
-                let x = w.qdq(&x, "a", scale, false);
-                let [codes, column_scales, zeros] = &constants;
-                let b = dequantized_weight(&mut w, codes, column_scales, zeros, &weight, 1, "w_dq");
-                w.last_node("MatMul", &[&x, &b], &product);
-            }
+        if let Quantizer::TwinGelu { .. } = quantizer {
+            let twin = TwinGelu::new(quantizer);
+            let [codes, column_scales, zeros] = &constants;
+            let operands = [codes.as_str(), column_scales, zeros];
+            let axis = (weight.scales.len() > 1).then_some(1);
+            twin.write(&mut w, self.form, &site.a, operands, axis, &product);
+            self.functions.gelu |= self.form == TwinForm::Function;
+        } else {
+            let (scale, bounds) = uniform(site, quantizer)?;
+            let x = clipped(&mut w, &site.a, "a", bounds);
+            let x = w.qdq(&x, "a", scale, false);
+            let [codes, column_scales, zeros] = &constants;
+            let b = dequantized_weight(&mut w, codes, column_scales, zeros, &weight, 1, "w_dq");
+            w.last_node("MatMul", &[&x, &b], &product);
         }
         match bias {
             Some(Bias::OfGemm(values)) => {
@@ -228,8 +225,8 @@ fn clipped(w: &mut Writer, x: &str, part: &str, bounds: Option<[f32; 2]>) -> Str
     w.node("Clip", &[x, &low, &high], &format!("{part}_clip"))
 }
 
-/// Bounds (below 8 bits), `x/Δ_h`, Q and DQ by 1. The bounds come before the division: OpenVINO 2026.4 computes a clamp
-/// between a division by `[1, H, 1, 1]` and QuantizeLinear wrong when the batch is dynamic.
+/// Bounds (below 8 bits), `x/Δ_h`, Q and DQ by 1. The bounds come before the division: `OpenVINO` 2026.4 computes a clamp
+/// between a division by `[1, H, 1, 1]` and `QuantizeLinear` wrong when the batch is dynamic.
 pub(super) fn per_head_qdq(
     w: &mut Writer,
     x: &str,

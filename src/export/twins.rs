@@ -31,11 +31,15 @@ impl Functions {
     /// Adds the definitions to the model.
     pub(super) fn define(&self, opset: i64, edits: &mut Edits) {
         let mut add = |name: &str, inputs: &[&str], body: FunctionBody, unused: &[&str]| {
-            let attribute = body.attributes.into_iter().chain(unused.iter().map(|s| s.to_string())).collect();
+            let attribute = body
+                .attributes
+                .into_iter()
+                .chain(unused.iter().map(std::string::ToString::to_string))
+                .collect();
             edits.add_function(FunctionProto {
                 name: Some(name.into()),
                 domain: Some(DOMAIN.into()),
-                input: inputs.iter().map(|s| s.to_string()).collect(),
+                input: inputs.iter().map(std::string::ToString::to_string).collect(),
                 output: vec!["O".into()],
                 attribute,
                 node: body.nodes,
@@ -115,7 +119,7 @@ impl TwinGelu {
             AttributeProto::float("fine_min", self.fine_min),
             AttributeProto::float("coarse_max", self.coarse_max),
         ];
-        w.nodes.push(attributes.into_iter().fold(twin, |twin, a| twin.with(a)));
+        w.nodes.push(attributes.into_iter().fold(twin, super::super::onnx::proto::NodeProto::with));
     }
 
     /// R1 = the negative values by `fine`, R2 = the others by `coarse`.
@@ -183,7 +187,7 @@ impl TwinSoftmax {
         }
         let name = w.root_name.clone();
         let twin = node(SOFTMAX, &name, [p, v], [output]).in_domain(DOMAIN);
-        let attributes = [
+        let attributes = vec![
             AttributeProto::int("bits", self.bits.into()),
             AttributeProto::float_list("fine", &self.fine),
             AttributeProto::int_list("shift", &self.shift),
@@ -195,7 +199,7 @@ impl TwinSoftmax {
             AttributeProto::float_list("v_min", &self.v_min),
             AttributeProto::float_list("v_max", &self.v_max),
         ];
-        w.nodes.push(attributes.into_iter().fold(twin, |twin, a| twin.with(a)));
+        w.nodes.push(attributes.into_iter().fold(twin, super::super::onnx::proto::NodeProto::with));
     }
 
     /// In units of `r1_end` (a power of two a head) R1 is `[0, 1)`, whose step is then `coarse` for every head.

@@ -60,7 +60,7 @@ impl<'e> Writer<'e> {
         self.nodes.push(node(op_type, &self.root_name, inputs.iter().copied(), [output]));
     }
 
-    /// QuantizeLinear and DequantizeLinear of `x`, with constants of their own.
+    /// `QuantizeLinear` and `DequantizeLinear` of `x`, with constants of their own.
     pub(super) fn qdq(&mut self, x: &str, part: &str, scale: f32, unsigned: bool) -> String {
         let scale = self.scalar(&format!("{part}_scale"), scale);
         let zero_point = self.zero_point(part, None, unsigned);

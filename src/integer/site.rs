@@ -16,9 +16,9 @@ pub struct SiteInfo {
     pub op: &'static str,
     /// The values that enter in float, before anything is bounded, scaled or rounded: A, then B unless it is a weight.
     pub inputs: Vec<String>,
-    /// The value that comes out in float (a Conv's and a classifier's with the bias, another MatMul's without).
+    /// The value that comes out in float (a Conv's and a classifier's with the bias, another `MatMul`'s without).
     pub output: String,
-    /// k of A. Where the file bounds nothing before QuantizeLinear it is 8.
+    /// k of A. Where the file bounds nothing before `QuantizeLinear` it is 8.
     pub a_bits: Bits,
     /// k of B; of a weight, the smallest k that holds its codes.
     pub b_bits: Bits,

@@ -42,7 +42,7 @@ impl Activation {
 
 /// The function that makes `value`, and the name of its argument.
 pub(super) fn find(graph: &Graph, value: &str) -> Option<(Activation, String)> {
-    let found = [
+    [
         (gelu_erf(), Activation::Gelu),
         (gelu_tanh(), Activation::GeluTanh),
         (silu(), Activation::Silu),
@@ -50,8 +50,7 @@ pub(super) fn find(graph: &Graph, value: &str) -> Option<(Activation, String)> {
         (gelu_op(), gelu_op_kind(graph, value)),
     ]
     .into_iter()
-    .find_map(|(pattern, kind)| Some((kind, pattern.matches(graph, value)?.remove("x")?)));
-    found
+    .find_map(|(pattern, kind)| Some((kind, pattern.matches(graph, value)?.remove("x")?)))
 }
 
 fn x() -> Pattern {

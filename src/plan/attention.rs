@@ -55,7 +55,7 @@ pub(super) fn softmax_ahead<'g>(graph: &Graph<'g>, value: &str) -> Option<&'g No
     None
 }
 
-/// The MatMul, Gemm or Conv that makes `value` through layout, scale and bias.
+/// The `MatMul`, Gemm or Conv that makes `value` through layout, scale and bias.
 pub(super) fn product_behind(graph: &Graph, value: &str) -> Option<NodeId> {
     way_back(graph, value).last().copied().filter(|&id| is_product(graph.node(id)))
 }

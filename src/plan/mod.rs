@@ -25,7 +25,7 @@ pub struct Plan {
 pub struct Site {
     /// The node's name, or its output's where it has none.
     pub name: String,
-    /// The MatMul, Gemm or Conv.
+    /// The `MatMul`, Gemm or Conv.
     pub node: NodeId,
     /// Its place in the transformer.
     pub kind: SiteKind,
@@ -93,7 +93,7 @@ pub enum RightOperand {
 /// The axes of a weight.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WeightLayout {
-    /// `[K, N]`: MatMul, Gemm.
+    /// `[K, N]`: `MatMul`, Gemm.
     Kn,
     /// `[N, K]`: Gemm with `transB`.
     Nk,

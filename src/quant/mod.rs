@@ -1,6 +1,6 @@
 //! Scales, bit widths and quantizers: float ↔ code, written once (PTQ4ViT, Eqs. 2, 4 and 5).
 //!
-//! Rounding is half to even everywhere (ONNX QuantizeLinear), and `x/Δ` is a division. Codes are signed
+//! Rounding is half to even everywhere (ONNX `QuantizeLinear`), and `x/Δ` is a division. Codes are signed
 //! integers in units of the quantizer's smallest step, so that `value = code · unit` for every quantizer.
 
 mod packed;

@@ -91,7 +91,7 @@ impl File {
         name.into()
     }
 
-    /// QuantizeLinear and DequantizeLinear.
+    /// `QuantizeLinear` and `DequantizeLinear`.
     pub(crate) fn pair(&mut self, x: &str, prefix: &str, scale: f32, data_type: DataType) -> String {
         let scale = self.scalar(&format!("{prefix}_scale"), scale);
         let zero = self.zeros(&format!("{prefix}_zero_point"), &[], data_type);
@@ -143,7 +143,7 @@ impl File {
         ["p_w_q".into(), scale, zero]
     }
 
-    /// A DequantizeLinear of the weight.
+    /// A `DequantizeLinear` of the weight.
     pub(crate) fn dequantized(
         &mut self,
         [codes, scale, zero]: &[String; 3],

@@ -22,7 +22,7 @@ fn floats(rng: &mut ChaCha8Rng, len: usize, range: std::ops::Range<f32>) -> Vec<
     (0..len).map(|_| rng.random_range(range.clone())).collect()
 }
 
-/// QuantizeLinear with saturation at `low` and `high`, then DequantizeLinear, exactly.
+/// `QuantizeLinear` with saturation at `low` and `high`, then `DequantizeLinear`, exactly.
 fn qdq(x: f32, delta: f32, low: f32, high: f32) -> f64 {
     f64::from((x / delta).round_ties_even().clamp(low, high)) * f64::from(delta)
 }
@@ -53,13 +53,19 @@ fn check(op: Compute, inputs: &[(&[usize], &[f32])], expected: &[f64], case: &st
     let op = SiteOp { index: 0, compute: Arc::new(op) };
     let tensors: Vec<Tensor> =
         inputs.iter().map(|(shape, x)| Tensor::from_shape(shape, x).unwrap()).collect();
-    let dims: Vec<TVec<TDim>> =
-        inputs.iter().map(|(shape, _)| shape.iter().map(|d| d.to_dim()).collect()).collect();
+    let dims: Vec<TVec<TDim>> = inputs
+        .iter()
+        .map(|(shape, _)| shape.iter().map(tract_core::prelude::ToDim::to_dim).collect())
+        .collect();
     let shapes: Vec<&[TDim]> = dims.iter().map(|shape| &shape[..]).collect();
     let promised = op.output_shape(&shapes).unwrap();
     let inputs = tensors.into_iter().map(IntoTValue::into_tvalue).collect();
     let output = op.eval(&EvalContext::out_of_plan(), inputs).unwrap().remove(0);
-    assert_eq!(promised, output.shape().iter().map(|d| d.to_dim()).collect::<TVec<_>>(), "{case}");
+    assert_eq!(
+        promised,
+        output.shape().iter().map(tract_core::prelude::ToDim::to_dim).collect::<TVec<_>>(),
+        "{case}"
+    );
     let output = output.to_plain_array_view::<f32>().unwrap();
     assert_eq!(output.len(), expected.len(), "{case}");
     let largest = expected.iter().fold(0.0, |m: f64, x| m.max(x.abs()));
@@ -189,7 +195,7 @@ fn conv_is_a_linear_layer_on_patches() {
 #[test]
 fn shapes_that_disagree_are_refused() {
     let q = Quantizer::Uniform { scale: scale(0.1), bits: bits(8) };
-    let dims = |shape: &[usize]| shape.iter().map(|d| d.to_dim()).collect::<Vec<_>>();
+    let dims = |shape: &[usize]| shape.iter().map(tract_core::prelude::ToDim::to_dim).collect::<Vec<_>>();
     let linear =
         || Linear::new("fc", q, &Weight { codes: vec![1; 6], k: 3, n: 2, scales: vec![0.1] }).unwrap();
     assert!(linear().output_shape(&dims(&[1, 2])).is_err());

@@ -25,7 +25,7 @@ impl Reader<'_> {
         matches!(dims[..], [1, heads, 1, 1] if heads > 0).then_some(values)
     }
 
-    /// A constant scale of QuantizeLinear or DequantizeLinear: of no axis, or of one.
+    /// A constant scale of `QuantizeLinear` or `DequantizeLinear`: of no axis, or of one.
     pub(super) fn scales(&self, label: &str, value: &str) -> Result<(Vec<usize>, Vec<f32>)> {
         let (dims, scales) = self
             .floats(value)
@@ -67,7 +67,7 @@ impl Reader<'_> {
         Ok(unsigned)
     }
 
-    /// The weight of a DequantizeLinear with these inputs, in the order of the file, and its dims. Its scale is one
+    /// The weight of a `DequantizeLinear` with these inputs, in the order of the file, and its dims. Its scale is one
     /// number, or one for each index of axis `channels`; `axis` is the attribute, negative from the end.
     pub(super) fn weight(
         &self,

@@ -69,7 +69,7 @@ impl Reader<'_> {
         if scaled { Err(Error::unsupported(node.label(), why)) } else { Ok(()) }
     }
 
-    /// The weight `[K, N]` behind a DequantizeLinear of a MatMul.
+    /// The weight `[K, N]` behind a `DequantizeLinear` of a `MatMul`.
     fn linear_weight(&self, node: &NodeProto) -> Result<Weight> {
         let (weight, dims) =
             self.weight(&node.label(), &node.input, node.attr_int("axis").unwrap_or(1), 1)?;
@@ -190,7 +190,7 @@ impl Reader<'_> {
     }
 }
 
-/// One range of a twin: its MatMul and its weight's DequantizeLinear, and its own pair.
+/// One range of a twin: its `MatMul` and its weight's `DequantizeLinear`, and its own pair.
 struct Part<'m> {
     ids: [NodeId; 2],
     weight: &'m NodeProto,

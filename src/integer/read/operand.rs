@@ -6,7 +6,7 @@ use crate::onnx::NodeId;
 use crate::quant::{Bits, Quantizer};
 use crate::{Error, Result};
 
-/// A QuantizeLinear and its DequantizeLinear, with one scale.
+/// A `QuantizeLinear` and its `DequantizeLinear`, with one scale.
 pub(super) struct Pair<'m> {
     pub(super) input: &'m str,
     pub(super) scale: f32,
@@ -22,13 +22,13 @@ pub(super) struct Operand {
     pub(super) value: String,
     /// One, or one a head.
     pub(super) quantizers: Vec<Quantizer>,
-    /// Whether it is divided by its scales before QuantizeLinear, so that the result must be multiplied by them.
+    /// Whether it is divided by its scales before `QuantizeLinear`, so that the result must be multiplied by them.
     pub(super) scaled: bool,
     pub(super) nodes: Vec<NodeId>,
 }
 
 impl<'m> Reader<'m> {
-    /// The pair that makes `value`; `None` if no DequantizeLinear behind a QuantizeLinear does.
+    /// The pair that makes `value`; `None` if no `DequantizeLinear` behind a `QuantizeLinear` does.
     pub(super) fn pair(&self, value: &str) -> Result<Option<Pair<'m>>> {
         let Some((dequantize_id, dequantize)) = self.made_by(value, "DequantizeLinear") else {
             return Ok(None);
