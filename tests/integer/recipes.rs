@@ -230,6 +230,7 @@ impl File {
     }
 
     /// Recipe D, with `P = x` and `V = (x − ½)ᵀ`. The heads have the steps `step`, `step + 1` and `step + 2`.
+    #[expect(clippy::large_stack_arrays, reason = "ten attributes, once")]
     pub(crate) fn twin_softmax(mut self, k: u32, step: i32, function: bool) -> ModelProto {
         let (q, coarse) = (half(k) - 1.0, 1.0 / half(k));
         let v_scale = scales(0.6 / half(k));
