@@ -91,10 +91,11 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         return Err(Error::model("output", why).into());
     }
     let output = output.slice_axis(Axis(0), Slice::from(..present)).to_owned();
+    let results = results(&data.names, &output)?;
     if let Some(path) = &args.output {
         write_npy(path, &output)?;
     }
-    print(&results(&data.names, &output)?, args.json)?;
+    print(&results, args.json)?;
     Ok(ExitCode::SUCCESS)
 }
 

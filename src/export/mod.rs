@@ -35,12 +35,6 @@ pub enum TwinForm {
 pub fn export(model: &Model, plan: &Plan, calibration: &Calibration, form: TwinForm) -> Result<Model> {
     calibration.check_fits(model, plan)?;
     let graph = Graph::new(model)?;
-    if graph.opset() < 13 {
-        return Err(Error::unsupported(
-            format!("opset {}", graph.opset()),
-            "per-channel DequantizeLinear needs opset 13; export the model again with opset 17",
-        ));
-    }
     let mut edits = Edits::new(model);
     let mut functions = twins::Functions::default();
     for site in &plan.sites {
@@ -58,14 +52,16 @@ pub fn export(model: &Model, plan: &Plan, calibration: &Calibration, form: TwinF
     if graph.opset() <= 20 {
         proto.ir_version = proto.ir_version.map(|version| version.min(9));
     }
-    proto.metadata_props.extend(metadata(calibration));
+    proto.metadata_props.extend(metadata(plan, calibration));
     Ok(quantized)
 }
 
 /// What a reader of the file may want to know of its making.
-fn metadata(calibration: &Calibration) -> Vec<StringStringEntryProto> {
+fn metadata(plan: &Plan, calibration: &Calibration) -> Vec<StringStringEntryProto> {
     let json = |value: serde_json::Result<String>| value.expect("plain data has a JSON form");
     let options = &calibration.provenance.options;
+    let written: Vec<&SiteScales> =
+        plan.sites.iter().filter_map(|site| calibration.site(&site.name)).collect();
     let entries = [
         ("tool", calibration.provenance.tool.clone()),
         ("bits", format!("w{}a{}", options.weight_bits.get(), options.activation_bits.get())),
@@ -73,7 +69,7 @@ fn metadata(calibration: &Calibration) -> Vec<StringStringEntryProto> {
         ("calibration_pictures", calibration.provenance.pictures.to_string()),
         ("calibration_sha256", calibration.fingerprint()),
         ("float_model_sha256", calibration.provenance.model_sha256.clone()),
-        ("scales", json(serde_json::to_string(&calibration.sites))),
+        ("scales", json(serde_json::to_string(&written))),
     ];
     let entry =
         |(key, value)| StringStringEntryProto { key: Some(format!("ptq4vit.{key}")), value: Some(value) };

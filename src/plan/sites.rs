@@ -14,6 +14,12 @@ use crate::{Error, Result};
 /// An error if the model is quantized already, if `exclude` names no site, or if nothing is left to quantize.
 pub fn plan(graph: &Graph, exclude: &[String]) -> Result<Plan> {
     refuse_quantized(graph)?;
+    if graph.opset() < 13 {
+        return Err(Error::unsupported(
+            format!("opset {}", graph.opset()),
+            "per-channel DequantizeLinear needs opset 13; export the model again with opset 17",
+        ));
+    }
     let mut plan = Plan { sites: Vec::new(), left: Vec::new() };
     for (id, node) in graph.nodes().filter(|(_, node)| is_product(node)) {
         match site(graph, id, node) {
@@ -122,9 +128,7 @@ fn gemm_layout(node: &NodeProto) -> Result<WeightLayout, String> {
 
 fn left_source(graph: &Graph, value: &str) -> Result<LeftSource, String> {
     if let Some(softmax) = softmax_behind(graph, value) {
-        // Below opset 13 the default axis is 1, and the axes after it are flattened.
-        let default = if graph.opset() < 13 { 1 } else { -1 };
-        return match softmax.attr_int("axis").unwrap_or(default) {
+        return match softmax.attr_int("axis").unwrap_or(-1) {
             -1 | 3 => Ok(LeftSource::Softmax),
             axis => Err(format!("its Softmax {} is on axis {axis}, expected the last", softmax.label())),
         };

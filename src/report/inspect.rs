@@ -112,6 +112,9 @@ fn row(site: &Site, shape: impl Fn(&str) -> Option<Vec<i64>>) -> SiteRow {
     SiteRow { name, kind: site.kind.name(), left, a, b, weight, qkv_thirds }
 }
 
+/// What the text shows of one metadata value, in bytes.
+const LONGEST_VALUE: usize = 200;
+
 impl fmt::Display for InspectReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -125,7 +128,10 @@ impl fmt::Display for InspectReport {
             Self::Quantized { model, input, metadata, sites, float, .. } => {
                 writeln!(f, "{model}: quantized model, input {input}")?;
                 for (key, value) in metadata {
-                    writeln!(f, "  {key}: {value}")?;
+                    match value.len() {
+                        0..=LONGEST_VALUE => writeln!(f, "  {key}: {value}")?,
+                        length => writeln!(f, "  {key}: {length} characters, which --json shows")?,
+                    }
                 }
                 writeln!(f, "{} quantized sites\n", sites.len())?;
                 let heading = ["site", "op", "left", "right", "inputs"];
