@@ -90,3 +90,98 @@ fn silu() -> Pattern {
 fn quick_gelu() -> Pattern {
     x() * op("Sigmoid", [x() * 1.702])
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::onnx::node::node;
+    use crate::onnx::proto::{GraphProto, OperatorSetIdProto, ValueInfoProto};
+    use crate::onnx::{AttributeProto, Model, ModelProto, NodeProto, tensor};
+
+    /// A model of these nodes over the input `x` and scalar constants; the last output is the model's.
+    fn model(nodes: Vec<NodeProto>, constants: &[(&str, f32)]) -> Model {
+        let value = |name: &str| ValueInfoProto { name: Some(name.into()), ..Default::default() };
+        let last = nodes.last().expect("a model has nodes").output[0].clone();
+        let graph = GraphProto {
+            node: nodes,
+            initializer: constants.iter().map(|(name, x)| tensor::from_f32(name, &[], &[*x])).collect(),
+            input: vec![value("x")],
+            output: vec![value(&last)],
+            ..Default::default()
+        };
+        let opset = OperatorSetIdProto { domain: None, version: Some(20) };
+        let proto = ModelProto {
+            ir_version: Some(8),
+            graph: Some(graph),
+            opset_import: vec![opset],
+            ..Default::default()
+        };
+        Model::new(proto).unwrap()
+    }
+
+    fn check(nodes: &[(&str, &[&str], &str)], constants: &[(&str, f32)], expected: Option<Activation>) {
+        let nodes =
+            nodes.iter().map(|(op, inputs, out)| node(op, out, inputs.iter().copied(), [*out])).collect();
+        let model = model(nodes, constants);
+        let graph = Graph::new(&model).unwrap();
+        let found = find(&graph, graph.outputs()[0].name());
+        assert_eq!(found, expected.map(|function| (function, "x".to_string())));
+    }
+
+    #[test]
+    fn spellings_without_a_fixture_are_known() {
+        let silu: &[(&str, &[&str], &str)] = &[("Sigmoid", &["x"], "s"), ("Mul", &["s", "x"], "y")];
+        check(silu, &[], Some(Activation::Silu));
+        let quick: &[(&str, &[&str], &str)] =
+            &[("Mul", &["x", "c"], "t"), ("Sigmoid", &["t"], "s"), ("Mul", &["x", "s"], "y")];
+        check(quick, &[("c", 1.702)], Some(Activation::QuickGelu));
+        check(quick, &[("c", 2.0)], None);
+        // The cube as Pow, and the outer half on the left.
+        let tanh: &[(&str, &[&str], &str)] = &[
+            ("Pow", &["x", "three"], "x3"),
+            ("Mul", &["x3", "c"], "cx3"),
+            ("Add", &["x", "cx3"], "sum"),
+            ("Mul", &["root", "sum"], "inner"),
+            ("Tanh", &["inner"], "t"),
+            ("Add", &["t", "one"], "t1"),
+            ("Mul", &["half", "x"], "hx"),
+            ("Mul", &["hx", "t1"], "y"),
+        ];
+        let constants =
+            [("three", 3.0), ("c", 0.044_715), ("root", 0.797_884_6), ("one", 1.0), ("half", 0.5)];
+        check(tanh, &constants, Some(Activation::GeluTanh));
+        // A Sigmoid of something else is no activation of x.
+        let gate: &[(&str, &[&str], &str)] =
+            &[("Relu", &["x"], "r"), ("Sigmoid", &["r"], "s"), ("Mul", &["s", "x"], "y")];
+        check(gate, &[], None);
+    }
+
+    #[test]
+    fn the_gelu_operator_says_which_it_is() {
+        for (attribute, expected) in
+            [(None, Activation::Gelu), (Some("none"), Activation::Gelu), (Some("tanh"), Activation::GeluTanh)]
+        {
+            let mut gelu = node("Gelu", "y", ["x"], ["y"]);
+            gelu.attribute.extend(attribute.map(|a| AttributeProto::string("approximate", a)));
+            let model = model(vec![gelu], &[]);
+            let graph = Graph::new(&model).unwrap();
+            assert_eq!(find(&graph, "y"), Some((expected, "x".to_string())));
+        }
+    }
+
+    /// `reach` against the function's minimum on a fine grid.
+    #[test]
+    fn the_reach_is_the_depth_of_the_minimum() {
+        let sigmoid = |x: f64| 1.0 / (1.0 + (-x).exp());
+        let tanh_gelu = |x: f64| 0.5 * x * (1.0 + (0.797_884_560_8 * (x + 0.044_715 * x.powi(3))).tanh());
+        let functions: [(Activation, &dyn Fn(f64) -> f64); 3] = [
+            (Activation::GeluTanh, &tanh_gelu),
+            (Activation::Silu, &|x| x * sigmoid(x)),
+            (Activation::QuickGelu, &|x| x * sigmoid(1.702 * x)),
+        ];
+        for (function, f) in functions {
+            let depth = (0..40_000).map(|i| -f(-f64::from(i) * 1e-4)).fold(0.0, f64::max);
+            assert!((f64::from(function.reach()) - depth).abs() < 2e-6, "{function:?}: {depth}");
+        }
+    }
+}
