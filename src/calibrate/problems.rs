@@ -126,10 +126,7 @@ fn attention(site: &Site, record: SiteRecord) -> Result<Vec<Problem>> {
 }
 
 /// A weight as `[K, N]`.
-pub(crate) fn weight_matrix(
-    weight: ArrayD<f32>,
-    layout: WeightLayout,
-) -> Result<Array2<f32>, ndarray::ShapeError> {
+fn weight_matrix(weight: ArrayD<f32>, layout: WeightLayout) -> Result<Array2<f32>, ndarray::ShapeError> {
     let outputs = weight.shape()[0];
     Ok(match layout {
         WeightLayout::Kn => weight.into_dimensionality()?,

@@ -6,7 +6,7 @@ use super::{TwinForm, WeightCodes};
 use crate::calibrate::SiteScales;
 use crate::onnx::{AttributeProto, Edits, Graph, NodeProto, tensor};
 use crate::plan::{RightOperand, Site, WeightLayout};
-use crate::quant::{Quantizer, Scale};
+use crate::quant::{Bits, Quantizer, Scale};
 use crate::{Error, Result};
 
 /// Writes sites into one batch of edits.
@@ -120,15 +120,8 @@ impl Emitter<'_, '_> {
                 .iter()
                 .map(|a| Ok(Scale::new(uniform(site, *a)?.0).expect("it was one")))
                 .collect::<Result<_>>()?;
-            let a = per_head_qdq(
-                &mut w,
-                &site.a,
-                "a",
-                &a_scales,
-                scales.a[0].bits().half(),
-                scales.a[0].bits().get(),
-            );
-            let b = per_head_qdq(&mut w, b, "b", &scales.b, scales.b_bits.half(), scales.b_bits.get());
+            let a = per_head_qdq(&mut w, &site.a, "a", &a_scales, scales.a[0].bits());
+            let b = per_head_qdq(&mut w, b, "b", &scales.b, scales.b_bits);
             let product = w.node("MatMul", &[&a, &b], "mm");
             let both: Vec<f32> = a_scales.iter().zip(&scales.b).map(|(a, b)| a.get() * b.get()).collect();
             let back = w.per_head("head_scale", &both);
@@ -227,38 +220,19 @@ fn clipped(w: &mut Writer, x: &str, part: &str, bounds: Option<[f32; 2]>) -> Str
 
 /// Bounds (below 8 bits), `x/Δ_h`, Q and DQ by 1. The bounds come before the division: `OpenVINO` 2026.4 computes a clamp
 /// between a division by `[1, H, 1, 1]` and `QuantizeLinear` wrong when the batch is dynamic.
-pub(super) fn per_head_qdq(
-    w: &mut Writer,
-    x: &str,
-    part: &str,
-    scales: &[Scale],
-    half: i32,
-    bits: u8,
-) -> String {
-    let divided = per_head_units(w, x, part, scales, half, bits);
-    w.qdq(&divided, part, 1.0, false)
-}
-
-/// `x/Δ_h`, bounded below 8 bits.
-pub(super) fn per_head_units(
-    w: &mut Writer,
-    x: &str,
-    part: &str,
-    scales: &[Scale],
-    half: i32,
-    bits: u8,
-) -> String {
+fn per_head_qdq(w: &mut Writer, x: &str, part: &str, scales: &[Scale], bits: Bits) -> String {
     let mut x = x.to_string();
-    if bits < 8 {
+    if bits.get() < 8 {
         let times = |code: i32| scales.iter().map(|s| code as f32 * s.get()).collect::<Vec<f32>>();
-        let low = w.per_head(&format!("{part}_head_min"), &times(-half));
-        let high = w.per_head(&format!("{part}_head_max"), &times(half - 1));
+        let low = w.per_head(&format!("{part}_head_min"), &times(-bits.half()));
+        let high = w.per_head(&format!("{part}_head_max"), &times(bits.half() - 1));
         let floor = w.node("Max", &[&x, &low], &format!("{part}_floor"));
         x = w.node("Min", &[&floor, &high], &format!("{part}_clip"));
     }
     let values: Vec<f32> = scales.iter().map(|s| s.get()).collect();
     let scale = w.per_head(&format!("{part}_head_scale"), &values);
-    w.node("Div", &[&x, &scale], &format!("{part}_u"))
+    let units = w.node("Div", &[&x, &scale], &format!("{part}_u"));
+    w.qdq(&units, part, 1.0, false)
 }
 
 /// Codes, scales and zero points of a weight as initializers.
