@@ -38,7 +38,7 @@ CLOSE = 5e-2  # mean error, of the mean magnitude
 NUDGE = 4 * 2.0**-23  # relative move of the inputs that tells a rounding tie
 SAME_TOP1 = {"exact": 0.98, "close": 0.93}
 IMAGES = 64  # of the test pictures
-FIXTURES = ["ts13", "ts17", "dynamo18", "dynamo20", "tanh17"]
+FIXTURES = ["ts13", "ts17", "dynamo18", "dynamo20", "tanh17", "outlier17"]
 INTEGER_MATMULS = ("MatMulIntegerToFloat", "QLinearMatMul")
 
 

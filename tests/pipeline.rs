@@ -12,7 +12,7 @@ use onnx_ptq4vit::plan::{LeftSource, Plan, plan};
 use onnx_ptq4vit::quant::Bits;
 use onnx_ptq4vit::session::FloatModel;
 
-const EXPORTS: &[&str] = &["ts13", "ts17", "dynamo18", "dynamo20", "tanh17"];
+const EXPORTS: &[&str] = &["ts13", "ts17", "dynamo18", "dynamo20", "tanh17", "outlier17"];
 
 fn data(name: &str, limit: Option<usize>) -> Dataset {
     let path = format!("fixtures/{name}.npz");
@@ -116,6 +116,31 @@ fn twins_are_worth_their_price_at_four_bits() {
     let with = share(options(4, 4));
     let without = share(Options { softmax_twin: false, gelu_twin: false, ..options(4, 4) });
     assert!(with > without, "agreement {with} with twins, {without} without");
+}
+
+#[test]
+fn outlier_channels_stay_float_and_nothing_else_does() {
+    let (model, plan) = fixture("digits_vit_outlier17");
+    let calibration = calibrated(&model, &plan, &options(6, 6));
+    let quantized = export(&model, &plan, &calibration, TwinForm::Function).unwrap();
+    let of_site: Vec<(&str, &[usize])> = calibration
+        .sites
+        .iter()
+        .filter(|site| !site.outliers.is_empty())
+        .map(|site| (site.name.as_str(), site.outliers.as_slice()))
+        .collect();
+    let expected: [(&str, &[usize]); 2] =
+        [("/blocks/blocks.0/mlp/fc1/MatMul", &[5]), ("/blocks/blocks.1/mlp/fc2/MatMul", &[5])];
+    assert_eq!(of_site, expected);
+    for site in onnx_ptq4vit::integer::sites(&quantized).unwrap() {
+        assert_eq!(site.outliers, calibration.site(&site.name).unwrap().outliers, "{}", site.name);
+    }
+
+    let without = calibrated(&model, &plan, &Options { outliers: false, ..options(6, 6) });
+    assert!(without.sites.iter().all(|site| site.outliers.is_empty()));
+    let without = export(&model, &plan, &without, TwinForm::Function).unwrap();
+    let (with, without) = (accuracy(&model, &quantized).0, accuracy(&model, &without).0);
+    assert!(with > without, "agreement {with} with float outliers, {without} without");
 }
 
 #[test]

@@ -44,6 +44,9 @@ pub struct SiteScales {
     pub a: Vec<Quantizer>,
     /// Δ of the right operand: one, one for each of Q, K and V, one an output channel, or one a head.
     pub b: Vec<Scale>,
+    /// The channels of a linear layer's left operand (columns of A, rows of B) that stay in float, ascending.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub outliers: Vec<usize>,
     /// k of the right operand.
     pub b_bits: Bits,
     /// The metric's sum over the calibration set.
@@ -61,7 +64,14 @@ impl SiteScales {
             let first = &self.a[0];
             softmax && a.bits() == first.bits() && std::mem::discriminant(a) == std::mem::discriminant(first)
         };
-        (1..=8).contains(&self.a_rank) && !self.a.is_empty() && !self.b.is_empty() && self.a.iter().all(alike)
+        // Two axes are a classifier's, whose product is written in another form.
+        let outliers =
+            self.outliers.is_empty() || self.a_rank > 2 && self.outliers.is_sorted_by(|a, b| a < b);
+        outliers
+            && (1..=8).contains(&self.a_rank)
+            && !self.a.is_empty()
+            && !self.b.is_empty()
+            && self.a.iter().all(alike)
     }
 }
 

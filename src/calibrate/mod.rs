@@ -4,6 +4,7 @@ mod calibration;
 pub mod loss;
 mod metric;
 mod options;
+mod outliers;
 mod problems;
 mod record;
 pub mod search;

@@ -11,7 +11,7 @@ use crate::{Error, Result};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Method {
-    /// Algorithm 1: Hessian-guided metric, twin uniform quantization, α = 0, 3 rounds.
+    /// Algorithm 1: Hessian-guided metric, twin uniform quantization, α = 0, 3 rounds; outlier channels stay float.
     Ptq4vit,
     /// §3.1: cosine distance, uniform quantization, α = 0.5, 1 round.
     Base,
@@ -44,6 +44,8 @@ pub struct Options {
     pub softmax_twin: bool,
     /// Twin uniform quantization after GELU?
     pub gelu_twin: bool,
+    /// Do the outlier channels of linear layers stay in float?
+    pub outliers: bool,
     /// How many scales a weight has.
     pub weights: WeightScales,
     /// Of the random probes.
@@ -63,6 +65,7 @@ impl Options {
             gradient: Gradient::Fisher(4),
             softmax_twin: twins,
             gelu_twin: twins,
+            outliers: twins,
             weights: WeightScales::PerTensor,
             seed: 0,
         }

@@ -5,7 +5,7 @@ use ndarray::{Array2, ArrayD, ArrayViewD, Ix2};
 use super::calibration::SiteScales;
 use super::record::SiteRecord;
 use super::search::{LeftKind, Problem, Right, search};
-use super::{Options, WeightScales};
+use super::{Options, WeightScales, outliers};
 use crate::onnx::{Graph, tensor};
 use crate::plan::{LeftSource, RightOperand, Site, WeightLayout};
 use crate::{Error, Result};
@@ -23,9 +23,13 @@ pub(super) fn solve(graph: &Graph, site: &Site, record: SiteRecord, options: &Op
         _ => LeftKind::Uniform,
     };
     let a_rank = record.a[0].ndim();
+    let mut outliers = Vec::new();
     let (problems, b_bits) = match &site.b {
         RightOperand::Weight { value, layout, qkv } => {
-            let problem = linear(graph, site, record, value, *layout, *qkv, options)?;
+            let mut problem = linear(graph, site, record, value, *layout, *qkv, options)?;
+            if options.outliers && *layout != WeightLayout::Conv && a_rank > 2 {
+                outliers = outliers::take(&mut problem);
+            }
             (vec![Problem { a_kind, ..problem }], options.weight_bits)
         }
         RightOperand::Activation(_) => {
@@ -34,7 +38,8 @@ pub(super) fn solve(graph: &Graph, site: &Site, record: SiteRecord, options: &Op
         }
     };
     let settings = options.settings(options.activation_bits, b_bits);
-    let mut scales = SiteScales { name: site.name.clone(), a_rank, a: vec![], b: vec![], b_bits, loss: 0.0 };
+    let mut scales =
+        SiteScales { name: site.name.clone(), a_rank, a: vec![], b: vec![], outliers, b_bits, loss: 0.0 };
     for problem in &problems {
         let solution = search(problem, &settings)?;
         scales.a.push(solution.a);

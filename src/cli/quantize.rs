@@ -65,6 +65,9 @@ pub(super) struct Args {
     /// Quantize post-GELU values uniformly
     #[arg(long, conflicts_with = "calibration")]
     no_gelu_twin: bool,
+    /// Quantize outlier channels like all others; base PTQ always does
+    #[arg(long, conflicts_with = "calibration")]
+    no_outliers: bool,
     /// How many scales a weight has [default: per-tensor]
     #[arg(long, value_enum, conflicts_with = "calibration")]
     weights: Option<WeightsName>,
@@ -148,6 +151,7 @@ fn options(args: &Args) -> Options {
         gradient: args.gradient.unwrap_or(default.gradient),
         softmax_twin: default.softmax_twin && !args.no_softmax_twin,
         gelu_twin: default.gelu_twin && !args.no_gelu_twin,
+        outliers: default.outliers && !args.no_outliers,
         weights: args.weights.map_or(default.weights, Into::into),
         seed: args.seed,
         ..default

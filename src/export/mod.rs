@@ -8,7 +8,7 @@ mod sites;
 mod twins;
 mod writer;
 
-use ndarray::ArrayD;
+use ndarray::{ArrayD, Axis};
 
 use crate::calibrate::{Calibration, SiteScales};
 use crate::onnx::proto::StringStringEntryProto;
@@ -82,6 +82,8 @@ struct WeightCodes {
     codes: Vec<i8>,
     dims: Vec<usize>,
     scales: Vec<f32>,
+    /// `[R, N]`: the float rows of the outlier channels, whose codes are 0.
+    outliers: Vec<f32>,
 }
 
 impl WeightCodes {
@@ -115,6 +117,18 @@ impl WeightCodes {
                 ));
             }
         };
+        let mut matrix = matrix;
+        let mut outliers = Vec::new();
+        for &channel in &scales.outliers {
+            if is_conv || channel >= matrix.shape()[0] {
+                let why =
+                    format!("the calibration has an outlier channel {channel}, which the weight has not");
+                return Err(Error::data(place(), why));
+            }
+            let mut row = matrix.index_axis_mut(Axis(0), channel);
+            outliers.extend(&row);
+            row.fill(0.0);
+        }
         let quantizers: Vec<Quantizer> = per_channel
             .iter()
             .map(|&delta| {
@@ -128,6 +142,7 @@ impl WeightCodes {
             codes,
             dims: matrix.shape().to_vec(),
             scales: if shared { vec![per_channel[0]] } else { per_channel },
+            outliers,
         })
     }
 }

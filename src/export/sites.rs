@@ -42,7 +42,8 @@ impl Emitter<'_, '_> {
         Ok(())
     }
 
-    /// `Q/DQ → MatMul(·, DQ(W)) → Add(b)`, or the post-GELU twin in place of the `MatMul`. The bias is a separate,
+    /// `Q/DQ → MatMul(·, DQ(W)) → Add(b)`, or the post-GELU twin in place of the `MatMul`; outlier channels are added
+    /// to the product, in float. The bias is a separate,
     /// float Add of the activation's rank: anything else is fused to a float Gemm by ONNX Runtime.
     fn linear(&mut self, site: &Site, scales: &SiteScales) -> Result<()> {
         let weight = WeightCodes::of(self.graph, site, scales)?;
@@ -57,13 +58,18 @@ impl Emitter<'_, '_> {
         if flat {
             w.root_name = w.name("matmul");
         }
+        let exact = !scales.outliers.is_empty();
+        let inliers = if exact { w.name("inliers") } else { product.clone() };
+        if exact {
+            w.root_name.clone_from(&inliers);
+        }
         let constants = weight_constants(&mut w, &weight, 1);
         if let Quantizer::TwinGelu { .. } = quantizer {
             let twin = TwinGelu::new(quantizer);
             let [codes, column_scales, zeros] = &constants;
             let operands = [codes.as_str(), column_scales, zeros];
             let axis = (weight.scales.len() > 1).then_some(1);
-            twin.write(&mut w, self.form, &site.a, operands, axis, &product);
+            twin.write(&mut w, self.form, &site.a, operands, axis, &inliers);
             self.functions.gelu |= self.form == TwinForm::Function;
         } else {
             let (scale, bounds) = uniform(site, quantizer)?;
@@ -71,7 +77,11 @@ impl Emitter<'_, '_> {
             let x = w.qdq(&x, "a", scale, false);
             let [codes, column_scales, zeros] = &constants;
             let b = dequantized_weight(&mut w, codes, column_scales, zeros, &weight, 1, "w_dq");
-            w.last_node("MatMul", &[&x, &b], &product);
+            w.last_node("MatMul", &[&x, &b], &inliers);
+        }
+        if exact {
+            w.root_name.clone_from(&site.name);
+            add_outliers(&mut w, [&site.a, &inliers], &scales.outliers, &weight, &product);
         }
         match bias {
             Some(Bias::OfGemm(values)) => {
@@ -184,6 +194,24 @@ fn flat_bias(w: &mut Writer, product: &str, bias: &str, output: &str) {
     let sum = w.node("Add", &[product, bias], "3d");
     let axes = w.constant("axes", |name| tensor::from_i64(name, &[1], &[0]));
     w.last_node("Squeeze", &[&sum, &axes], output);
+}
+
+/// `inliers + x[…, channels] · W[channels]`, the second product in float.
+fn add_outliers(
+    w: &mut Writer,
+    [x, inliers]: [&str; 2],
+    channels: &[usize],
+    weight: &WeightCodes,
+    output: &str,
+) {
+    let indices: Vec<i64> = channels.iter().map(|&channel| channel as i64).collect();
+    let indices = w.constant("outliers", |name| tensor::from_i64(name, &[channels.len()], &indices));
+    let dims = [channels.len(), weight.dims[1]];
+    let rows = w.constant("outlier_w", |name| tensor::from_f32(name, &dims, &weight.outliers));
+    let gathered = w.node("Gather", &[x, &indices], "outlier_x");
+    w.nodes.last_mut().expect("one was just added").attribute.push(AttributeProto::int("axis", -1));
+    let product = w.node("MatMul", &[&gathered, &rows], "outlier_mm");
+    w.last_node("Add", &[inliers, &product], output);
 }
 
 /// The only quantizer of a left operand that has no heads.

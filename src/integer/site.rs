@@ -24,6 +24,8 @@ pub struct SiteInfo {
     pub b_bits: Bits,
     /// How A is quantized: one quantizer, or one a head.
     pub a: Vec<Quantizer>,
+    /// The channels of A that are multiplied in float, beside the codes.
+    pub outliers: Vec<usize>,
     /// Δ of B: one, one a head, or one a column of the weight.
     pub b_scales: Vec<f32>,
 }
@@ -40,12 +42,21 @@ pub(super) struct Site {
 
 /// A matrix product of quantized operands.
 pub(super) enum Product {
-    /// `A[…, K] · W[K, N]`; where there is a bias, `A[M, K] · W + b`.
-    Linear { a: Quantizer, weight: Weight, bias: Option<Vec<f32>> },
+    /// `A[…, K] · W[K, N]`; where there is a bias, `A[M, K] · W + b`; plus the float products of the outliers.
+    Linear { a: Quantizer, weight: Weight, bias: Option<Vec<f32>>, outliers: Outliers },
     /// `A[…, M, K] · B[…, K, N]`, both computed at run time, with one quantizer each or one for each head (axis 1 of 4).
     Heads { a: Vec<Quantizer>, b: Vec<Quantizer> },
     /// A convolution whose stride is its kernel: `A[N, C, H, W]` cut into patches, times `W[C·kh·kw, M]`, plus the bias.
     Conv { a: Quantizer, weight: Weight, kernel: [usize; 2], bias: Option<Vec<f32>> },
+}
+
+/// Channels of A whose products stay in float: `A[…, channels] · rows`.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Outliers {
+    /// Columns of A.
+    pub(super) channels: Vec<usize>,
+    /// `[R, N]` row-major, a row a channel.
+    pub(super) rows: Vec<f32>,
 }
 
 /// A constant right operand.

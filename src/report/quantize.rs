@@ -21,6 +21,8 @@ pub struct QuantizeReport {
     pub kinds: Vec<KindCount>,
     /// What stays float, and why.
     pub float: Vec<LeftFloat>,
+    /// Outlier channels that stay float, over all sites.
+    pub outliers: usize,
     /// The choices of the calibration.
     pub options: Options,
     /// The size of the calibration set.
@@ -50,6 +52,7 @@ impl QuantizeReport {
             sites: plan.sites.len(),
             kinds: by_kind(plan),
             float: plan.left.clone(),
+            outliers: calibration.sites.iter().map(|site| site.outliers.len()).sum(),
             options: calibration.provenance.options,
             pictures: calibration.provenance.pictures,
             loss: calibration.sites.iter().map(|site| site.loss).sum(),
@@ -67,6 +70,9 @@ impl fmt::Display for QuantizeReport {
         writeln!(f, "{model} -> {output}")?;
         writeln!(f, "  sites    {sites} quantized: {}", kinds_line(&self.kinds))?;
         writeln!(f, "  method   {}, on {pictures} pictures", method(options))?;
+        if self.outliers > 0 {
+            writeln!(f, "  outliers {} channels stay float", self.outliers)?;
+        }
         let (before, after) = (mb(self.bytes_before), mb(self.bytes_after));
         writeln!(f, "  size     {before:.2} MB -> {after:.2} MB ({:.2} times smaller)", before / after)?;
         writeln!(f, "  time     {seconds:.1} s")?;

@@ -55,6 +55,11 @@ fn evaluate(node: &NodeProto, inputs: &[&ArrayD<f32>], unsigned: bool) -> ArrayD
             x.view().permuted_axes(perm).as_standard_layout().into_owned()
         }
         ("MatMul", [a, b]) => matmul(a, b),
+        ("Gather", [x, indices]) => {
+            assert_eq!(node.attr_int("axis"), Some(-1));
+            let indices: Vec<usize> = indices.iter().map(|&i| i as usize).collect();
+            x.select(Axis(x.ndim() - 1), &indices)
+        }
         ("Conv", [x, w, bias]) => conv(x, w, bias),
         (op, _) => panic!("the recipes have no {op}"),
     }

@@ -52,6 +52,22 @@ fn linear_layers_agree_with_their_nodes() {
 }
 
 #[test]
+fn outliers_are_added_in_float() {
+    for (site, op, range) in [
+        (File::new(1).linear(6, true), "MatMul", -1.5..1.5),
+        (File::new(1).twin_gelu(6, 3, false, false), "TwinGeluMatMul", -0.2..1.0),
+    ] {
+        let plain = check(site.clone(), range.clone(), op, 6);
+        let with = recipes::with_outliers(site);
+        assert_eq!(sites(&Model::new(with.clone()).unwrap()).unwrap()[0].outliers, [4, 1]);
+        assert_ne!(check(with, range, op, 6), plain);
+    }
+    let function = recipes::with_outliers(File::new(1).twin_gelu(6, 3, true, false));
+    let inline = recipes::with_outliers(File::new(1).twin_gelu(6, 3, false, false));
+    assert_eq!(run(function, &pictures(2, -0.2..1.0)), run(inline, &pictures(2, -0.2..1.0)));
+}
+
+#[test]
 fn patch_convolutions_agree_with_their_nodes() {
     check(File::new(1).conv(), -1.5..1.5, "Conv", 8);
 }

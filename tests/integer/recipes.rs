@@ -16,6 +16,24 @@ pub(crate) const SIZE: usize = 6;
 /// Columns of the weights.
 pub(crate) const COLUMNS: usize = 10;
 
+/// The file with channels 4 and 1 of `x` added in float to the product that it makes.
+pub(crate) fn with_outliers(mut model: ModelProto) -> ModelProto {
+    let graph = model.graph.as_mut().unwrap();
+    graph.node.last_mut().unwrap().output = vec!["inliers".into()];
+    let gather = node("Gather", "gather", ["x", "channels"], ["gathered"]);
+    graph.node.extend([
+        gather.with(AttributeProto::int("axis", -1)),
+        node("MatMul", "outliers", ["gathered", "rows"], ["outliers"]),
+        node("Add", "y", ["inliers", "outliers"], ["y"]),
+    ]);
+    let rows: Vec<f32> = (0..2 * COLUMNS).map(|i| i as f32 * 0.37 - 2.0).collect();
+    graph.initializer.extend([
+        tensor::from_i64("channels", &[2], &[4, 1]),
+        tensor::from_f32("rows", &[2, COLUMNS], &rows),
+    ]);
+    model
+}
+
 /// A file under construction.
 pub(crate) struct File {
     pub(crate) nodes: Vec<NodeProto>,

@@ -3,7 +3,7 @@
 use tract_core::internal::*;
 
 use super::product::{is_exact, multiply};
-use crate::integer::site::Weight;
+use crate::integer::site::{Outliers, Weight};
 use crate::kernel::PackedB;
 use crate::quant::Quantizer;
 use crate::{Error, Result};
@@ -15,6 +15,7 @@ pub(super) struct Linear {
     steps: Vec<f32>,
     /// `b[N]`; it comes with an `x` of two axes.
     bias: Option<Vec<f32>>,
+    outliers: Outliers,
 }
 
 impl Linear {
@@ -26,11 +27,16 @@ impl Linear {
                 format!("sums over {} codes overflow", weight.k),
             ));
         }
-        Ok(Self { a, b, steps: weight.scales.iter().map(|scale| a.unit() * scale).collect(), bias: None })
+        let steps = weight.scales.iter().map(|scale| a.unit() * scale).collect();
+        Ok(Self { a, b, steps, bias: None, outliers: Outliers::default() })
     }
 
     pub(super) fn with_bias(self, bias: Option<Vec<f32>>) -> Self {
         Self { bias, ..self }
+    }
+
+    pub(super) fn with_outliers(self, outliers: Outliers) -> Self {
+        Self { outliers, ..self }
     }
 
     pub(super) fn k(&self) -> usize {
@@ -60,9 +66,26 @@ impl Linear {
     pub(super) fn rows(&self, x: &[f32]) -> Vec<f32> {
         let mut out = vec![0.0; x.len() / self.k() * self.n()];
         multiply(self.a, x, &self.b, &self.steps, &mut out);
+        self.add_outliers(x, &mut out);
         for row in out.chunks_exact_mut(self.n()).filter(|_| self.bias.is_some()) {
             row.iter_mut().zip(self.bias.iter().flatten()).for_each(|(out, b)| *out += b);
         }
         out
+    }
+
+    /// `out += x[…, channels] · rows`, the product first, as the file has it.
+    fn add_outliers(&self, x: &[f32], out: &mut [f32]) {
+        let Outliers { channels, rows } = &self.outliers;
+        if channels.is_empty() {
+            return;
+        }
+        let mut product = vec![0f32; self.n()];
+        for (x, out) in x.chunks_exact(self.k()).zip(out.chunks_exact_mut(self.n())) {
+            product.fill(0.0);
+            for (&channel, row) in channels.iter().zip(rows.chunks_exact(self.n())) {
+                product.iter_mut().zip(row).for_each(|(sum, w)| *sum += x[channel] * w);
+            }
+            out.iter_mut().zip(&product).for_each(|(out, product)| *out += product);
+        }
     }
 }

@@ -39,8 +39,9 @@ impl SiteOp {
     pub(super) fn new(index: usize, site: &Site) -> Result<Self> {
         let name = &site.info.name;
         let compute = match &site.product {
-            Product::Linear { a, weight, bias } => {
-                Compute::Linear(Linear::new(name, *a, weight)?.with_bias(bias.clone()))
+            Product::Linear { a, weight, bias, outliers } => {
+                let linear = Linear::new(name, *a, weight)?;
+                Compute::Linear(linear.with_bias(bias.clone()).with_outliers(outliers.clone()))
             }
             Product::Heads { a, b } => Compute::Heads(Heads::new(a.clone(), b.clone())),
             Product::Conv { a, weight, kernel, bias } => {

@@ -2,7 +2,7 @@
 
 use super::operand::uniform_width;
 use super::{Found, Reader};
-use crate::integer::site::Product;
+use crate::integer::site::{Outliers, Product};
 use crate::onnx::NodeProto;
 use crate::quant::{Bits, Quantizer};
 use crate::{Error, Result};
@@ -58,7 +58,7 @@ impl Reader<'_> {
             op: "TwinGeluMatMul",
             inputs: vec![x.clone()],
             nodes: vec![],
-            product: Product::Linear { a, weight, bias: None },
+            product: Product::Linear { a, weight, bias: None, outliers: Outliers::default() },
         })
     }
 

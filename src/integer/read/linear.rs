@@ -2,7 +2,7 @@
 
 use super::operand::Pair;
 use super::{Found, Reader, operands, orders};
-use crate::integer::site::{Product, Weight, widths};
+use crate::integer::site::{Outliers, Product, Weight, widths};
 use crate::onnx::{NodeId, NodeProto, tensor};
 use crate::quant::{MAX_SHIFT, Quantizer, Scale, TwinScale};
 use crate::{Error, Result};
@@ -22,7 +22,12 @@ impl Reader<'_> {
                     op: "MatMul",
                     inputs: vec![left.value],
                     nodes: left.nodes.into_iter().chain([id]).collect(),
-                    product: Product::Linear { a: left.quantizers[0], weight, bias: None },
+                    product: Product::Linear {
+                        a: left.quantizers[0],
+                        weight,
+                        bias: None,
+                        outliers: Outliers::default(),
+                    },
                 }))
             }
             (Some(left), Some(right), None) => {
@@ -123,7 +128,7 @@ impl Reader<'_> {
             op: "TwinGeluMatMul",
             inputs: vec![x.to_string()],
             nodes: nodes.chain([low_id, high_id]).collect(),
-            product: Product::Linear { a, weight, bias: None },
+            product: Product::Linear { a, weight, bias: None, outliers: Outliers::default() },
         }))
     }
 

@@ -5,6 +5,7 @@ mod constants;
 mod function;
 mod linear;
 mod operand;
+mod outliers;
 
 use std::collections::BTreeSet;
 
@@ -65,7 +66,10 @@ impl<'m> Reader<'m> {
                 None => self.heads(node)?,
                 twin => twin,
             },
-            "Add" if node.is_op("Add") => self.twin_gelu(node)?,
+            "Add" if node.is_op("Add") => match self.with_outliers(node)? {
+                None => self.twin_gelu(node)?,
+                sum => sum,
+            },
             "Squeeze" if node.is_op("Squeeze") => self.classifier(node)?,
             "MatMul" if node.is_op("MatMul") => self.matmul(node)?,
             "Conv" if node.is_op("Conv") => self.conv(node)?,
@@ -80,6 +84,10 @@ impl<'m> Reader<'m> {
             }
             Product::Heads { a, b } => (a.clone(), b[0].bits(), b.iter().map(|q| q.unit()).collect()),
         };
+        let outliers = match &found.product {
+            Product::Linear { outliers, .. } => outliers.channels.clone(),
+            _ => Vec::new(),
+        };
         let nodes = found.nodes.into_iter().chain([id]).collect();
         let info = SiteInfo {
             name,
@@ -89,6 +97,7 @@ impl<'m> Reader<'m> {
             a_bits: a[0].bits(),
             b_bits,
             a,
+            outliers,
             b_scales,
         };
         Ok(Some(Site { info, root: id, nodes, product: found.product }))

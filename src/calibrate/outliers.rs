@@ -1,0 +1,88 @@
+//! Outlier channels: columns of A so large that they would take the range from all others.
+//!
+//! In vision transformers a few tokens carry one channel tens of times larger than the rest. One scale has to choose
+//! between clipping it and rounding all others coarsely; the products of such a channel are few enough to stay float.
+
+use ndarray::Array2;
+
+use super::search::{Problem, Right};
+
+/// An outlier is at least so many times larger than every channel that is none.
+const RATIO: f32 = 4.0;
+
+/// One channel in so many may be an outlier, and one channel always.
+const SHARE: usize = 64;
+
+/// Takes the outlier channels out of a linear `problem`, and says which they were, in ascending order.
+pub(super) fn take(problem: &mut Problem) -> Vec<usize> {
+    let Right::Weight(b) = &mut problem.b else { return Vec::new() };
+    let channels = find(&largest_by_column(&problem.a, b.nrows()));
+    for &channel in &channels {
+        b.row_mut(channel).fill(0.0);
+        problem.a.iter_mut().for_each(|a| a.column_mut(channel).fill(0.0));
+    }
+    channels
+}
+
+/// The largest `|x|` of every column.
+fn largest_by_column(matrices: &[Array2<f32>], columns: usize) -> Vec<f32> {
+    let mut largest = vec![0f32; columns];
+    for row in matrices.iter().flat_map(|matrix| matrix.rows()) {
+        largest.iter_mut().zip(row).for_each(|(largest, x)| *largest = largest.max(x.abs()));
+    }
+    largest
+}
+
+/// The most channels, within their share, each of which is [`RATIO`] times every other one; none if none is.
+fn find(largest: &[f32]) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..largest.len()).collect();
+    order.sort_by(|&i, &j| largest[j].total_cmp(&largest[i]));
+    let allowed = (largest.len() / SHARE).max(1);
+    let split = |count: &usize| {
+        let (outlier, other) = (largest[order[count - 1]], largest[order[*count]]);
+        other > 0.0 && outlier >= RATIO * other
+    };
+    let count = (1..=allowed).rev().filter(|&count| count < order.len()).find(split).unwrap_or(0);
+    order.truncate(count);
+    order.sort_unstable();
+    order
+}
+
+#[cfg(test)]
+mod tests {
+    use ndarray::array;
+
+    use super::super::search::LeftKind;
+    use super::*;
+
+    #[test]
+    fn outliers_are_few_and_far_above_the_rest() {
+        let many = |outliers: &[(usize, f32)]| {
+            let mut largest = vec![1.0; 128];
+            outliers.iter().for_each(|&(i, x)| largest[i] = x);
+            find(&largest)
+        };
+        assert_eq!(many(&[(7, 4.0)]), [7]);
+        assert_eq!(many(&[(7, 3.9)]), [0; 0]);
+        assert_eq!(many(&[(90, 5.0), (7, 300.0)]), [7, 90]);
+        assert_eq!(many(&[(90, 3.0), (7, 300.0)]), [7], "3 is no outlier beside 1");
+        assert_eq!(many(&[(1, 9.0), (2, 9.0), (3, 9.0)]), [0; 0], "three of 128 are too many");
+        assert_eq!(find(&[5.0, 1.0]), [0]);
+        assert_eq!(find(&[0.0, 0.0]), [0; 0], "no channel is above zeros");
+        assert_eq!(find(&[5.0]), [0; 0], "all channels are no outliers");
+    }
+
+    #[test]
+    fn outliers_leave_both_operands() {
+        let mut problem = Problem {
+            a: vec![array![[1.0, -8.0]], array![[0.5, 0.0]]],
+            a_kind: LeftKind::Uniform,
+            b: Right::Weight(array![[1.0, 2.0], [3.0, 4.0]]),
+            groups: vec![0..2],
+            curvature: vec![],
+        };
+        assert_eq!(take(&mut problem), [1]);
+        assert_eq!(problem.a, [array![[1.0, 0.0]], array![[0.5, 0.0]]]);
+        assert!(matches!(problem.b, Right::Weight(b) if b == array![[1.0, 2.0], [0.0, 0.0]]));
+    }
+}
