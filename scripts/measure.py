@@ -15,6 +15,7 @@ import time
 
 CONFIGURATIONS = {
     "W8A8 ptq4vit, fisher:4": [],
+    "W8A8 ptq4vit, fisher:4, no outliers": ["--no-outliers"],
     "W8A8 ptq4vit, pseudo-label": ["--gradient", "pseudo-label"],
     "W8A8 ptq4vit, fisher:4, per-channel": ["--weights", "per-channel"],
     "W8A8 base (cosine, no twins)": ["--method", "base"],
