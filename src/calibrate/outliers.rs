@@ -59,7 +59,9 @@ mod tests {
     fn outliers_are_few_and_far_above_the_rest() {
         let many = |outliers: &[(usize, f32)]| {
             let mut largest = vec![1.0; 128];
-            outliers.iter().for_each(|&(i, x)| largest[i] = x);
+            for &(i, x) in outliers {
+                largest[i] = x;
+            }
             find(&largest)
         };
         assert_eq!(many(&[(7, 4.0)]), [7]);
@@ -78,7 +80,7 @@ mod tests {
             a: vec![array![[1.0, -8.0]], array![[0.5, 0.0]]],
             a_kind: LeftKind::Uniform,
             b: Right::Weight(array![[1.0, 2.0], [3.0, 4.0]]),
-            groups: vec![0..2],
+            groups: std::iter::once(0..2).collect(),
             curvature: vec![],
         };
         assert_eq!(take(&mut problem), [1]);

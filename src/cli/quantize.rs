@@ -27,6 +27,7 @@ use super::values::{MethodName, MetricName, TwinName, WeightsName, Widths};
 /// searches the scales that disturb the output least, and writes a quantized ONNX file.
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
+#[allow(clippy::struct_excessive_bools)] // each is a switch of its own
 pub(super) struct Args {
     /// The float model
     model: PathBuf,
