@@ -15,6 +15,8 @@ pub(super) struct Evaluator<'p> {
     pub(super) problem: &'p Problem,
     pub(super) settings: &'p Settings,
     references: Vec<Array2<f32>>,
+    /// The pictures, those first that weigh most: they drop a bad candidate soonest.
+    order: Vec<usize>,
     kernel: &'static dyn Kernel,
 }
 
@@ -26,7 +28,13 @@ pub(super) struct PackedRight {
 
 impl<'p> Evaluator<'p> {
     pub(super) fn new(problem: &'p Problem, settings: &'p Settings) -> Self {
-        Self { problem, settings, references: problem.references(), kernel: kernel::best() }
+        let weight: Vec<f64> =
+            problem.curvature.iter().map(|c| c.iter().map(|&g2| f64::from(g2)).sum()).collect();
+        let mut order: Vec<usize> = (0..problem.a.len()).collect();
+        if !weight.is_empty() {
+            order.sort_by(|&i, &j| weight[j].total_cmp(&weight[i]));
+        }
+        Self { problem, settings, references: problem.references(), order, kernel: kernel::best() }
     }
 
     /// Quantizes and packs `B`.
@@ -66,7 +74,8 @@ impl<'p> Evaluator<'p> {
         quantizer.codes(a, (i64::from(i32::MAX) / column.max(1)).min(i16::MAX.into()) as i32)
     }
 
-    /// The loss of each column group, pictures in order; `None` as soon as `hopeless(partial losses)`.
+    /// The loss of each column group, summed in the order of the pictures; `None` as soon as `hopeless(partial losses)`.
+    /// The partial losses are summed in another order: to the last bits they say something else.
     pub(super) fn losses<'c>(
         &self,
         a_unit: f32,
@@ -74,10 +83,12 @@ impl<'p> Evaluator<'p> {
         b: &PackedRight,
         hopeless: impl Fn(&[f64]) -> bool,
     ) -> Option<Vec<f64>> {
-        let mut sums = vec![0f64; self.problem.groups.len()];
+        let groups = self.problem.groups.len();
+        let mut by_picture = vec![0f64; self.problem.a.len() * groups];
+        let mut partial = vec![0f64; groups];
         let scales: Vec<f32> = b.scales.iter().map(|s| a_unit * s.get()).collect();
         let mut scratch = Scratch::default();
-        for picture in 0..self.problem.a.len() {
+        for &picture in &self.order {
             let own;
             let packed = match b.packed.len() {
                 0 => {
@@ -87,12 +98,18 @@ impl<'p> Evaluator<'p> {
                 1 => &b.packed[0],
                 _ => &b.packed[picture],
             };
-            self.add_picture(picture, &a_codes(picture), packed, &scales, &mut sums, &mut scratch);
-            if hopeless(&sums) {
+            let sums = &mut by_picture[picture * groups..][..groups];
+            self.add_picture(picture, &a_codes(picture), packed, &scales, sums, &mut scratch);
+            partial.iter_mut().zip(sums).for_each(|(partial, sum)| *partial += *sum);
+            if hopeless(&partial) {
                 return None;
             }
         }
-        Some(sums)
+        let mut total = vec![0f64; groups];
+        for sums in by_picture.chunks_exact(groups) {
+            total.iter_mut().zip(sums).for_each(|(total, sum)| *total += sum);
+        }
+        Some(total)
     }
 
     fn add_picture(

@@ -12,6 +12,9 @@ use super::{Problem, Settings, Solution, candidates};
 use crate::Result;
 use crate::quant::Codes;
 
+/// Far above what the order of summation can change in f64, and far below what tells candidates apart.
+const SLACK: f64 = 1.0 + 1e-10;
+
 /// Finds the scales of one problem.
 pub fn search(problem: &Problem, settings: &Settings) -> Result<Solution> {
     search_with(problem, settings, true)
@@ -79,10 +82,11 @@ fn winners(
     let next = AtomicUsize::new(0);
     (0..rayon::current_num_threads()).into_par_iter().for_each(|_| {
         while let Some(&candidate) = order.get(next.fetch_add(1, Ordering::Relaxed)) {
-            // A partial loss that equals the best is kept: the tie goes to the lower index.
+            // A partial loss that equals the best is kept: the tie goes to the lower index. Partial losses are summed in
+            // another order than whole ones, hence the slack.
             let hopeless = |partial: &[f64]| {
                 let best = best.lock().expect("no evaluation panics while holding the lock");
-                partial.iter().zip(best.iter()).all(|(partial, (_, best))| partial > best)
+                partial.iter().zip(best.iter()).all(|(partial, (_, best))| *partial > best * SLACK)
             };
             let Some(losses) = evaluate(candidate, &hopeless) else { continue };
             let mut best = best.lock().expect("no evaluation panics while holding the lock");
