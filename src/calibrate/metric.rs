@@ -4,6 +4,8 @@ use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
 
+use crate::kernel::squared_error;
+
 /// A distance between the float output `O` and the quantized output `Ô` of a site. Each is a sum of non-negative
 /// terms, one a row or finer, so that a partial sum bounds the whole from below.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,53 +27,28 @@ pub(super) struct Row<'a> {
     pub(super) acc: &'a [f32],
     /// `O`.
     pub(super) reference: &'a [f32],
-    /// `(∂L/∂O)²`; empty for every metric but [`Metric::Hessian`].
+    /// `(∂L/∂O)²` for [`Metric::Hessian`], 1 for [`Metric::Mse`].
     pub(super) curvature: &'a [f32],
 }
 
 impl Metric {
-    /// Adds the row's distance in the columns `range` with `Ô = scale · acc` to `sum`.
-    pub(super) fn add(self, row: &Row, range: Range<usize>, scale: f32, sum: &mut f64) {
+    /// The row's distance in the columns `range` with `Ô = scale · acc`.
+    pub(super) fn loss(self, row: &Row, range: Range<usize>, scale: f32) -> f64 {
         let (acc, reference) = (&row.acc[range.clone()], &row.reference[range.clone()]);
-        *sum += match self {
-            Self::Hessian => f64::from(sum_in_lanes(acc, reference, &row.curvature[range], |acc, o, g2| {
-                let error = acc * scale - o;
-                g2 * (error * error)
-            })),
-            Self::Mse => f64::from(sum_in_lanes(acc, reference, acc, |acc, o, _| {
-                let error = acc * scale - o;
-                error * error
-            })),
+        match self {
+            Self::Hessian | Self::Mse => squared_error(acc, scale, reference, &row.curvature[range]).into(),
             Self::Cosine => one_minus_cosine(acc, reference, 0.0, 0.0),
             Self::Pearson => {
                 let mean = |x: &[f32]| x.iter().map(|&x| f64::from(x)).sum::<f64>() / x.len() as f64;
                 one_minus_cosine(acc, reference, mean(acc), mean(reference))
             }
-        };
+        }
     }
 
     /// Whether it compares whole rows, and so cannot tell single columns apart.
     pub fn is_rowwise(self) -> bool {
         matches!(self, Self::Cosine | Self::Pearson)
     }
-}
-
-/// `Σ f(x, y, z)` in f32, in an order that does not depend on the machine: 8 lanes by index, then the lanes.
-#[inline]
-fn sum_in_lanes(x: &[f32], y: &[f32], z: &[f32], f: impl Fn(f32, f32, f32) -> f32) -> f32 {
-    const LANES: usize = 8;
-    let mut lanes = [0f32; LANES];
-    let whole = x.len() / LANES * LANES;
-    let chunks = x.chunks_exact(LANES).zip(y.chunks_exact(LANES)).zip(z.chunks_exact(LANES));
-    for ((x, y), z) in chunks {
-        for i in 0..LANES {
-            lanes[i] += f(x[i], y[i], z[i]);
-        }
-    }
-    for (i, lane) in (whole..x.len()).zip(&mut lanes) {
-        *lane += f(x[i], y[i], z[i]);
-    }
-    lanes.iter().sum()
 }
 
 /// `1 − ⟨x−x̄, y−ȳ⟩ / (‖x−x̄‖ ‖y−ȳ‖)`: 0 where both vanish, 1 where one does.

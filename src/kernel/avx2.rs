@@ -4,12 +4,14 @@
 #![allow(clippy::cast_ptr_alignment)]
 
 use std::arch::x86_64::{
-    __m256i, _mm256_add_epi32, _mm256_load_si256, _mm256_madd_epi16, _mm256_set1_epi32, _mm256_setzero_si256,
-    _mm256_storeu_si256,
+    __m256, __m256i, _mm256_add_epi32, _mm256_add_ps, _mm256_cvtepi32_ps, _mm256_load_ps, _mm256_load_si256,
+    _mm256_loadu_ps,    _mm256_madd_epi16, _mm256_mul_ps, _mm256_set1_epi32, _mm256_set1_ps, _mm256_setzero_si256,
+    _mm256_storeu_ps, _mm256_storeu_si256, _mm256_sub_ps,
 };
 
+use super::errors::{LANES, TargetRow, sum_of_lanes};
 use super::packed::{PANEL, RowPair};
-use super::{Kernel, PackedB, check_lengths};
+use super::{Kernel, PackedB, PackedTarget, Portable, check_errors, check_lengths};
 
 /// Rows of A in registers: 6 × 2 accumulators, and B, A and a product beside them, fill the 16 registers.
 const ROWS: usize = 6;
@@ -36,6 +38,15 @@ impl Kernel for Avx2 {
         check_lengths(a, m, b, c);
         // SAFETY: `self` exists only on a CPU with AVX2.
         unsafe { gemm(a, b, c) }
+    }
+
+    fn errors(&self, a: &[i16], b: &PackedB, scale: f32, target: &PackedTarget, sums: &mut [f32]) {
+        check_errors(a, b, target, sums);
+        if b.k() == 0 {
+            return Portable.errors(a, b, scale, target, sums);
+        }
+        // SAFETY: `self` exists only on a CPU with AVX2.
+        unsafe { errors(a, b, scale, target, sums) }
     }
 }
 
@@ -76,13 +87,89 @@ struct Place {
 #[target_feature(enable = "avx2")]
 fn tile<const R: usize>(a_rows: &[i16], row_pairs: &[RowPair], c_rows: &mut [i32], at: Place) {
     let rows: [&[i16]; R] = std::array::from_fn(|r| &a_rows[r * at.k..][at.first_row..at.k]);
+    let sums = products(rows, row_pairs);
+    let width = PANEL.min(at.n - at.first_column);
+    for (c_row, sum) in c_rows.chunks_exact_mut(at.n).zip(sums) {
+        let c_row = &mut c_row[at.first_column..][..width];
+        let sum = to_array(sum);
+        match <&mut [i32; PANEL]>::try_from(&mut *c_row) {
+            Ok(c_row) if at.first_row == 0 => *c_row = sum,
+            _ if at.first_row == 0 => c_row.copy_from_slice(&sum[..width]),
+            _ => c_row.iter_mut().zip(sum).for_each(|(c, s)| *c = c.wrapping_add(s)),
+        }
+    }
+}
+
+/// As [`Kernel::errors`], panel by panel: the product never leaves the registers.
+#[target_feature(enable = "avx2")]
+fn errors(a: &[i16], b: &PackedB, scale: f32, target: &PackedTarget, sums: &mut [f32]) {
+    let k = b.k();
+    let mut lanes = vec![[0f32; LANES]; sums.len()];
+    for (i, (_, panel)) in b.panels().enumerate() {
+        let target = target.panel(i).chunks(ROWS);
+        for ((a, target), lanes) in a.chunks(ROWS * k).zip(target).zip(lanes.chunks_mut(ROWS)) {
+            match lanes.len() {
+                1 => error_tile::<1>(a, panel, scale, target, lanes),
+                2 => error_tile::<2>(a, panel, scale, target, lanes),
+                3 => error_tile::<3>(a, panel, scale, target, lanes),
+                4 => error_tile::<4>(a, panel, scale, target, lanes),
+                5 => error_tile::<5>(a, panel, scale, target, lanes),
+                _ => error_tile::<ROWS>(a, panel, scale, target, lanes),
+            }
+        }
+    }
+    sums.iter_mut().zip(lanes).for_each(|(sum, lanes)| *sum = sum_of_lanes(lanes));
+}
+
+/// Adds the weighted squared errors of R rows and one panel to the lanes of the rows.
+#[target_feature(enable = "avx2")]
+fn error_tile<const R: usize>(
+    a_rows: &[i16],
+    panel: &[RowPair],
+    scale: f32,
+    target: &[TargetRow],
+    lanes: &mut [[f32; LANES]],
+) {
+    let k = a_rows.len() / R;
+    let products = products::<R>(std::array::from_fn(|r| &a_rows[r * k..][..k]), panel);
+    let scale = _mm256_set1_ps(scale);
+    for ((products, target), lanes) in products.into_iter().zip(target).zip(lanes) {
+        let mut total = load_floats(lanes);
+        let (values, weights) = (halves(&target.values), halves(&target.weights));
+        for ((product, value), weight) in products.into_iter().zip(values).zip(weights) {
+            let error = _mm256_sub_ps(_mm256_mul_ps(_mm256_cvtepi32_ps(product), scale), value);
+            total = _mm256_add_ps(total, _mm256_mul_ps(weight, _mm256_mul_ps(error, error)));
+        }
+        // SAFETY: the lanes are 32 bytes, and the store needs no alignment.
+        unsafe { _mm256_storeu_ps(lanes.as_mut_ptr(), total) };
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn halves(row: &[f32; PANEL]) -> [__m256; 2] {
+    // SAFETY: the fields of a `TargetRow` are 64 bytes each, aligned to 64: two aligned vectors.
+    unsafe { [_mm256_load_ps(row.as_ptr()), _mm256_load_ps(row.as_ptr().add(LANES))] }
+}
+
+#[inline]
+#[target_feature(enable = "avx2")]
+fn load_floats(values: &[f32; LANES]) -> __m256 {
+    // SAFETY: eight floats are 32 bytes, and the load needs no alignment.
+    unsafe { _mm256_loadu_ps(values.as_ptr()) }
+}
+
+/// The sums of products of R rows with the columns of `row_pairs`, as far as both reach.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn products<const R: usize>(rows: [&[i16]; R], row_pairs: &[RowPair]) -> [[__m256i; 2]; R] {
     let whole = row_pairs.len().min(rows[0].len() / 2);
     let mut sums = [[_mm256_setzero_si256(); 2]; R];
-
     for (i, row_pair) in row_pairs[..whole].iter().enumerate() {
         let b = load(row_pair);
         for (sum, row) in sums.iter_mut().zip(rows) {
-            // SAFETY: `i < whole ≤ row.len() / 2`, so that elements 2i and 2i + 1 are inside the row.
+            // SAFETY: `i < whole ≤ row.len() / 2`, so that elements 2i and 2i + 1 are inside the row: all rows of a
+            // tile have the same length.
             let pair = unsafe { row.as_ptr().cast::<i32>().add(i).read_unaligned() };
             add_pair(sum, pair, b);
         }
@@ -94,17 +181,7 @@ fn tile<const R: usize>(a_rows: &[i16], row_pairs: &[RowPair], c_rows: &mut [i32
             add_pair(sum, i32::from(row[2 * whole] as u16), b);
         }
     }
-
-    let width = PANEL.min(at.n - at.first_column);
-    for (c_row, sum) in c_rows.chunks_exact_mut(at.n).zip(sums) {
-        let c_row = &mut c_row[at.first_column..][..width];
-        let sum = to_array(sum);
-        match <&mut [i32; PANEL]>::try_from(&mut *c_row) {
-            Ok(c_row) if at.first_row == 0 => *c_row = sum,
-            _ if at.first_row == 0 => c_row.copy_from_slice(&sum[..width]),
-            _ => c_row.iter_mut().zip(sum).for_each(|(c, s)| *c = c.wrapping_add(s)),
-        }
-    }
+    sums
 }
 
 /// `sum += [a0·b0 + a1·b1 for each column]`, where `pair` holds a0 and a1. With |b| ≤ 128 no pair sum overflows.

@@ -5,6 +5,7 @@
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+mod errors;
 mod packed;
 mod portable;
 mod reference;
@@ -13,6 +14,7 @@ use std::sync::OnceLock;
 
 #[cfg(target_arch = "x86_64")]
 pub use avx2::Avx2;
+pub use errors::{PackedTarget, squared_error};
 pub use packed::PackedB;
 pub use portable::Portable;
 pub use reference::Reference;
@@ -30,6 +32,22 @@ pub trait Kernel: Send + Sync {
     /// # Panics
     /// If `a` is not `m·b.k()` long or `c` is not `m·b.n()` long.
     fn gemm(&self, a: &[i16], m: usize, b: &PackedB, c: &mut [i32]);
+
+    /// By row of `C = A · B`, [`squared_error`] of `scale · C` against `target`, to the bit; overwrites `sums: [M]`.
+    ///
+    /// # Panics
+    /// If `a` is not `m·b.k()` long, `sums` not `m`, or `target` not `[m, b.n()]`.
+    fn errors(&self, a: &[i16], b: &PackedB, scale: f32, target: &PackedTarget, sums: &mut [f32]) {
+        let (m, n) = (target.m(), target.n());
+        check_errors(a, b, target, sums);
+        let mut c = vec![0i32; m * n];
+        self.gemm(a, m, b, &mut c);
+        let c: Vec<f32> = c.into_iter().map(|acc| acc as f32).collect();
+        for (row, sum) in sums.iter_mut().enumerate() {
+            let (values, weights) = target.row(row);
+            *sum = squared_error(&c[row * n..][..n], scale, &values, &weights);
+        }
+    }
 }
 
 /// Whether `A · B` is exact in i32 for every `A` with codes in `-max_abs_a ..= max_abs_a`:
@@ -66,6 +84,11 @@ fn vector_kernel() -> Option<&'static dyn Kernel> {
 fn check_lengths(a: &[i16], m: usize, b: &PackedB, c: &[i32]) {
     assert_eq!(Some(a.len()), m.checked_mul(b.k()), "A must be [{m}, {}]", b.k());
     assert_eq!(Some(c.len()), m.checked_mul(b.n()), "C must be [{m}, {}]", b.n());
+}
+
+fn check_errors(a: &[i16], b: &PackedB, target: &PackedTarget, sums: &[f32]) {
+    assert_eq!(Some(a.len()), target.m().checked_mul(b.k()), "A must be [{}, {}]", target.m(), b.k());
+    assert_eq!((target.n(), sums.len()), (b.n(), target.m()), "the target and the sums must fit the product");
 }
 
 #[cfg(test)]

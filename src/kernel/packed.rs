@@ -22,7 +22,9 @@ impl PackedB {
     /// # Panics
     /// If `b` is not `k·n` long.
     pub fn pack(b: &[i8], k: usize, n: usize) -> Self {
-        Self::pack_by(b.len(), k, n, |row, column| b[row * n + column])
+        assert_eq!(Some(b.len()), k.checked_mul(n), "B must hold {k} x {n} codes");
+        let widen = |(to, &code): (&mut i16, &i8)| *to = code.into();
+        Self::pack_rows(k, n, |row, to| to.iter_mut().zip(&b[row * n..]).for_each(widen))
     }
 
     /// Packs `b_t: [N, K]` row-major, the transposed operand (K of `Q·Kᵀ`).
@@ -30,26 +32,38 @@ impl PackedB {
     /// # Panics
     /// If `b_t` is not `k·n` long.
     pub fn pack_transposed(b_t: &[i8], k: usize, n: usize) -> Self {
-        Self::pack_by(b_t.len(), k, n, |row, column| b_t[column * k + row])
+        assert_eq!(Some(b_t.len()), k.checked_mul(n), "B must hold {k} x {n} codes");
+        Self::pack_rows(k, n, |row, to| {
+            to.iter_mut().enumerate().for_each(|(column, to)| *to = b_t[column * k + row].into());
+        })
     }
 
-    fn pack_by(len: usize, k: usize, n: usize, at: impl Fn(usize, usize) -> i8) -> Self {
-        assert_eq!(Some(len), k.checked_mul(n), "B must hold {k} x {n} codes");
+    /// Packs the rows that `fill(row, codes)` writes; the codes must be those of an i8.
+    pub fn pack_rows(k: usize, n: usize, mut fill: impl FnMut(usize, &mut [i16])) -> Self {
         let row_pairs = k.div_ceil(2);
-        let mut pairs = vec![RowPair([[0; 2]; PANEL]); n.div_ceil(PANEL) * row_pairs];
-        let mut column_abs_sums = vec![0i64; n];
-        for first in (0..n).step_by(PANEL) {
-            let columns = first..n.min(first + PANEL);
-            for row in 0..k {
-                let RowPair(pair) = &mut pairs[first / PANEL * row_pairs + row / 2];
-                for (slot, column) in pair.iter_mut().zip(columns.clone()) {
-                    let code = at(row, column);
-                    slot[row % 2] = i16::from(code);
-                    column_abs_sums[column] += i64::from(code.unsigned_abs());
+        let panels = n.div_ceil(PANEL);
+        let mut pairs = vec![RowPair([[0; 2]; PANEL]); panels * row_pairs];
+        let mut column_abs_sums = vec![0u32; n];
+        let mut rows = [vec![0i16; panels * PANEL], vec![0i16; panels * PANEL]];
+        for i in 0..row_pairs {
+            for (row, codes) in (2 * i..).zip(&mut rows) {
+                match row < k {
+                    true => fill(row, &mut codes[..n]),
+                    false => codes.fill(0),
+                }
+                let add = |(sum, code): (&mut u32, &i16)| *sum += u32::from(code.unsigned_abs());
+                column_abs_sums.iter_mut().zip(&*codes).for_each(add);
+            }
+            let panels = rows[0].chunks_exact(PANEL).zip(rows[1].chunks_exact(PANEL));
+            for (panel, (even, odd)) in panels.enumerate() {
+                let RowPair(pair) = &mut pairs[panel * row_pairs + i];
+                for (slot, (&even, &odd)) in pair.iter_mut().zip(even.iter().zip(odd)) {
+                    *slot = [even, odd];
                 }
             }
         }
-        Self { k, n, max_column_abs_sum: column_abs_sums.into_iter().max().unwrap_or(0), pairs }
+        let largest = column_abs_sums.into_iter().max().unwrap_or(0);
+        Self { k, n, max_column_abs_sum: largest.into(), pairs }
     }
 
     /// Rows of B: the length of the sums.

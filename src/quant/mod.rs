@@ -7,7 +7,7 @@ mod packed;
 mod slices;
 
 pub use packed::{pack, unpack};
-pub use slices::Codes;
+pub use slices::{Codes, uniform_codes};
 
 use serde::{Deserialize, Serialize};
 

@@ -1,6 +1,6 @@
 //! Quantization of whole slices to the i16 codes that the integer kernels take.
 
-use super::{Quantizer, TwinScale, magnitude, uniform_code};
+use super::{Bits, Quantizer, Scale, TwinScale, magnitude, uniform_code};
 
 /// The codes of a slice of floats.
 #[derive(Clone, Debug, PartialEq)]
@@ -18,13 +18,20 @@ pub enum Codes {
     },
 }
 
+/// The codes of a uniform quantizer, Eq. (2); as many as the shorter slice holds.
+pub fn uniform_codes(xs: &[f32], scale: Scale, bits: Bits, codes: &mut [i16]) {
+    codes.iter_mut().zip(xs).for_each(|(code, &x)| *code = uniform_code(x, scale.get(), bits) as i16);
+}
+
 impl Quantizer {
     /// The codes of `xs`; fused if every possible `|code| ≤ max_fused` (at most `i16::MAX`), else split.
     pub fn codes(self, xs: &[f32], max_fused: i32) -> Codes {
         let fused = self.max_abs_code() <= max_fused.min(i16::MAX.into());
         match self {
             Self::Uniform { scale, bits } => {
-                Codes::Fused(xs.iter().map(|&x| uniform_code(x, scale.get(), bits) as i16).collect())
+                let mut codes = vec![0; xs.len()];
+                uniform_codes(xs, scale, bits, &mut codes);
+                Codes::Fused(codes)
             }
             Self::TwinSoftmax { .. } | Self::TwinGelu { .. } if fused => {
                 Codes::Fused(self.twin_codes(xs, |shift, fine, coarse| (fine + (coarse << shift)) as i16))
@@ -62,7 +69,6 @@ impl Quantizer {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Bits, Scale};
     use super::*;
 
     #[test]

@@ -55,6 +55,11 @@ pub(super) fn initial_right(problem: &Problem, settings: &Settings) -> Result<Ve
     group_maxima(problem).into_iter().map(|max| scaled(max, 1.0, settings.b_bits)).collect()
 }
 
+/// The candidate nearest to `max|x|/2^(k−1)` on a grid of `count` up to 1.2 times that.
+pub(super) fn near_maximum(count: usize) -> usize {
+    (count - 1) * 5 / 6
+}
+
 fn group_maxima(problem: &Problem) -> Vec<f32> {
     let mut column = vec![0f32; problem.columns()];
     for row in problem.b.matrices().iter().flat_map(|b| b.rows()) {

@@ -1,60 +1,46 @@
-//! Algorithm 1 as plain loops over fake-quantized floats: no pruning, no integers, no early end. The reference.
+//! Algorithm 1 as it is written: every candidate in every round, to the last row.
 
-use ndarray::Array2;
+use rayon::prelude::*;
 
-use super::super::metric::Row;
+use super::evaluate::{Evaluator, Left, Sums};
 use super::{Problem, Settings, Solution, candidates};
 use crate::Result;
-use crate::quant::{Quantizer, Scale};
 
 /// Finds the scales of one problem, slowly.
-pub fn search(problem: &Problem, settings: &Settings) -> Result<Solution> {
-    let lefts = candidates::left(problem, settings)?;
-    let rights = candidates::right(problem, settings)?;
-    let mut b = candidates::initial_right(problem, settings)?;
+pub(super) fn search(problem: Problem, settings: &Settings) -> Result<Solution> {
+    let lefts = candidates::left(&problem, settings)?;
+    let rights = candidates::right(&problem, settings)?;
+    let mut scales = candidates::initial_right(&problem, settings)?;
+    let evaluator = Evaluator::new(problem, settings)?;
+    let losses = |a: Left, b: &[_], kind, count| {
+        let mut sums = vec![0f64; count];
+        let b = evaluator.quantize_right(b);
+        evaluator.add_losses(0..evaluator.stretches(), a, &b, kind, &mut sums, |_, _| false);
+        sums
+    };
     let mut a = lefts[0];
     let mut loss = f64::INFINITY;
     for _ in 0..settings.rounds {
-        let losses: Vec<f64> = lefts.iter().map(|&a| losses(problem, settings, a, &b).iter().sum()).collect();
-        a = lefts[first_minimum(&losses)];
+        let by_left: Vec<f64> =
+            lefts.par_iter().map(|&a| losses(Left::Candidate(a), &scales, Sums::Joint, 1)[0]).collect();
+        a = lefts[first_minimum(&by_left)];
 
-        let losses: Vec<Vec<f64>> = rights.iter().map(|b| self::losses(problem, settings, a, b)).collect();
+        let codes = evaluator.quantize_left(a);
+        let by_right: Vec<Vec<f64>> = rights
+            .par_iter()
+            .map(|b| losses(Left::Codes(a, &codes), b, Sums::ByGroup, scales.len()))
+            .collect();
         loss = 0.0;
-        for (group, b) in b.iter_mut().enumerate() {
-            let of_group: Vec<f64> = losses.iter().map(|l| l[group]).collect();
+        for (group, scale) in scales.iter_mut().enumerate() {
+            let of_group: Vec<f64> = by_right.iter().map(|losses| losses[group]).collect();
             let winner = first_minimum(&of_group);
-            *b = rights[winner][group];
+            *scale = rights[winner][group];
             loss += of_group[winner];
         }
     }
-    Ok(Solution { a, b, loss })
+    Ok(Solution { a, b: scales, loss })
 }
 
 fn first_minimum(losses: &[f64]) -> usize {
     (0..losses.len()).fold(0, |best, i| if losses[i] < losses[best] { i } else { best })
-}
-
-/// The loss of each column group for `Ô = fake_quant(A)·fake_quant(B)`.
-fn losses(problem: &Problem, settings: &Settings, a: Quantizer, b: &[Scale]) -> Vec<f64> {
-    let mut sums = vec![0f64; problem.groups.len()];
-    for (picture, reference) in problem.references().iter().enumerate() {
-        let a_quantized = problem.a[picture].mapv(|x| a.fake_quant(x));
-        let mut b_quantized: Array2<f32> = problem.b.of_picture(picture).clone();
-        for (group, &scale) in problem.groups.iter().zip(b) {
-            let quantizer = Quantizer::Uniform { scale, bits: settings.b_bits };
-            for column in group.clone() {
-                b_quantized.column_mut(column).mapv_inplace(|x| quantizer.fake_quant(x));
-            }
-        }
-        let product = a_quantized.dot(&b_quantized);
-        for (i, acc) in product.rows().into_iter().enumerate() {
-            let curvature = problem.curvature.get(picture).map_or(vec![], |c| c.row(i).to_vec());
-            let (acc, reference) = (acc.to_vec(), reference.row(i).to_vec());
-            let row = Row { acc: &acc, reference: &reference, curvature: &curvature };
-            for (group, sum) in problem.groups.iter().zip(&mut sums) {
-                settings.metric.add(&row, group.clone(), 1.0, sum);
-            }
-        }
-    }
-    sums
 }

@@ -1,20 +1,22 @@
 //! Algorithm 1 of PTQ4ViT for one problem: two operands, one output, all calibration pictures.
 //!
-//! [`search`] evaluates candidates on integer codes and drops one as soon as its partial loss exceeds the best whole
-//! loss known; [`exhaustive`] is the same algorithm as plain float loops, kept as its reference.
+//! Candidates are evaluated on integer codes. The pruned search drops one as soon as its partial loss exceeds the best
+//! whole loss known; the exhaustive search evaluates them all, and finds the same scales.
 
 mod candidates;
 mod evaluate;
-pub mod exhaustive;
+mod exhaustive;
+#[cfg(test)]
+mod float;
 mod pruned;
+mod rows;
 
 use std::ops::Range;
 
 use ndarray::Array2;
 
-pub use pruned::search;
-
 use super::Metric;
+use crate::Result;
 use crate::quant::{Bits, Quantizer, Scale};
 
 /// What the left operand is made of, and so which quantizers are tried.
@@ -31,7 +33,27 @@ pub enum LeftKind {
     },
 }
 
+/// How thoroughly a search looks; the result is the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Search {
+    /// Hopeless candidates are dropped early, and rounds that change nothing are left out.
+    Pruned,
+    /// Every candidate in every round, to the last row: what the pruned search is measured by.
+    Exhaustive,
+}
+
+impl Search {
+    /// Finds the scales of one problem.
+    pub fn run(self, problem: Problem, settings: &Settings) -> Result<Solution> {
+        match self {
+            Self::Pruned => pruned::search(problem, settings),
+            Self::Exhaustive => exhaustive::search(problem, settings),
+        }
+    }
+}
+
 /// The right operand.
+#[derive(Clone)]
 pub enum Right {
     /// A weight `[K, N]`.
     Weight(Array2<f32>),
@@ -40,6 +62,7 @@ pub enum Right {
 }
 
 /// One matrix product to quantize; its output is `O = A·B` for each picture.
+#[derive(Clone)]
 pub struct Problem {
     /// `A`, `[M, K]` of each picture.
     pub a: Vec<Array2<f32>>,
@@ -103,11 +126,6 @@ impl Right {
 impl Problem {
     fn columns(&self) -> usize {
         self.b.matrices()[0].ncols()
-    }
-
-    /// `O` of every picture, in f32.
-    fn references(&self) -> Vec<Array2<f32>> {
-        self.a.iter().enumerate().map(|(p, a)| a.dot(self.b.of_picture(p))).collect()
     }
 }
 
