@@ -36,6 +36,9 @@ const WORDS: &[(&str, &[&str])] = &[
     ("anyhow", &["cli/"]),
     ("clap", &["cli/"]),
     ("indicatif", &["cli/"]),
+    ("ctrlc", &["cli/"]),
+    ("sysinfo", &["cli/"]),
+    ("bytesize", &["cli/"]),
 ];
 const UNSAFE: &[&str] = &["kernel/avx2.rs", "onnx/mmap.rs"];
 

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use ndarray::{ArrayD, Axis};
-use onnx_ptq4vit::calibrate::{Calibration, Method, Options, WeightScales, calibrate};
+use onnx_ptq4vit::calibrate::{Calibration, Method, Options, Run, WeightScales, calibrate};
 use onnx_ptq4vit::data::{Dataset, Preprocess, Selection};
 use onnx_ptq4vit::export::{TwinForm, export};
 use onnx_ptq4vit::integer::Runner;
@@ -35,7 +35,7 @@ fn options(weight_bits: u8, activation_bits: u8) -> Options {
 }
 
 fn calibrated(model: &Model, plan: &Plan, options: &Options) -> Calibration {
-    calibrate(model, plan, &data("digits_calib", Some(16)), options, &()).unwrap()
+    calibrate(model, plan, &data("digits_calib", Some(16)), options, Run::default(), &()).unwrap()
 }
 
 fn classes(logits: &ArrayD<f32>) -> Vec<usize> {

@@ -1,8 +1,8 @@
-//! `EinSum` of two float operands as batched matrix products, forward and backward.
+//! `EinSum` of two float operands as matrix products of views, without copies, forward and backward.
 
 use tract_core::internal::*;
 use tract_core::ops::einsum::EinSum;
-use tract_ndarray::{Array3, ArrayD, ArrayView3, ArrayViewD, Axis, Ix3, linalg::general_mat_mul};
+use tract_ndarray::{ArrayD, ArrayViewD, ArrayViewMutD, Axis, CowArray, IxDyn, linalg::general_mat_mul};
 
 /// `a,b->out`, one letter an axis; `b` is empty for a single operand.
 struct Subscripts {
@@ -55,7 +55,8 @@ fn subscripts(op: &EinSum) -> TractResult<Subscripts> {
     Ok(s)
 }
 
-/// Moves the axes to `[batch, m, k] · [batch, k, n]`, multiplies, and moves them back.
+/// Moves the axes to `[batch.., m.., k..] · [batch.., k.., n..] = [batch.., m.., n..]`, all of them views, and
+/// multiplies.
 fn contract(s: &Subscripts, a: &ArrayViewD<f32>, b: &ArrayViewD<f32>) -> TractResult<ArrayD<f32>> {
     let (a, a_letters) = sum_private_axes(a, &s.a, &s.b, &s.out);
     let (b, b_letters) = sum_private_axes(b, &s.b, &s.a, &s.out);
@@ -74,57 +75,115 @@ fn contract(s: &Subscripts, a: &ArrayViewD<f32>, b: &ArrayViewD<f32>) -> TractRe
     let n = pick(&s.out, &|c| b_letters.contains(c) && !a_letters.contains(c));
     let k = pick(&a_letters, &|c| b_letters.contains(c) && !s.out.contains(c));
 
-    let a = arrange(&a, &a_letters, [&batch, &m, &k], &dims)?;
-    let b = arrange(&b, &b_letters, [&batch, &k, &n], &dims)?;
-    let product = batched_product(&a.view(), &b.view());
-    let order: Vec<char> = [batch, m, n].concat();
-    let shape: Vec<usize> = order.iter().map(|c| dims[c]).collect();
-    let product = product.into_shape_with_order(shape)?;
-    let axes: Vec<usize> =
-        s.out.iter().map(|c| order.iter().position(|o| o == c).expect("every output axis")).collect();
-    Ok(product.permuted_axes(axes).as_standard_layout().into_owned())
+    let full = |letters: &[char]| letters.iter().map(|c| dims[c]).collect::<Vec<_>>();
+    let axes = |from: &[char], to: &[char]| -> Vec<usize> {
+        to.iter().map(|c| from.iter().position(|l| l == c).expect("every axis has a group")).collect()
+    };
+    let (a_order, b_order) = ([&batch[..], &m, &k].concat(), [&batch[..], &k, &n].concat());
+    let a = a.view().permuted_axes(axes(&a_letters, &a_order));
+    let b = b.view().permuted_axes(axes(&b_letters, &b_order));
+    let mut a = a.broadcast(full(&a_order)).context("EinSum operands do not broadcast")?;
+    let mut b = b.broadcast(full(&b_order)).context("EinSum operands do not broadcast")?;
+    let mut out = ArrayD::zeros(full(&s.out));
+    let mut c = out.view_mut().permuted_axes(axes(&s.out, &[&batch[..], &m, &n].concat()));
+    let groups = Groups { batch: batch.len(), m: m.len(), n: n.len(), k: k.len() };
+    groups.merge(&mut a, &mut b, &mut c);
+    groups.multiply(a, b, c)?;
+    Ok(out)
 }
 
 /// Sums over the axes that only this operand has.
-fn sum_private_axes(
-    x: &ArrayViewD<f32>,
+fn sum_private_axes<'a>(
+    x: &ArrayViewD<'a, f32>,
     letters: &[char],
     other: &[char],
     out: &[char],
-) -> (ArrayD<f32>, Vec<char>) {
-    let mut x = x.to_owned();
+) -> (CowArray<'a, f32, IxDyn>, Vec<char>) {
+    let mut x = CowArray::from(x.clone());
     let mut kept = Vec::new();
     for letter in letters {
         if other.contains(letter) || out.contains(letter) {
             kept.push(*letter);
         } else {
-            x = x.sum_axis(Axis(kept.len()));
+            x = x.sum_axis(Axis(kept.len())).into();
         }
     }
     (x, kept)
 }
 
-/// A copy of `x` with its axes in three groups, each flattened to one.
-fn arrange(
-    x: &ArrayD<f32>,
-    letters: &[char],
-    groups: [&Vec<char>; 3],
-    dims: &HashMap<char, usize>,
-) -> TractResult<Array3<f32>> {
-    let order: Vec<char> = groups.iter().flat_map(|g| g.iter().copied()).collect();
-    let axes: Vec<usize> =
-        order.iter().map(|c| letters.iter().position(|l| l == c).expect("every axis has a group")).collect();
-    let full: Vec<usize> = order.iter().map(|c| dims[c]).collect();
-    let x = x.view().permuted_axes(axes);
-    let x = x.broadcast(full).context("EinSum operands do not broadcast")?;
-    let flat = groups.map(|g| g.iter().map(|c| dims[c]).product::<usize>());
-    Ok(x.as_standard_layout().into_owned().into_shape_with_order(flat)?.into_dimensionality::<Ix3>()?)
+/// How many axes of a product are of each kind.
+#[derive(Clone, Copy)]
+struct Groups {
+    batch: usize,
+    m: usize,
+    n: usize,
+    k: usize,
 }
 
-fn batched_product(a: &ArrayView3<f32>, b: &ArrayView3<f32>) -> Array3<f32> {
-    let mut out = Array3::zeros((a.shape()[0], a.shape()[1], b.shape()[2]));
-    for (i, mut out) in out.outer_iter_mut().enumerate() {
-        general_mat_mul(1.0, &a.index_axis(Axis(0), i), &b.index_axis(Axis(0), i), 0.0, &mut out);
+impl Groups {
+    /// Makes one axis of all of `m`, of `n` and of `k`, where both arrays that have them allow it without a copy.
+    fn merge(self, a: &mut ArrayViewD<f32>, b: &mut ArrayViewD<f32>, c: &mut ArrayViewMutD<f32>) {
+        let Self { batch, m, n, k } = self;
+        for i in (1..m).rev() {
+            let (take, into) = (Axis(batch + i - 1), Axis(batch + i));
+            if a.clone().merge_axes(take, into) && c.view().merge_axes(take, into) {
+                a.merge_axes(take, into);
+                c.merge_axes(take, into);
+            }
+        }
+        for i in (1..n).rev() {
+            let (b_axis, c_axis) = (batch + k + i, batch + m + i);
+            if b.clone().merge_axes(Axis(b_axis - 1), Axis(b_axis))
+                && c.view().merge_axes(Axis(c_axis - 1), Axis(c_axis))
+            {
+                b.merge_axes(Axis(b_axis - 1), Axis(b_axis));
+                c.merge_axes(Axis(c_axis - 1), Axis(c_axis));
+            }
+        }
+        for i in (1..k).rev() {
+            let (a_axis, b_axis) = (batch + m + i, batch + i);
+            if a.clone().merge_axes(Axis(a_axis - 1), Axis(a_axis))
+                && b.clone().merge_axes(Axis(b_axis - 1), Axis(b_axis))
+            {
+                a.merge_axes(Axis(a_axis - 1), Axis(a_axis));
+                b.merge_axes(Axis(b_axis - 1), Axis(b_axis));
+            }
+        }
     }
-    out
+
+    /// `c += a · b`: loops over the axes of the batch, and over all but the last of `m`, `n` and `k`.
+    fn multiply(mut self, a: ArrayViewD<f32>, b: ArrayViewD<f32>, mut c: ArrayViewMutD<f32>) -> TractResult<()> {
+        let Self { batch, m, n, k } = self;
+        if batch > 0 {
+            self.batch -= 1;
+            for ((a, b), c) in a.outer_iter().zip(b.outer_iter()).zip(c.outer_iter_mut()) {
+                self.multiply(a, b, c)?;
+            }
+        } else if m > 1 {
+            self.m -= 1;
+            for (a, c) in a.outer_iter().zip(c.outer_iter_mut()) {
+                self.multiply(a, b.clone(), c)?;
+            }
+        } else if n > 1 {
+            self.n -= 1;
+            for (b, c) in b.axis_iter(Axis(k)).zip(c.axis_iter_mut(Axis(m))) {
+                self.multiply(a.clone(), b, c)?;
+            }
+        } else if k > 1 {
+            self.k -= 1;
+            for (a, b) in a.axis_iter(Axis(m)).zip(b.outer_iter()) {
+                self.multiply(a, b, c.view_mut())?;
+            }
+        } else {
+            let a = if m == 0 { a.insert_axis(Axis(0)) } else { a };
+            let a = if k == 0 { a.insert_axis(Axis(1)) } else { a };
+            let b = if k == 0 { b.insert_axis(Axis(0)) } else { b };
+            let b = if n == 0 { b.insert_axis(Axis(1)) } else { b };
+            let c = if m == 0 { c.insert_axis(Axis(0)) } else { c };
+            let c = if n == 0 { c.insert_axis(Axis(1)) } else { c };
+            let (a, b) = (a.into_dimensionality()?, b.into_dimensionality()?);
+            general_mat_mul(1.0, &a, &b, 1.0, &mut c.into_dimensionality()?);
+        }
+        Ok(())
+    }
 }

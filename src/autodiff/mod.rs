@@ -8,6 +8,8 @@ mod rules;
 #[cfg(test)]
 mod rules_check;
 
+use std::cell::OnceCell;
+
 use tract_core::internal::*;
 use tract_core::ops::einsum::EinSum;
 use tract_core::ops::source::TypedSource;
@@ -72,38 +74,62 @@ impl Tape<'_> {
         value.to_plain_array_view().map_err(|e| Error::model(self.name(outlet.node), e))
     }
 
-    /// `∂⟨dy, value(from)⟩/∂value(w)` for every `w` of `wanted`, in their order; zeros where `from` does not
-    /// depend on `w`. [`Error::Unsupported`] names an op on the way that has no rule.
-    pub fn backward(&self, from: OutletId, dy: ArrayD<f32>, wanted: &[OutletId]) -> Result<Vec<ArrayD<f32>>> {
+    /// What the values that depend on the input take, in bytes.
+    pub fn bytes(&self) -> usize {
+        let own = self.values.iter().zip(&self.network.fixed).filter(|(_, fixed)| fixed.is_none());
+        let bytes = |value: &TValue| value.len() * value.datum_type().size_of();
+        own.flat_map(|(values, _)| values.iter().flatten()).map(bytes).sum()
+    }
+
+    /// For every seed `dy`, `∂⟨dy, value(from)⟩/∂value(w)` of each `w` of `wanted`: `found(index of w, by seed)` is
+    /// called as soon as they are known; with zeros where `from` does not depend on `w`. Values are freed once no rule
+    /// needs them. [`Error::Unsupported`] names an op on the way that has no rule.
+    pub fn backward(
+        mut self,
+        from: OutletId,
+        seeds: Vec<ArrayD<f32>>,
+        wanted: &[OutletId],
+        mut found: impl FnMut(usize, Vec<ArrayD<f32>>) -> Result<()>,
+    ) -> Result<()> {
         let model = &self.network.model;
         let leads = self.leads_to(wanted);
-        let mut grads: HashMap<OutletId, ArrayD<f32>> = HashMap::from([(from, dy)]);
-        let mut found: HashMap<OutletId, ArrayD<f32>> = HashMap::new();
+        let count = seeds.len();
+        let mut missing = vec![true; wanted.len()];
+        let mut grads: HashMap<OutletId, Vec<ArrayD<f32>>> = HashMap::from([(from, seeds)]);
         for &id in self.network.order.iter().rev() {
             let node = &model.nodes[id];
             for slot in 0..node.outputs.len() {
                 let outlet = OutletId::new(id, slot);
-                let Some(dy) = grads.remove(&outlet) else { continue };
+                let Some(dys) = grads.remove(&outlet) else { continue };
                 let needed: Vec<bool> = node.inputs.iter().map(|i| leads[i.node]).collect();
                 if needed.contains(&true) {
-                    for (input, dx) in node.inputs.iter().zip(self.pull_back(node, slot, &dy, &needed)?) {
-                        let Some(dx) = dx else { continue };
-                        let dx = sum_to_shape(dx, self.shape(*input));
-                        match grads.entry(*input) {
-                            std::collections::hash_map::Entry::Occupied(mut sum) => *sum.get_mut() += &dx,
-                            std::collections::hash_map::Entry::Vacant(empty) => {
-                                empty.insert(dx);
+                    for (seed, dxs) in self.pull_back(node, slot, &dys, &needed)?.into_iter().enumerate() {
+                        for (&input, dx) in node.inputs.iter().zip(dxs) {
+                            let Some(dx) = dx else { continue };
+                            let dx = sum_to_shape(dx, self.shape(input));
+                            let sums = grads.entry(input).or_default();
+                            match sums.get_mut(seed) {
+                                Some(sum) => *sum += &dx,
+                                None => sums.push(dx),
                             }
                         }
                     }
                 }
-                if wanted.contains(&outlet) {
-                    found.insert(outlet, dy);
+                if let Some(index) = wanted.iter().position(|w| *w == outlet) {
+                    missing[index] = false;
+                    found(index, dys)?;
                 }
             }
+            self.values[id] = None;
         }
-        let zeros = |w: &OutletId| ArrayD::zeros(self.shape(*w));
-        Ok(wanted.iter().map(|w| found.get(w).cloned().unwrap_or_else(|| zeros(w))).collect())
+        for index in (0..wanted.len()).filter(|&index| missing[index]) {
+            let shape = model.outlet_fact(wanted[index]).and_then(|fact| {
+                fact.shape.as_concrete().map(<[usize]>::to_vec).context("a shape is not concrete")
+            });
+            let shape = shape.map_err(|e| Error::model(self.name(wanted[index].node), e))?;
+            found(index, vec![ArrayD::zeros(&shape[..]); count])?;
+        }
+        Ok(())
     }
 
     /// By node: is it in `wanted`, or computed from a node that is?
@@ -116,22 +142,24 @@ impl Tape<'_> {
         leads
     }
 
-    /// The gradient of each needed input of `node`, in the shape of the broadcast operands.
+    /// By seed, the gradient of each needed input of `node`, in the shape of the broadcast operands.
     fn pull_back(
         &self,
         node: &TypedNode,
         slot: usize,
-        dy: &ArrayD<f32>,
+        dys: &[ArrayD<f32>],
         needed: &[bool],
-    ) -> Result<Vec<Option<ArrayD<f32>>>> {
+    ) -> Result<Vec<Vec<Option<ArrayD<f32>>>>> {
         let name = node.op.name();
         let rule = rules::find(&name).filter(|_| slot == 0).ok_or_else(|| {
             Error::unsupported(format!("node `{}`", node.name), format!("op {name} has no gradient rule"))
         })?;
         let inputs = inputs_of(node, &self.values);
         let output = &self.values[node.id].as_ref().expect("forward computes every value")[0];
-        let saved = rules::Saved { op: node.op.as_ref(), inputs: &inputs, output, needed };
-        rule(dy, &saved).map_err(|e| Error::model(self.name(node.id), format!("gradient of {name}: {e}")))
+        let saved =
+            rules::Saved { op: node.op.as_ref(), inputs: &inputs, output, needed, sources: OnceCell::new() };
+        let failed = |e| Error::model(self.name(node.id), format!("gradient of {name}: {e}"));
+        dys.iter().map(|dy| rule(dy, &saved).map_err(failed)).collect()
     }
 
     fn shape(&self, outlet: OutletId) -> &[usize] {

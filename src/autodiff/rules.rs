@@ -3,6 +3,7 @@
 //! A rule maps `dy` to the gradient of each needed input, in the shape to which that input was broadcast; the
 //! driver sums back over the broadcast axes.
 
+use std::cell::OnceCell;
 use std::f32::consts::FRAC_2_SQRT_PI;
 
 use tract_core::internal::*;
@@ -22,6 +23,8 @@ pub(super) struct Saved<'a> {
     pub(super) output: &'a Tensor,
     /// By input: is its gradient wanted?
     pub(super) needed: &'a [bool],
+    /// Of [`moved_elements`], the same for every `dy`.
+    pub(super) sources: OnceCell<Vec<usize>>,
 }
 
 type Grads = TractResult<Vec<Option<ArrayD<f32>>>>;
@@ -162,16 +165,20 @@ fn pad(dy: &ArrayD<f32>, saved: &Saved) -> Grads {
 /// output came from, so `dx[source of i] += dy[i]`.
 fn moved_elements(dy: &ArrayD<f32>, saved: &Saved) -> Grads {
     let shape = saved.inputs[0].shape();
-    let count = saved.inputs[0].len();
-    let numbers = tensor1(&(0..count as i64).collect::<Vec<_>>()).into_shape(shape)?;
-    let mut inputs: TVec<TValue> = saved.inputs.into();
-    inputs[0] = numbers.into_tvalue();
-    let sources = saved.op.eval(&EvalContext::out_of_plan(), inputs)?.remove(0);
-    let mut dx = vec![0f32; count];
-    for (&source, &dy) in sources.to_plain_array_view::<i64>()?.iter().zip(dy) {
-        dx[source as usize] += dy;
+    if saved.sources.get().is_none() {
+        let numbers: Vec<i64> = (0..saved.inputs[0].len() as i64).collect();
+        let mut inputs: TVec<TValue> = saved.inputs.into();
+        inputs[0] = tensor1(&numbers).into_shape(shape)?.into_tvalue();
+        let sources = saved.op.eval(&EvalContext::out_of_plan(), inputs)?.remove(0);
+        let sources = sources.to_plain_array_view::<i64>()?.iter().map(|&i| i as usize).collect();
+        saved.sources.set(sources).expect("it is empty");
+    }
+    let mut dx = ArrayD::zeros(shape);
+    let flat = dx.as_slice_mut().context("zeros are in standard layout")?;
+    for (&source, &dy) in saved.sources.get().into_iter().flatten().zip(dy) {
+        flat[source] += dy;
     }
     let mut grads = vec![None; saved.inputs.len()];
-    grads[0] = Some(ArrayD::from_shape_vec(shape, dx)?);
+    grads[0] = Some(dx);
     Ok(grads)
 }

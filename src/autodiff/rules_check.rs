@@ -165,7 +165,16 @@ fn check(case: &Case, input: usize) {
         let shape = tape.value(out).unwrap().shape().to_vec();
         values(&shape, 9).to_plain_array_view::<f32>().unwrap().to_owned() - 1.0
     };
-    let grad = tape.backward(out, weights.clone(), &[source]).unwrap().remove(0);
+    // Two seeds at once: the second is minus twice the first.
+    let mut grads = Vec::new();
+    let seeds = vec![weights.clone(), &weights * -2.0];
+    tape.backward(out, seeds, &[source], |_, found| {
+        grads = found;
+        Ok(())
+    })
+    .unwrap();
+    let grad = &grads[0];
+    assert_eq!(grads[1], grad * -2.0, "{name}");
     let loss = |x: &ArrayD<f32>| -> f32 { (&run(x).value(out).unwrap() * &weights).sum() };
     let slopes: Vec<f32> = (0..x.len())
         .map(|i| {
@@ -203,6 +212,7 @@ fn an_op_without_a_rule_is_named() {
     let network = network(&case, 0);
     let tape = network.forward(case.inputs[0].clone()).unwrap();
     let model = network.model();
-    let error = tape.backward(model.outputs[0], ArrayD::ones(vec![2, 3]), &[model.inputs[0]]).unwrap_err();
+    let seeds = vec![ArrayD::ones(vec![2, 3])];
+    let error = tape.backward(model.outputs[0], seeds, &[model.inputs[0]], |_, _| Ok(())).unwrap_err();
     assert_eq!(error.to_string(), "unsupported: node `op`: op Cos has no gradient rule");
 }

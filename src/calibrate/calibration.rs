@@ -29,6 +29,8 @@ pub struct Provenance {
     pub model_sha256: String,
     /// Size of the calibration set.
     pub pictures: usize,
+    /// SHA-256 of the batches that they make.
+    pub pictures_sha256: String,
     /// The choices made.
     pub options: Options,
 }
@@ -101,6 +103,14 @@ impl Calibration {
         file.as_file().sync_all().map_err(io)?;
         file.persist(path).map_err(|e| Error::io(path, e.error))?;
         Ok(())
+    }
+
+    /// Whether it is what a run from `provenance` over the sites of `plan` begins with.
+    pub(super) fn begins(&self, provenance: &Provenance, plan: &Plan) -> bool {
+        let names = self.sites.iter().map(|site| &site.name);
+        self.provenance == *provenance
+            && self.sites.len() <= plan.sites.len()
+            && names.eq(plan.sites.iter().take(self.sites.len()).map(|site| &site.name))
     }
 
     /// The scales of the site `name`.

@@ -2,6 +2,7 @@
 
 mod calibration;
 pub mod loss;
+mod memory;
 mod metric;
 mod options;
 mod outliers;
@@ -16,6 +17,7 @@ pub use calibration::{Calibration, Provenance, SiteScales};
 pub use loss::Gradient;
 pub use metric::Metric;
 pub use options::{Method, Options, WeightScales};
+pub use search::Search;
 
 use crate::data::Dataset;
 use crate::onnx::{Graph, Model};
@@ -23,19 +25,36 @@ use crate::plan::Plan;
 use crate::progress::Progress;
 use crate::session::{Session, input_spec, output_name};
 use crate::{Error, Result};
-use record::Recorder;
+use prost::Message as _;
+use record::{Recorder, SiteFootprint};
 
-/// What the records of one group of sites may take; the rest waits for a pass of its own.
-const RECORD_BUDGET: usize = 2 << 30;
+/// How a calibration is done: nothing of this changes its result.
+pub struct Run<'r> {
+    /// How thoroughly the search looks.
+    pub search: Search,
+    /// What the process may take, in bytes: sites that do not fit at once are recorded in groups, one after another.
+    pub memory: usize,
+    /// What an earlier run has finished, of this model, these pictures and these options; else it is not used.
+    pub resume: Option<Calibration>,
+    /// Called with what is finished, after every site.
+    pub save: &'r dyn Fn(&Calibration) -> Result<()>,
+}
+
+impl Default for Run<'_> {
+    fn default() -> Self {
+        Self { search: Search::Pruned, memory: 4 << 30, resume: None, save: &|_| Ok(()) }
+    }
+}
 
 /// Searches the scales of every site of `plan` on `pictures`.
 ///
-/// The result depends on the model, the pictures and the options alone, not on the number of threads.
+/// The result depends on the model, the pictures and the options alone, not on the run or the number of threads.
 pub fn calibrate(
     model: &Model,
     plan: &Plan,
     pictures: &Dataset,
     options: &Options,
+    run: Run,
     progress: &dyn Progress,
 ) -> Result<Calibration> {
     options.validate()?;
@@ -56,26 +75,53 @@ pub fn calibrate(
     let load = |chunk: usize| -> Result<Array4<f32>> { pictures.batch(chunk * batch..(chunk + 1) * batch) };
     let recorder = Recorder { session: &session, plan, options, chunks: pictures.len() / batch, load: &load };
 
-    let groups = recorder.groups(RECORD_BUDGET)?;
-    let mut sites = Vec::with_capacity(plan.sites.len());
-    for (i, group) in groups.iter().enumerate() {
-        let part =
-            if groups.len() == 1 { String::new() } else { format!(" (part {} of {})", i + 1, groups.len()) };
-        progress.stage(&format!("record values and gradients{part}"), recorder.chunks);
-        let records = recorder.record(group.clone(), progress)?;
-        progress.stage(&format!("search scales{part}"), group.len());
-        for (site, record) in plan.sites[group.clone()].iter().zip(records) {
-            sites.push(problems::solve(&graph, site, record, options)?);
-            progress.step(&site.name);
-        }
-    }
     let provenance = Provenance {
         tool: concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION")).into(),
         model_sha256: fingerprint(model),
         pictures: pictures.len(),
+        pictures_sha256: recorder.fingerprint()?,
         options: *options,
     };
-    Ok(Calibration { provenance, sites })
+    let mut calibration = match run.resume {
+        Some(earlier) if earlier.begins(&provenance, plan) => earlier,
+        _ => Calibration { provenance, sites: Vec::new() },
+    };
+    let done = calibration.sites.len();
+    if done == plan.sites.len() {
+        return Ok(calibration);
+    }
+    if done > 0 {
+        progress.note(&format!("{done} of {} sites were calibrated before", plan.sites.len()));
+    }
+
+    let footprint = recorder.footprint()?;
+    let weights: Vec<usize> = plan.sites.iter().map(|site| problems::weight_len(&graph, site) * 4).collect();
+    let extent = (recorder.chunks, rayon::current_num_threads());
+    let sizes = (model.proto.encoded_len(), run.memory);
+    let division = memory::divide(&footprint, &weights, done, extent, options.metric, sizes)?;
+    for (i, group) in division.groups.iter().enumerate() {
+        let part = match division.groups.len() {
+            1 => String::new(),
+            parts => format!(" (part {} of {parts})", i + 1),
+        };
+        progress.stage(&format!("record values and gradients{part}"), recorder.chunks as u64);
+        let records = recorder.record(group.clone(), division.at_once, progress)?;
+        let work: Vec<u64> = group.clone().map(|site| search_work(&footprint.sites[site], weights[site])).collect();
+        progress.stage(&format!("search scales{part}"), work.iter().sum());
+        for ((site, record), work) in plan.sites[group.clone()].iter().zip(records).zip(work) {
+            calibration.sites.push(problems::solve(&graph, site, record, options, run.search)?);
+            progress.step(&site.name, work);
+            (run.save)(&calibration)?;
+        }
+    }
+    Ok(calibration)
+}
+
+/// The multiplications of one evaluation, and the outputs, whose errors are summed.
+fn search_work(site: &SiteFootprint, weight: usize) -> u64 {
+    // (M·K)·(K·N)·(M·N) is the square of the multiplications.
+    let [a, b, output] = [site.a, weight + site.b, site.output].map(|bytes| bytes as f64 / 4.0);
+    ((a * b * output / site.heads as f64).sqrt() + 16.0 * output) as u64
 }
 
 /// SHA-256 of the model as this library encodes it, in hexadecimal.

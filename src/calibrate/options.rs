@@ -17,6 +17,9 @@ pub enum Method {
     Base,
 }
 
+/// n: how many scales are tried for each operand.
+pub(super) const CANDIDATES: usize = 100;
+
 /// How many scales a weight has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -86,6 +89,6 @@ impl Options {
             Method::Ptq4vit => (0.0, 3),
             Method::Base => (0.5, 1),
         };
-        Settings { metric: self.metric, a_bits, b_bits, alpha, beta: 1.2, candidates: 100, rounds }
+        Settings { metric: self.metric, a_bits, b_bits, alpha, beta: 1.2, candidates: CANDIDATES, rounds }
     }
 }

@@ -4,7 +4,7 @@ use ndarray::{Array2, ArrayD, ArrayViewD, Ix2};
 
 use super::calibration::SiteScales;
 use super::record::SiteRecord;
-use super::search::{LeftKind, Problem, Right, search};
+use super::search::{LeftKind, Problem, Right, Search};
 use super::{Options, WeightScales, outliers};
 use crate::onnx::{Graph, tensor};
 use crate::plan::{LeftSource, RightOperand, Site, WeightLayout};
@@ -14,7 +14,13 @@ use crate::{Error, Result};
 type Matrices = Vec<Array2<f32>>;
 
 /// Searches the scales of one site.
-pub(super) fn solve(graph: &Graph, site: &Site, record: SiteRecord, options: &Options) -> Result<SiteScales> {
+pub(super) fn solve(
+    graph: &Graph,
+    site: &Site,
+    record: SiteRecord,
+    options: &Options,
+    search: Search,
+) -> Result<SiteScales> {
     let a_kind = match site.a_kind {
         LeftSource::Softmax if options.softmax_twin => LeftKind::TwinSoftmax,
         LeftSource::Activation(function) if options.gelu_twin => {
@@ -40,13 +46,23 @@ pub(super) fn solve(graph: &Graph, site: &Site, record: SiteRecord, options: &Op
     let settings = options.settings(options.activation_bits, b_bits);
     let mut scales =
         SiteScales { name: site.name.clone(), a_rank, a: vec![], b: vec![], outliers, b_bits, loss: 0.0 };
-    for problem in &problems {
-        let solution = search(problem, &settings)?;
+    for problem in problems {
+        let solution = search.run(problem, &settings)?;
         scales.a.push(solution.a);
         scales.b.extend(solution.b);
         scales.loss += solution.loss;
     }
     Ok(scales)
+}
+
+/// Elements of the site's weight; 0 where both operands are activations.
+pub(super) fn weight_len(graph: &Graph, site: &Site) -> usize {
+    match &site.b {
+        RightOperand::Weight { value, .. } => {
+            graph.constant(value).map_or(0, |constant| tensor::shape(constant).iter().product())
+        }
+        RightOperand::Activation(_) => 0,
+    }
 }
 
 /// A linear layer or patch Conv: all tokens of a chunk are rows of one matrix.

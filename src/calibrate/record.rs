@@ -2,11 +2,12 @@
 
 use std::collections::BTreeSet;
 use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use ndarray::{Array4, ArrayD};
 use rayon::prelude::*;
 
-use super::{Metric, Options};
+use super::{Metric, Options, hex_digest};
 use crate::plan::{Plan, RightOperand, Site};
 use crate::progress::Progress;
 use crate::session::Session;
@@ -21,6 +22,23 @@ pub(super) struct SiteRecord {
     pub(super) b: Vec<ArrayD<f32>>,
     /// `(∂L/∂O)²`, the mean over the probes; empty unless the metric is [`Metric::Hessian`].
     pub(super) curvature: Vec<ArrayD<f32>>,
+}
+
+/// The bytes that one batch takes.
+pub(super) struct Footprint {
+    /// All values of a forward pass.
+    pub(super) values: usize,
+    pub(super) sites: Vec<SiteFootprint>,
+}
+
+/// The bytes of one site's operands and of its output.
+pub(super) struct SiteFootprint {
+    pub(super) a: usize,
+    /// 0 for a weight.
+    pub(super) b: usize,
+    pub(super) output: usize,
+    /// Problems that share them.
+    pub(super) heads: usize,
 }
 
 /// Runs the float model over the calibration set.
@@ -48,48 +66,57 @@ pub(super) fn taps(plan: &Plan) -> Vec<&str> {
 }
 
 impl Recorder<'_> {
-    /// Divides the sites into runs whose records stay within `budget` bytes (but one site at least).
-    pub(super) fn groups(&self, budget: usize) -> Result<Vec<Range<usize>>> {
-        let recorded = self.session.forward((self.load)(0)?.into_dyn())?;
-        let mut groups: Vec<Range<usize>> = Vec::new();
-        let mut bytes = 0;
-        for (i, site) in self.plan.sites.iter().enumerate() {
-            let len = |name: &str| recorded.value(name).map(|v| v.len());
-            let mut floats = len(&site.a)?;
-            if let RightOperand::Activation(b) = &site.b {
-                floats += len(b)?;
-            }
-            if self.options.metric == Metric::Hessian {
-                floats += len(&site.output)?;
-            }
-            let of_site = floats * size_of::<f32>() * self.chunks;
-            match groups.last_mut() {
-                Some(group) if bytes + of_site <= budget => {
-                    group.end = i + 1;
-                    bytes += of_site;
-                }
-                _ => {
-                    groups.push(i..i + 1);
-                    bytes = of_site;
-                }
-            }
-        }
-        Ok(groups)
+    /// SHA-256 of all batches.
+    pub(super) fn fingerprint(&self) -> Result<String> {
+        let digest = |chunk| -> Result<String> {
+            let batch = (self.load)(chunk)?;
+            let bytes: Vec<u8> = batch.iter().flat_map(|x| x.to_le_bytes()).collect();
+            Ok(hex_digest(&bytes))
+        };
+        let digests = (0..self.chunks).into_par_iter().map(digest).collect::<Vec<_>>();
+        Ok(hex_digest(digests.into_iter().collect::<Result<String>>()?.as_bytes()))
     }
 
-    /// Records the sites of one group.
-    pub(super) fn record(&self, group: Range<usize>, progress: &dyn Progress) -> Result<Vec<SiteRecord>> {
-        let sites = &self.plan.sites[group];
-        let by_chunk: Vec<Result<Vec<SiteRecord>>> = (0..self.chunks)
-            .into_par_iter()
-            .map(|chunk| {
-                let records = self.record_chunk(sites, chunk);
-                progress.step("");
-                records
-            })
-            .collect();
+    /// What one batch takes, found by running one.
+    pub(super) fn footprint(&self) -> Result<Footprint> {
+        let recorded = self.session.forward((self.load)(0)?.into_dyn())?;
+        let size = |name: &str| recorded.value(name).map(|v| v.len() * size_of::<f32>());
+        let of_site = |site: &Site| {
+            let b = match &site.b {
+                RightOperand::Activation(b) => size(b)?,
+                RightOperand::Weight { .. } => 0,
+            };
+            let heads = if b > 0 { recorded.value(&site.a)?.shape()[1] } else { 1 };
+            Ok(SiteFootprint { a: size(&site.a)?, b, output: size(&site.output)?, heads })
+        };
+        let sites = self.plan.sites.iter().map(of_site).collect::<Result<_>>()?;
+        Ok(Footprint { values: recorded.bytes(), sites })
+    }
+
+    /// Records some sites, `at_once` batches at a time.
+    pub(super) fn record(
+        &self,
+        sites: Range<usize>,
+        at_once: usize,
+        progress: &dyn Progress,
+    ) -> Result<Vec<SiteRecord>> {
+        let sites = &self.plan.sites[sites];
+        let next = AtomicUsize::new(0);
+        let run = |_| {
+            let mut mine = Vec::new();
+            loop {
+                let chunk = next.fetch_add(1, Ordering::Relaxed);
+                if chunk >= self.chunks {
+                    return mine;
+                }
+                mine.push((chunk, self.record_chunk(sites, chunk)));
+                progress.step("", 1);
+            }
+        };
+        let mut by_chunk: Vec<_> = (0..at_once).into_par_iter().flat_map_iter(run).collect();
+        by_chunk.sort_by_key(|(chunk, _)| *chunk);
         let mut records: Vec<SiteRecord> = sites.iter().map(|_| SiteRecord::default()).collect();
-        for chunk in by_chunk {
+        for (_, chunk) in by_chunk {
             for (all, one) in records.iter_mut().zip(chunk?) {
                 all.a.extend(one.a);
                 all.b.extend(one.b);
@@ -117,24 +144,28 @@ impl Recorder<'_> {
                 self.options.seed,
                 chunk as u64,
             )?;
-            let share = 1.0 / seeds.len() as f32;
-            for seed in seeds {
-                let gradients = recorded.gradients(seed, &outputs)?;
-                for ((record, site), gradient) in records.iter_mut().zip(sites).zip(gradients) {
-                    let squared =
-                        finite(gradient, &site.name, "its gradient", chunk)?.mapv_into(|g| g * g * share);
-                    match record.curvature.first_mut() {
-                        Some(sum) => *sum += &squared,
-                        None => record.curvature.push(squared),
-                    }
-                }
-            }
+            recorded.gradients(seeds, &outputs, |site, gradients| {
+                let curvature = finite(mean_square(gradients), &sites[site].name, "its gradient", chunk)?;
+                records[site].curvature.push(curvature);
+                Ok(())
+            })?;
         }
         Ok(records)
     }
 }
 
+/// Element by element, of at least one array.
+fn mean_square(arrays: Vec<ArrayD<f32>>) -> ArrayD<f32> {
+    let share = 1.0 / arrays.len() as f32;
+    let squared = arrays.into_iter().map(|x| x.mapv_into(|x| x * x * share));
+    squared.reduce(|sum, squared| sum + squared).expect("a gradient has a seed at least")
+}
+
 fn finite(values: ArrayD<f32>, site: &str, what: &str, chunk: usize) -> Result<ArrayD<f32>> {
+    // Unlike a search, which ends early, this vectorizes.
+    if values.fold(true, |finite, x| finite & x.is_finite()) {
+        return Ok(values);
+    }
     match values.iter().find(|x| !x.is_finite()) {
         Some(x) => Err(Error::data(
             format!("site `{site}`"),

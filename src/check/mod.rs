@@ -102,7 +102,7 @@ pub fn compare(
     let batch = float.shape[0];
     let batches = data.len().div_ceil(batch);
     let mut total = Tally::default();
-    progress.stage("compare both models", data.len());
+    progress.stage("compare both models", data.len() as u64);
     for start in (0..batches).step_by(CHUNK) {
         let chunk = start..batches.min(start + CHUNK);
         let tallies: Vec<Result<Tally>> = chunk
@@ -158,7 +158,7 @@ fn one_batch(
         tally.add_layer(&site.name, expected, &values.output, (present, float.shape[0]))?;
     }
     for name in names {
-        progress.step(name);
+        progress.step(name, 1);
     }
     Ok(tally)
 }

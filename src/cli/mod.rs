@@ -2,6 +2,7 @@
 
 mod check;
 mod inspect;
+mod interrupt;
 mod model;
 mod output;
 mod pictures;
@@ -51,6 +52,7 @@ enum Command {
 /// Parses the arguments, runs the command and says what went wrong.
 pub(crate) fn main() -> ExitCode {
     let cli = Cli::parse();
+    interrupt::install();
     match execute(cli) {
         Ok(code) => code,
         Err(error) => {

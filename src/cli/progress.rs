@@ -34,23 +34,23 @@ impl Drop for Stderr {
 }
 
 impl Progress for Stderr {
-    fn stage(&self, name: &str, total: usize) {
+    fn stage(&self, name: &str, total: u64) {
         self.finish();
         if !self.terminal {
-            say(&format!("{name} ({total})"));
+            say(name);
             return;
         }
-        let style = ProgressStyle::with_template("{prefix} {bar:32} {pos}/{len} {eta:>4} {wide_msg}");
-        let bar = ProgressBar::new(total as u64)
+        let style = ProgressStyle::with_template("{prefix} {bar:32} {percent:>3}% {eta:>4} left {wide_msg}");
+        let bar = ProgressBar::new(total)
             .with_style(style.expect("the template is well formed"))
             .with_prefix(name.to_string());
         *self.bar.lock().unwrap_or_else(PoisonError::into_inner) = Some(bar);
     }
 
-    fn step(&self, detail: &str) {
+    fn step(&self, detail: &str, work: u64) {
         if let Some(bar) = &*self.bar.lock().unwrap_or_else(PoisonError::into_inner) {
             bar.set_message(detail.to_string());
-            bar.inc(1);
+            bar.inc(work);
         }
     }
 

@@ -5,8 +5,9 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::Result;
+use bytesize::ByteSize;
 use onnx_ptq4vit::Error;
-use onnx_ptq4vit::calibrate::{Calibration, Gradient, Options, calibrate};
+use onnx_ptq4vit::calibrate::{Calibration, Gradient, Options, Run, calibrate};
 use onnx_ptq4vit::data::Selection;
 use onnx_ptq4vit::export::export;
 use onnx_ptq4vit::onnx::{Graph, Model, Storage};
@@ -15,11 +16,12 @@ use onnx_ptq4vit::report::QuantizeReport;
 use onnx_ptq4vit::session::{InputSpec, input_spec};
 use prost::Message;
 
+use super::interrupt::whole;
 use super::model::ensure_finite;
 use super::output::{ensure_writable, print, same_file};
 use super::pictures::PictureArgs;
 use super::progress::Stderr;
-use super::values::{MethodName, MetricName, TwinName, WeightsName, Widths};
+use super::values::{MethodName, MetricName, SearchName, TwinName, WeightsName, Widths};
 
 /// Quantize a float model
 ///
@@ -75,7 +77,13 @@ pub(super) struct Args {
     /// Leave this node in float; may be repeated. `inspect` lists the names
     #[arg(long, value_name = "NODE")]
     exclude: Vec<String>,
-    /// Save the scales that were found, as JSON
+    /// How thoroughly scales are searched; the result is the same
+    #[arg(long, value_enum, default_value = "pruned", conflicts_with = "calibration")]
+    search: SearchName,
+    /// What calibration may take of the memory [default: half of what is free]
+    #[arg(long, value_name = "SIZE", conflicts_with = "calibration")]
+    memory: Option<ByteSize>,
+    /// Save the scales as JSON as they are found; the same command goes on with them if it was interrupted
     #[arg(long, value_name = "FILE", conflicts_with = "calibration")]
     save_calibration: Option<PathBuf>,
     /// Use saved scales instead of searching
@@ -111,11 +119,8 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
 
     let calibration = scales(args, &model, &plan, &input, &progress)?;
     let quantized = export(&model, &plan, &calibration, args.twin.into())?;
-    if let Some(path) = &args.save_calibration {
-        calibration.write(path)?;
-    }
     progress.finish();
-    quantized.write(&args.output, Storage::for_model(&quantized))?;
+    whole(|| quantized.write(&args.output, Storage::for_model(&quantized)))?;
 
     let files = [&args.model, &args.output].map(|path| path.display().to_string());
     let bytes = [&model, &quantized].map(|model| model.proto.encoded_len() as u64);
@@ -140,7 +145,28 @@ fn scales(
     let calib = args.calib.as_deref().ok_or_else(|| Error::usage("--calib or --calibration is needed"))?;
     let selection = Selection { limit: Some(args.calib_limit), seed: args.seed };
     let pictures = args.pictures.open(calib, input, selection, progress)?;
-    Ok(calibrate(model, plan, &pictures, &options(args), progress)?)
+    let save = |found: &Calibration| match &args.save_calibration {
+        Some(path) => whole(|| found.write(path)),
+        None => Ok(()),
+    };
+    let run = Run {
+        search: args.search.into(),
+        memory: args.memory.map_or_else(half_of_free, |size| usize::try_from(size.0).unwrap_or(usize::MAX)),
+        // Any other file is overwritten.
+        resume: args.save_calibration.as_deref().and_then(|path| Calibration::read(path).ok()),
+        save: &save,
+    };
+    Ok(calibrate(model, plan, &pictures, &options(args), run, progress)?)
+}
+
+/// In bytes; 4 GiB where the system does not say.
+fn half_of_free() -> usize {
+    let free = sysinfo::System::new().map_or(8 << 30, |mut system| {
+        system.refresh_memory();
+        let group = system.cgroup_limits().map_or(u64::MAX, |group| group.total_memory.saturating_sub(group.rss));
+        system.available_memory().min(group)
+    });
+    usize::try_from(free / 2).unwrap_or(usize::MAX)
 }
 
 fn options(args: &Args) -> Options {

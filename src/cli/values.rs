@@ -3,7 +3,7 @@
 use std::str::FromStr;
 
 use clap::ValueEnum;
-use onnx_ptq4vit::calibrate::{Method, Metric, WeightScales};
+use onnx_ptq4vit::calibrate::{Method, Metric, Search, WeightScales};
 use onnx_ptq4vit::export::TwinForm;
 use onnx_ptq4vit::quant::Bits;
 
@@ -68,6 +68,23 @@ pub(super) enum MetricName {
     Cosine,
     /// Pearson correlation of each token
     Pearson,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(super) enum SearchName {
+    /// A candidate is evaluated until it is worse than the best
+    Pruned,
+    /// Every candidate is evaluated to the end: slow, to compare with
+    Exhaustive,
+}
+
+impl From<SearchName> for Search {
+    fn from(name: SearchName) -> Self {
+        match name {
+            SearchName::Pruned => Self::Pruned,
+            SearchName::Exhaustive => Self::Exhaustive,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]

@@ -86,8 +86,7 @@ struct Place {
 /// `C[R, 16] (+)= A[R, block] · B[block, 16]`; the first block of K overwrites, later ones add.
 #[target_feature(enable = "avx2")]
 fn tile<const R: usize>(a_rows: &[i16], row_pairs: &[RowPair], c_rows: &mut [i32], at: Place) {
-    let rows: [&[i16]; R] = std::array::from_fn(|r| &a_rows[r * at.k..][at.first_row..at.k]);
-    let sums = products(rows, row_pairs);
+    let sums = products::<R>(a_rows, at.k, at.first_row, row_pairs);
     let width = PANEL.min(at.n - at.first_column);
     for (c_row, sum) in c_rows.chunks_exact_mut(at.n).zip(sums) {
         let c_row = &mut c_row[at.first_column..][..width];
@@ -130,8 +129,7 @@ fn error_tile<const R: usize>(
     target: &[TargetRow],
     lanes: &mut [[f32; LANES]],
 ) {
-    let k = a_rows.len() / R;
-    let products = products::<R>(std::array::from_fn(|r| &a_rows[r * k..][..k]), panel);
+    let products = products::<R>(a_rows, a_rows.len() / R, 0, panel);
     let scale = _mm256_set1_ps(scale);
     for ((products, target), lanes) in products.into_iter().zip(target).zip(lanes) {
         let mut total = load_floats(lanes);
@@ -159,10 +157,20 @@ fn load_floats(values: &[f32; LANES]) -> __m256 {
     unsafe { _mm256_loadu_ps(values.as_ptr()) }
 }
 
-/// The sums of products of R rows with the columns of `row_pairs`, as far as both reach.
+/// The sums of products of R rows of `A[R, K]`, from column `first`, with the columns of `row_pairs`.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn products<const R: usize>(rows: [&[i16]; R], row_pairs: &[RowPair]) -> [[__m256i; 2]; R] {
+fn products<const R: usize>(
+    a_rows: &[i16],
+    k: usize,
+    first: usize,
+    row_pairs: &[RowPair],
+) -> [[__m256i; 2]; R] {
+    // No closure, which would not be inlined: it has features that `array::from_fn` lacks.
+    let mut rows = [&a_rows[..0]; R];
+    for (row, a_row) in rows.iter_mut().zip(a_rows.chunks_exact(k)) {
+        *row = &a_row[first..];
+    }
     let whole = row_pairs.len().min(rows[0].len() / 2);
     let mut sums = [[_mm256_setzero_si256(); 2]; R];
     for (i, row_pair) in row_pairs[..whole].iter().enumerate() {

@@ -58,9 +58,20 @@ impl Recorded<'_> {
         self.tape.value(self.session.output)
     }
 
-    /// `∂⟨seed, output⟩/∂value` for every named tap.
-    pub fn gradients(&self, seed: ArrayD<f32>, names: &[&str]) -> Result<Vec<ArrayD<f32>>> {
+    /// What all values of the pass take, in bytes.
+    pub fn bytes(&self) -> usize {
+        self.tape.bytes()
+    }
+
+    /// For every seed, `∂⟨seed, output⟩/∂value` of each named tap: `found(index of the name, by seed)` is called as soon
+    /// as they are known. Uses the values up.
+    pub fn gradients(
+        self,
+        seeds: Vec<ArrayD<f32>>,
+        names: &[&str],
+        found: impl FnMut(usize, Vec<ArrayD<f32>>) -> Result<()>,
+    ) -> Result<()> {
         let outlets: Vec<OutletId> = names.iter().map(|n| self.session.outlet(n)).collect::<Result<_>>()?;
-        self.tape.backward(self.session.output, seed, &outlets)
+        self.tape.backward(self.session.output, seeds, &outlets, found)
     }
 }

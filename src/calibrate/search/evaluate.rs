@@ -1,6 +1,5 @@
 //! The loss of one pair of quantizers, on integer codes.
 
-use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::OnceLock;
 
@@ -29,27 +28,11 @@ pub(super) struct Evaluator<'s> {
     kernel: &'static dyn Kernel,
 }
 
-/// The quantized `A`.
-#[derive(Clone, Copy)]
-pub(super) enum Left<'c> {
-    /// Quantized stretch by stretch: a candidate that is dropped early needs few.
-    Candidate(Quantizer),
-    /// The codes of every stretch.
-    Codes(Quantizer, &'c [Codes]),
-}
-
 /// The quantized `B`.
 pub(super) struct PackedRight {
     scales: Vec<Scale>,
-    /// By right operand, its units, packed when they are first needed: a candidate that is dropped early needs few.
-    operands: Vec<OnceLock<Vec<PackedB>>>,
-}
-
-/// Whether the losses of all groups make one sum, or one each.
-#[derive(Clone, Copy, PartialEq)]
-pub(super) enum Sums {
-    Joint,
-    ByGroup,
+    /// `[operand][unit]`, packed when it is first needed: a candidate that is dropped early needs little.
+    packed: Vec<Vec<OnceLock<PackedB>>>,
 }
 
 impl<'s> Evaluator<'s> {
@@ -75,89 +58,81 @@ impl<'s> Evaluator<'s> {
         self.stretches.len()
     }
 
+    /// How many units there are.
+    pub(super) fn units(&self) -> usize {
+        self.units.len()
+    }
+
+    /// The groups of a unit.
+    pub(super) fn groups_of(&self, unit: usize) -> Range<usize> {
+        self.units[unit].clone()
+    }
+
     /// `B` quantized with the scale of each group.
     pub(super) fn quantize_right(&self, scales: &[Scale]) -> PackedRight {
-        let operands = self.right.matrices().iter().map(|_| OnceLock::new()).collect();
-        PackedRight { scales: scales.to_vec(), operands }
+        let units = || self.units.iter().map(|_| OnceLock::new()).collect();
+        PackedRight { scales: scales.to_vec(), packed: self.right.matrices().iter().map(|_| units()).collect() }
     }
 
-    fn pack(&self, operand: usize, scales: &[Scale]) -> Vec<PackedB> {
+    fn pack(&self, operand: usize, unit: usize, scales: &[Scale]) -> PackedB {
         let b = &self.right.matrices()[operand];
         let b_values = b.as_slice().expect("problems hold standard layout");
-        let pack_unit = |unit: &Range<usize>| {
-            let columns = columns(&self.groups, unit);
-            PackedB::pack_rows(b.nrows(), columns.len(), |row, codes| {
-                let row = &b_values[row * b.ncols()..][..b.ncols()];
-                for (columns_of_group, &scale) in self.groups[unit.clone()].iter().zip(&scales[unit.clone()]) {
-                    let to = columns_of_group.start - columns.start..columns_of_group.end - columns.start;
-                    let xs = &row[columns_of_group.clone()];
-                    uniform_codes(xs, scale, self.settings.b_bits, &mut codes[to]);
-                }
-            })
-        };
-        self.units.iter().map(pack_unit).collect()
+        let groups = self.units[unit].clone();
+        let columns = columns(&self.groups, &groups);
+        PackedB::pack_rows(b.nrows(), columns.len(), |row, codes| {
+            let row = &b_values[row * b.ncols()..][..b.ncols()];
+            for (group, &scale) in self.groups[groups.clone()].iter().zip(&scales[groups.clone()]) {
+                let to = group.start - columns.start..group.end - columns.start;
+                uniform_codes(&row[group.clone()], scale, self.settings.b_bits, &mut codes[to]);
+            }
+        })
     }
 
-    /// The codes of every stretch of `A`.
+    /// The codes of `A` in every stretch.
     pub(super) fn quantize_left(&self, quantizer: Quantizer) -> Vec<Codes> {
-        self.stretches.par_iter().map(|stretch| self.codes(stretch, quantizer)).collect()
+        self.stretches.par_iter().map(|stretch| self.codes_of(stretch, quantizer)).collect()
     }
 
-    /// The codes of `A` in one stretch, fused only where the product then fits i32.
-    fn codes(&self, stretch: &Stretch, quantizer: Quantizer) -> Codes {
+    /// The codes of `A` in one stretch.
+    pub(super) fn codes(&self, stretch: usize, quantizer: Quantizer) -> Codes {
+        self.codes_of(&self.stretches[stretch], quantizer)
+    }
+
+    /// Fused only where the product then fits i32.
+    fn codes_of(&self, stretch: &Stretch, quantizer: Quantizer) -> Codes {
         // A column of B sums at most K·2^(k−1) in magnitude.
         let column = (stretch.a.len() / stretch.len) as i64 * i64::from(self.settings.b_bits.half());
         quantizer.codes(&stretch.a, (i64::from(i32::MAX) / column.max(1)).min(i16::MAX.into()) as i32)
     }
 
-    /// Adds the losses of some stretches to `sums`, row by row. Before each stretch a unit is dropped if all of its
-    /// sums are `hopeless(group, sum)`, and its sums become infinite; false if no unit is left.
-    pub(super) fn add_losses(
+    /// The loss of one stretch in all columns.
+    pub(super) fn loss(&self, stretch: usize, a: Quantizer, codes: &Codes, b: &PackedRight) -> f64 {
+        let loss = |unit| self.unit_losses(&self.stretches[stretch], a, codes, b, unit).iter().sum::<f64>();
+        (0..self.units.len()).map(loss).sum()
+    }
+
+    /// Adds the losses of one stretch, by group of a unit.
+    pub(super) fn add_unit_losses(
         &self,
-        stretches: Range<usize>,
-        a: Left,
+        stretch: usize,
+        a: Quantizer,
+        codes: &Codes,
         b: &PackedRight,
-        kind: Sums,
+        unit: usize,
         sums: &mut [f64],
-        hopeless: impl Fn(usize, f64) -> bool,
-    ) -> bool {
-        let sum_of = |group: usize| if kind == Sums::Joint { 0 } else { group };
-        let mut alive: Vec<usize> = (0..self.units.len()).collect();
-        let mut losses = Vec::new();
-        for i in stretches {
-            alive.retain(|&unit| {
-                let drop = self.units[unit].clone().all(|g| hopeless(sum_of(g), sums[sum_of(g)]));
-                if drop {
-                    self.units[unit].clone().for_each(|g| sums[sum_of(g)] = f64::INFINITY);
-                }
-                !drop
-            });
-            if alive.is_empty() {
-                return false;
-            }
-            let stretch = &self.stretches[i];
-            let (quantizer, codes) = match a {
-                Left::Candidate(quantizer) => (quantizer, Cow::Owned(self.codes(stretch, quantizer))),
-                Left::Codes(quantizer, codes) => (quantizer, Cow::Borrowed(&codes[i])),
-            };
-            for &unit in &alive {
-                self.unit_losses(stretch, quantizer.unit(), &codes, b, unit, &mut losses);
-                let groups = self.units[unit].clone();
-                for row in losses.chunks_exact(groups.len()) {
-                    groups.clone().zip(row).for_each(|(group, loss)| sums[sum_of(group)] += loss);
-                }
-            }
+    ) {
+        let losses = self.unit_losses(&self.stretches[stretch], a, codes, b, unit);
+        for row in losses.chunks_exact(sums.len()) {
+            sums.iter_mut().zip(row).for_each(|(sum, loss)| *sum += loss);
         }
-        true
     }
 
     /// The loss of every row of a stretch.
     fn mass(&self, stretch: &Stretch, a: Quantizer, b: &PackedRight) -> Vec<f64> {
-        let codes = self.codes(stretch, a);
+        let codes = self.codes_of(stretch, a);
         let mut mass = vec![0f64; stretch.len];
-        let mut losses = Vec::new();
         for (unit, groups) in self.units.iter().enumerate() {
-            self.unit_losses(stretch, a.unit(), &codes, b, unit, &mut losses);
+            let losses = self.unit_losses(stretch, a, &codes, b, unit);
             let rows = losses.chunks_exact(groups.len());
             mass.iter_mut().zip(rows).for_each(|(mass, row)| *mass += row.iter().sum::<f64>());
         }
@@ -168,27 +143,26 @@ impl<'s> Evaluator<'s> {
     fn unit_losses(
         &self,
         stretch: &Stretch,
-        a_unit: f32,
-        a: &Codes,
+        a: Quantizer,
+        codes: &Codes,
         b: &PackedRight,
         unit: usize,
-        losses: &mut Vec<f64>,
-    ) {
-        let packed = b.operands[stretch.operand].get_or_init(|| self.pack(stretch.operand, &b.scales));
-        let (packed, target) = (&packed[unit], &stretch.targets[unit]);
+    ) -> Vec<f64> {
+        let target = &stretch.targets[unit];
+        let packed = &b.packed[stretch.operand][unit];
+        let packed = packed.get_or_init(|| self.pack(stretch.operand, unit, &b.scales));
         let groups = &self.groups[self.units[unit].clone()];
         let scales: Vec<f32> =
-            b.scales[self.units[unit].clone()].iter().map(|s| a_unit * s.get()).collect();
-        losses.clear();
-        match (a, &scales[..]) {
+            b.scales[self.units[unit].clone()].iter().map(|s| a.unit() * s.get()).collect();
+        match (codes, &scales[..]) {
             (Codes::Fused(codes), &[scale]) if !self.settings.metric.is_rowwise() => {
                 let mut sums = vec![0f32; stretch.len];
                 self.kernel.errors(codes, packed, scale, target, &mut sums);
-                losses.extend(sums.into_iter().map(f64::from));
+                sums.into_iter().map(f64::from).collect()
             }
             _ => {
-                let product = self.product(a, stretch.len, packed);
-                for (i, acc) in product.chunks_exact(packed.n()).enumerate() {
+                let mut losses = Vec::with_capacity(stretch.len * groups.len());
+                for (i, acc) in self.product(codes, stretch.len, packed).chunks_exact(packed.n()).enumerate() {
                     let (reference, curvature) = &target.row(i);
                     let row = Row { acc, reference, curvature };
                     losses.extend(groups.iter().zip(&scales).map(|(columns, &scale)| {
@@ -196,6 +170,7 @@ impl<'s> Evaluator<'s> {
                         self.settings.metric.loss(&row, columns, scale)
                     }));
                 }
+                losses
             }
         }
     }

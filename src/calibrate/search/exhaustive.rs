@@ -2,9 +2,10 @@
 
 use rayon::prelude::*;
 
-use super::evaluate::{Evaluator, Left, Sums};
+use super::evaluate::Evaluator;
 use super::{Problem, Settings, Solution, candidates};
 use crate::Result;
+use crate::quant::{Quantizer, Scale};
 
 /// Finds the scales of one problem, slowly.
 pub(super) fn search(problem: Problem, settings: &Settings) -> Result<Solution> {
@@ -12,24 +13,29 @@ pub(super) fn search(problem: Problem, settings: &Settings) -> Result<Solution> 
     let rights = candidates::right(&problem, settings)?;
     let mut scales = candidates::initial_right(&problem, settings)?;
     let evaluator = Evaluator::new(problem, settings)?;
-    let losses = |a: Left, b: &[_], kind, count| {
-        let mut sums = vec![0f64; count];
-        let b = evaluator.quantize_right(b);
-        evaluator.add_losses(0..evaluator.stretches(), a, &b, kind, &mut sums, |_, _| false);
-        sums
-    };
     let mut a = lefts[0];
     let mut loss = f64::INFINITY;
     for _ in 0..settings.rounds {
-        let by_left: Vec<f64> =
-            lefts.par_iter().map(|&a| losses(Left::Candidate(a), &scales, Sums::Joint, 1)[0]).collect();
+        let b = evaluator.quantize_right(&scales);
+        let of_left = |&a: &Quantizer| {
+            (0..evaluator.stretches()).map(|s| evaluator.loss(s, a, &evaluator.codes(s, a), &b)).sum()
+        };
+        let by_left: Vec<f64> = lefts.par_iter().map(of_left).collect();
         a = lefts[first_minimum(&by_left)];
 
         let codes = evaluator.quantize_left(a);
-        let by_right: Vec<Vec<f64>> = rights
-            .par_iter()
-            .map(|b| losses(Left::Codes(a, &codes), b, Sums::ByGroup, scales.len()))
-            .collect();
+        let of_right = |b: &Vec<Scale>| {
+            let b = evaluator.quantize_right(b);
+            let mut sums = vec![0f64; scales.len()];
+            for (stretch, codes) in codes.iter().enumerate() {
+                for unit in 0..evaluator.units() {
+                    let sums = &mut sums[evaluator.groups_of(unit)];
+                    evaluator.add_unit_losses(stretch, a, codes, &b, unit, sums);
+                }
+            }
+            sums
+        };
+        let by_right: Vec<Vec<f64>> = rights.par_iter().map(of_right).collect();
         loss = 0.0;
         for (group, scale) in scales.iter_mut().enumerate() {
             let of_group: Vec<f64> = by_right.iter().map(|losses| losses[group]).collect();

@@ -9,6 +9,7 @@ mod exhaustive;
 #[cfg(test)]
 mod float;
 mod pruned;
+mod race;
 mod rows;
 
 use std::ops::Range;

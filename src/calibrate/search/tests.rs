@@ -40,9 +40,10 @@ fn check(name: &str, mut problem: Problem, metric: Metric, k: u8, alpha: f64, ro
     }
     let bits = Bits::new(k).unwrap();
     let settings = Settings { metric, a_bits: bits, b_bits: bits, alpha, beta: 1.2, candidates: 100, rounds };
-    let fast = search(&problem, &settings).unwrap();
-    assert_eq!(fast, pruned::search_with(&problem, &settings, false).unwrap(), "{name} {metric:?} k={k}");
-    let plain = exhaustive::search(&problem, &settings).unwrap();
+    let run = |search: Search| search.run(problem.clone(), &settings).unwrap();
+    let fast = run(Search::Pruned);
+    assert_eq!(fast, run(Search::Exhaustive), "{name} {metric:?} k={k}");
+    let plain = float::search(&problem, &settings).unwrap();
     let difference = (fast.loss - plain.loss).abs();
     assert!(difference <= LOSS_TOLERANCE * plain.loss, "{name}: {} against {}", fast.loss, plain.loss);
 }

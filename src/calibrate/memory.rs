@@ -1,0 +1,106 @@
+//! How much is recorded at a time: sites in groups, each with a forward and backward pass of its own.
+
+use std::ops::Range;
+
+use super::Metric;
+use super::record::Footprint;
+use super::options::CANDIDATES;
+use crate::{Error, Result};
+
+/// What a backward pass takes beside the values of the forward pass: gradients of several seeds, per mille of them.
+const BACKWARD: usize = 300;
+
+/// What this program and its libraries take beside models and values.
+const PROGRAM: usize = 64 << 20;
+
+/// A division of the work that stays within a budget.
+#[derive(Debug, PartialEq)]
+pub(super) struct Division {
+    /// Batches that are recorded at once.
+    pub(super) at_once: usize,
+    /// Runs of sites that are recorded together.
+    pub(super) groups: Vec<Range<usize>>,
+}
+
+/// Divides the sites `from ..` of a model of `model` bytes.
+///
+/// `weights` are the bytes of the sites' weights, `chunks` the batches of the calibration set.
+pub(super) fn divide(
+    footprint: &Footprint,
+    weights: &[usize],
+    from: usize,
+    (chunks, threads): (usize, usize),
+    metric: Metric,
+    (model, budget): (usize, usize),
+) -> Result<Division> {
+    // The file is mapped, and tract has a copy of its weights and another while it reads them.
+    let fixed = PROGRAM + 3 * model;
+    let available = budget.saturating_sub(fixed);
+    let batch = footprint.values / 1000 * (1000 + BACKWARD);
+    let at_once = (available / 2 / batch.max(1)).clamp(1, threads.min(chunks).max(1));
+    let too_small = |needed: usize| {
+        let mib = |bytes: usize| bytes.div_ceil(1 << 20);
+        Error::usage(format!("--memory: {} MiB are not enough, {} MiB are needed", mib(budget), mib(needed)))
+    };
+
+    let mut groups: Vec<Range<usize>> = Vec::new();
+    let (mut recorded, mut search) = (0, 0);
+    for (i, (site, weight)) in footprint.sites.iter().zip(weights).enumerate().skip(from) {
+        let curvature = if metric == Metric::Hessian { site.output } else { 0 };
+        let record = (site.a + site.b + curvature) * chunks;
+        // Float outputs, rows in order, their codes; and B of every candidate in i16.
+        let rows = (2 * site.a + 3 * site.output) * chunks / site.heads;
+        let operands = (weight + site.b * chunks / site.heads) / 2 * CANDIDATES;
+        let of_site = rows + operands;
+        let fits = |recorded: usize, search: usize| recorded + search.max(at_once * batch) <= available;
+        match groups.last_mut() {
+            Some(group) if fits(recorded + record, search.max(of_site)) => {
+                group.end = i + 1;
+                recorded += record;
+                search = search.max(of_site);
+            }
+            _ => {
+                (recorded, search) = (record, of_site);
+                groups.push(i..i + 1);
+                if !fits(recorded, search) {
+                    return Err(too_small(fixed + recorded + search.max(at_once * batch)));
+                }
+            }
+        }
+    }
+    Ok(Division { at_once, groups })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::record::SiteFootprint;
+    use super::*;
+
+    const MIB: usize = 1 << 20;
+
+    fn divided(budget: usize, from: usize) -> Result<Division> {
+        let site = || SiteFootprint { a: MIB, b: 0, output: MIB, heads: 1 };
+        let footprint = Footprint { values: 10 * MIB, sites: (0..6).map(|_| site()).collect() };
+        divide(&footprint, &[0; 6], from, (4, 2), Metric::Hessian, (MIB, budget))
+    }
+
+    #[test]
+    fn a_large_budget_takes_all_sites_at_once() {
+        assert_eq!(divided(1 << 30, 0).unwrap(), Division { at_once: 2, groups: std::iter::once(0..6).collect() });
+        assert_eq!(divided(1 << 30, 4).unwrap().groups, std::iter::once(4..6).collect::<Vec<_>>());
+    }
+
+    /// 67 MiB are fixed, a batch takes 13, a site's record 8 and its search 20.
+    #[test]
+    fn a_small_budget_divides_the_sites() {
+        let division = divided(67 * MIB + 45 * MIB, 0).unwrap();
+        assert_eq!(division, Division { at_once: 1, groups: vec![0..3, 3..6] });
+        assert_eq!(divided(67 * MIB + 29 * MIB, 0).unwrap().groups.len(), 6);
+    }
+
+    #[test]
+    fn too_small_a_budget_says_what_is_needed() {
+        let error = divided(67 * MIB + 27 * MIB, 0).unwrap_err().to_string();
+        assert_eq!(error, "--memory: 94 MiB are not enough, 95 MiB are needed");
+    }
+}
