@@ -13,6 +13,7 @@ MODELS = {
     "vit_tiny": "vit_tiny_patch16_224",
     "vit_small": "vit_small_patch16_224",
     "vit_base": "vit_base_patch16_224",
+    "vit_base_384": "vit_base_patch16_384",
 }
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -29,7 +30,7 @@ def main() -> None:
         torch.manual_seed(SEED)
         model = timm.create_model(MODELS[name]).eval()
         unlike_fresh(model)
-        images = torch.randn(2, 3, 224, 224)
+        images = torch.randn(2, *model.default_cfg["input_size"])
         for exporter in args.exporters:
             proto = export(model, images, EXPORTERS[exporter])
             save_checked(args.out / f"{name}_{exporter}.onnx", proto, model, images, tolerance=1e-4)

@@ -46,7 +46,7 @@ fn check(file: &str) {
     let mut golden = golden();
     for picture in 0..2 {
         let input = images.index_axis(Axis(0), picture).insert_axis(Axis(0)).to_owned();
-        let recorded = session.forward(input).unwrap();
+        let recorded = session.forward(input, &[]).unwrap();
         let logits = recorded.output().unwrap().to_owned();
         let expected = golden("logits");
         let expected = expected.index_axis(Axis(0), picture).insert_axis(Axis(0));

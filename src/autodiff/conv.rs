@@ -9,15 +9,15 @@ use tract_ndarray::{ArrayD, ArrayViewD, Dimension};
 pub(super) fn vjp(
     op: &Conv,
     dy: &ArrayD<f32>,
-    inputs: &[TValue],
+    x_shape: &[usize],
+    weight: &TValue,
     needed: &[bool],
 ) -> TractResult<Vec<Option<ArrayD<f32>>>> {
     let spec = &op.pool_spec;
     ensure!(op.q_params.is_none(), "quantized Conv");
     ensure!(spec.data_format == DataFormat::NCHW && op.kernel_fmt == KernelFormat::OIHW, "Conv layout");
     ensure!(needed.iter().skip(1).all(|n| !n), "gradient with respect to a Conv weight");
-    let w: ArrayViewD<f32> = inputs[1].to_plain_array_view()?;
-    let x_shape = inputs[0].shape();
+    let w: ArrayViewD<f32> = weight.to_plain_array_view()?;
     let padding = spec.computed_padding(&x_shape[2..]);
     let (in_per_group, out_per_group) = (w.shape()[1], w.shape()[0] / op.group);
     let mut dx = ArrayD::<f32>::zeros(x_shape);

@@ -27,19 +27,22 @@ pub(super) fn eval(op: &EinSum, inputs: &[TValue]) -> TractResult<TValue> {
 pub(super) fn vjp(
     op: &EinSum,
     dy: &ArrayD<f32>,
-    inputs: &[TValue],
+    inputs: &[Option<TValue>],
     needed: &[bool],
 ) -> TractResult<Vec<Option<ArrayD<f32>>>> {
-    ensure!(is_float(op, inputs), "only float EinSum of one or two operands");
+    ensure!(op.q_params.is_none() && inputs.len() <= 2, "only float EinSum of one or two operands");
     let Subscripts { a, b, out } = subscripts(op)?;
-    let one = tensor0(1f32);
-    let operands = [&inputs[0], inputs.get(1).unwrap_or(&one.into_tvalue())].map(TValue::clone);
+    let one = Some(tensor0(1f32).into_tvalue());
+    let operands = [&inputs[0], inputs.get(1).unwrap_or(&one)];
     let mut grads = Vec::new();
     for (i, &need) in needed.iter().enumerate() {
         let (of, other) = if i == 0 { (&a, &b) } else { (&b, &a) };
         let swapped = Subscripts { a: out.clone(), b: other.clone(), out: of.clone() };
-        let other = operands[1 - i].to_plain_array_view()?;
-        grads.push(if need { Some(contract(&swapped, &dy.view(), &other)?) } else { None });
+        let grad = || -> TractResult<_> {
+            let other = operands[1 - i].as_ref().context("the other operand was not kept")?;
+            contract(&swapped, &dy.view(), &other.to_plain_array_view()?)
+        };
+        grads.push(if need { Some(grad()?) } else { None });
     }
     Ok(grads)
 }

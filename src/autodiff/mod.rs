@@ -23,12 +23,18 @@ pub struct Network {
     order: Vec<usize>,
     /// By node: its outputs, if they depend on no input of the model.
     fixed: Vec<Option<TVec<TValue>>>,
+    /// By node: is its value read by a rule?
+    kept: Vec<bool>,
+    /// By node: how many read its outputs in the forward pass.
+    readers: Vec<usize>,
 }
 
 /// The values of one forward pass, kept for the backward pass.
 pub struct Tape<'n> {
     network: &'n Network,
     values: Vec<Option<TVec<TValue>>>,
+    /// By node: the shapes of its outputs.
+    shapes: Vec<TVec<TVec<usize>>>,
 }
 
 impl Network {
@@ -43,7 +49,18 @@ impl Network {
             }
             fixed[id] = Some(eval(node, inputs_of(node, &fixed))?);
         }
-        Ok(Self { model, order, fixed })
+        let mut kept = vec![false; model.nodes.len()];
+        let mut readers = vec![0; model.nodes.len()];
+        for node in model.nodes.iter().filter(|node| fixed[node.id].is_none()) {
+            let varies: Vec<bool> = node.inputs.iter().map(|i| fixed[i.node].is_none()).collect();
+            let rule = rules::find(&node.op.name());
+            for (index, input) in node.inputs.iter().enumerate() {
+                readers[input.node] += 1;
+                kept[input.node] |= rule.is_some_and(|(keep, _)| keep.needs_input(index, &varies));
+            }
+            kept[node.id] |= rule.is_some_and(|(keep, _)| keep == rules::Keep::Output);
+        }
+        Ok(Self { model, order, fixed, kept, readers })
     }
 
     /// The graph.
@@ -51,8 +68,11 @@ impl Network {
         &self.model
     }
 
-    /// Runs the model on `input`, keeping every value.
-    pub fn forward(&self, input: Tensor) -> Result<Tape<'_>> {
+    /// Runs the model on `input`; keeps the values of `wanted` and those that rules read.
+    pub fn forward(&self, input: Tensor, wanted: &[OutletId]) -> Result<Tape<'_>> {
+        let mut readers = self.readers.clone();
+        let mut shapes: Vec<TVec<TVec<usize>>> = vec![tvec!(); self.model.nodes.len()];
+        wanted.iter().for_each(|outlet| readers[outlet.node] += 1);
         let mut values = self.fixed.clone();
         let source = self.model.inputs[0].node;
         values[source] = Some(tvec!(input.into_tvalue()));
@@ -60,18 +80,31 @@ impl Network {
             if values[id].is_none() {
                 let node = &self.model.nodes[id];
                 values[id] = Some(eval(node, inputs_of(node, &values))?);
+                for input in &node.inputs {
+                    readers[input.node] -= 1;
+                    if readers[input.node] == 0 && !self.kept[input.node] {
+                        values[input.node] = None;
+                    }
+                }
             }
+            shapes[id] = values[id].iter().flatten().map(|value| value.shape().into()).collect();
         }
-        Ok(Tape { network: self, values })
+        Ok(Tape { network: self, values, shapes })
     }
 }
 
 impl Tape<'_> {
-    /// The float value at `outlet`.
+    /// The float value at `outlet`, which must be among those wanted.
     pub fn value(&self, outlet: OutletId) -> Result<ArrayViewD<'_, f32>> {
         let value = self.values[outlet.node].as_ref().map(|v| &v[outlet.slot]);
-        let value = value.expect("forward computes every value");
+        let value =
+            value.ok_or_else(|| Error::model(self.name(outlet.node), "its value was not asked for"))?;
         value.to_plain_array_view().map_err(|e| Error::model(self.name(outlet.node), e))
+    }
+
+    /// The shape of the value at `outlet`.
+    pub fn shape(&self, outlet: OutletId) -> &[usize] {
+        &self.shapes[outlet.node][outlet.slot]
     }
 
     /// What the values that depend on the input take, in bytes.
@@ -123,11 +156,7 @@ impl Tape<'_> {
             self.values[id] = None;
         }
         for index in (0..wanted.len()).filter(|&index| missing[index]) {
-            let shape = model.outlet_fact(wanted[index]).and_then(|fact| {
-                fact.shape.as_concrete().map(<[usize]>::to_vec).context("a shape is not concrete")
-            });
-            let shape = shape.map_err(|e| Error::model(self.name(wanted[index].node), e))?;
-            found(index, vec![ArrayD::zeros(&shape[..]); count])?;
+            found(index, vec![ArrayD::zeros(self.shape(wanted[index])); count])?;
         }
         Ok(())
     }
@@ -151,19 +180,20 @@ impl Tape<'_> {
         needed: &[bool],
     ) -> Result<Vec<Vec<Option<ArrayD<f32>>>>> {
         let name = node.op.name();
-        let rule = rules::find(&name).filter(|_| slot == 0).ok_or_else(|| {
+        let (keep, rule) = rules::find(&name).filter(|_| slot == 0).ok_or_else(|| {
             Error::unsupported(format!("node `{}`", node.name), format!("op {name} has no gradient rule"))
         })?;
-        let inputs = inputs_of(node, &self.values);
-        let output = &self.values[node.id].as_ref().expect("forward computes every value")[0];
-        let saved =
-            rules::Saved { op: node.op.as_ref(), inputs: &inputs, output, needed, sources: OnceCell::new() };
+        let value = |o: &OutletId| self.values[o.node].as_ref().map(|values| values[o.slot].clone());
+        let saved = rules::Saved {
+            op: node.op.as_ref(),
+            shapes: node.inputs.iter().map(|&input| self.shape(input)).collect(),
+            inputs: node.inputs.iter().map(value).collect(),
+            output: value(&OutletId::new(node.id, 0)).filter(|_| keep == rules::Keep::Output),
+            needed,
+            sources: OnceCell::new(),
+        };
         let failed = |e| Error::model(self.name(node.id), format!("gradient of {name}: {e}"));
         dys.iter().map(|dy| rule(dy, &saved).map_err(failed)).collect()
-    }
-
-    fn shape(&self, outlet: OutletId) -> &[usize] {
-        self.values[outlet.node].as_ref().expect("forward computes every value")[outlet.slot].shape()
     }
 
     fn name(&self, node: usize) -> String {

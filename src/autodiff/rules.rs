@@ -19,12 +19,58 @@ use super::{conv, einsum};
 /// What the forward pass kept of one node.
 pub(super) struct Saved<'a> {
     pub(super) op: &'a dyn TypedOp,
-    pub(super) inputs: &'a [TValue],
-    pub(super) output: &'a Tensor,
+    pub(super) shapes: TVec<&'a [usize]>,
+    /// The inputs that the rule's [`Keep`] names, and perhaps others.
+    pub(super) inputs: TVec<Option<TValue>>,
+    /// The output, where the rule's [`Keep`] names it.
+    pub(super) output: Option<TValue>,
     /// By input: is its gradient wanted?
     pub(super) needed: &'a [bool],
     /// Of [`moved_elements`], the same for every `dy`.
     pub(super) sources: OnceCell<Vec<usize>>,
+}
+
+/// Which values of the forward pass a rule reads: all others may be dropped.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Keep {
+    /// None: shapes are enough.
+    Nothing,
+    Output,
+    Inputs,
+    /// Of a product, what multiplies an input that depends on the model's: the other one.
+    Others,
+    /// The first: a condition.
+    First,
+    /// All but the first: indices and sizes.
+    Rest,
+}
+
+impl Keep {
+    /// Whether input `index` is read, where `varies` says which inputs depend on the model's.
+    pub(super) fn needs_input(self, index: usize, varies: &[bool]) -> bool {
+        match self {
+            Self::Nothing | Self::Output => false,
+            Self::Inputs => true,
+            Self::Others => varies.iter().enumerate().any(|(i, &varies)| varies && i != index),
+            Self::First => index == 0,
+            Self::Rest => index > 0,
+        }
+    }
+}
+
+impl Saved<'_> {
+    /// An input that is kept.
+    fn input(&self, index: usize) -> TractResult<&TValue> {
+        self.inputs[index].as_ref().with_context(|| format!("input {index} was not kept"))
+    }
+
+    fn input_array(&self, index: usize) -> TractResult<ArrayViewD<'_, f32>> {
+        self.input(index)?.to_plain_array_view()
+    }
+
+    fn output_array(&self) -> TractResult<ArrayViewD<'_, f32>> {
+        self.output.as_ref().context("the output was not kept")?.to_plain_array_view()
+    }
 }
 
 type Grads = TractResult<Vec<Option<ArrayD<f32>>>>;
@@ -32,56 +78,55 @@ pub(super) type Rule = fn(&ArrayD<f32>, &Saved) -> Grads;
 
 /// By tract's name of the op (for binary and elementwise ops, of the wrapped one).
 #[rustfmt::skip]
-pub(super) const RULES: &[(&str, Rule)] = &[
-    ("EinSum",  |dy, s| einsum::vjp(op_as::<EinSum>(s)?, dy, s.inputs, s.needed)),
-    ("Conv",    |dy, s| conv::vjp(op_as::<Conv>(s)?, dy, s.inputs, s.needed)),
-    ("Add",     |dy, s| binary(dy, s, |dy, _, _| dy, |dy, _, _| dy)),
-    ("Sub",     |dy, s| binary(dy, s, |dy, _, _| dy, |dy, _, _| -dy)),
-    ("Mul",     |dy, s| binary(dy, s, |dy, _, b| dy * b, |dy, a, _| dy * a)),
-    ("Div",     |dy, s| binary(dy, s, |dy, _, b| dy / b, |dy, a, b| -dy * a / (b * b))),
-    ("Pow",     |dy, s| binary(dy, s, |dy, a, b| dy * b * a.powf(b - 1.0), |dy, a, b| dy * a.powf(b) * a.ln())),
-    ("Min",     |dy, s| binary(dy, s, |dy, a, b| if a <= b { dy } else { 0.0 }, |dy, a, b| if a <= b { 0.0 } else { dy })),
-    ("Max",     |dy, s| binary(dy, s, |dy, a, b| if a >= b { dy } else { 0.0 }, |dy, a, b| if a >= b { 0.0 } else { dy })),
-    ("Neg",     |dy, s| unary(dy, s, |_, _| -1.0)),
-    ("Abs",     |dy, s| unary(dy, s, |x, _| x.signum())),
-    ("Exp",     |dy, s| unary(dy, s, |_, y| y)),
-    ("Ln",      |dy, s| unary(dy, s, |x, _| 1.0 / x)),
-    ("Square",  |dy, s| unary(dy, s, |x, _| 2.0 * x)),
-    ("Sqrt",    |dy, s| unary(dy, s, |_, y| 0.5 / y)),
-    ("Rsqrt",   |dy, s| unary(dy, s, |_, y| -0.5 * y * y * y)),
-    ("Recip",   |dy, s| unary(dy, s, |_, y| -y * y)),
-    ("Erf",     |dy, s| unary(dy, s, |x, _| FRAC_2_SQRT_PI * (-x * x).exp())),
-    ("Tanh",    |dy, s| unary(dy, s, |_, y| 1.0 - y * y)),
-    ("Sigmoid", |dy, s| unary(dy, s, |_, y| y * (1.0 - y))),
-    ("Cast",    |dy, _| Ok(vec![Some(dy.clone())])),
-    ("Iff",     select),
-    ("Softmax", softmax),
-    ("Reduce<Sum>", |dy, s| Ok(vec![Some(dy.broadcast(s.inputs[0].shape()).context("shape of the sum")?.to_owned())])),
-    ("Reshape", same_elements),
-    ("AddAxis", same_elements),
-    ("RmAxis",  same_elements),
-    ("MoveAxis", move_axis),
-    ("Concat",  concat),
-    ("Pad",     pad),
-    ("Slice",   moved_elements),
-    ("StridedSlice", moved_elements),
-    ("Gather",  moved_elements),
-    ("MultiBroadcastTo", moved_elements),
+pub(super) const RULES: &[(&str, Keep, Rule)] = &[
+    ("EinSum",  Keep::Others, |dy, s| einsum::vjp(op_as::<EinSum>(s)?, dy, &s.inputs, s.needed)),
+    ("Conv",    Keep::Rest, |dy, s| conv::vjp(op_as::<Conv>(s)?, dy, s.shapes[0], s.input(1)?, s.needed)),
+    ("Add",     Keep::Nothing, |dy, s| binary(dy, s, |dy, _, _| dy, |dy, _, _| dy)),
+    ("Sub",     Keep::Nothing, |dy, s| binary(dy, s, |dy, _, _| dy, |dy, _, _| -dy)),
+    ("Mul",     Keep::Others, |dy, s| binary(dy, s, |dy, _, b| dy * b, |dy, a, _| dy * a)),
+    ("Div",     Keep::Inputs, |dy, s| binary(dy, s, |dy, _, b| dy / b, |dy, a, b| -dy * a / (b * b))),
+    ("Pow",     Keep::Inputs, |dy, s| binary(dy, s, |dy, a, b| dy * b * a.powf(b - 1.0), |dy, a, b| dy * a.powf(b) * a.ln())),
+    ("Min",     Keep::Inputs, |dy, s| binary(dy, s, |dy, a, b| if a <= b { dy } else { 0.0 }, |dy, a, b| if a <= b { 0.0 } else { dy })),
+    ("Max",     Keep::Inputs, |dy, s| binary(dy, s, |dy, a, b| if a >= b { dy } else { 0.0 }, |dy, a, b| if a >= b { 0.0 } else { dy })),
+    ("Neg",     Keep::Nothing, |dy, _| Ok(vec![Some(-dy)])),
+    ("Abs",     Keep::Inputs, |dy, s| unary(dy, s, |x| x.signum())),
+    ("Exp",     Keep::Output, |dy, s| unary(dy, s, |y| y)),
+    ("Ln",      Keep::Inputs, |dy, s| unary(dy, s, |x| 1.0 / x)),
+    ("Square",  Keep::Inputs, |dy, s| unary(dy, s, |x| 2.0 * x)),
+    ("Sqrt",    Keep::Output, |dy, s| unary(dy, s, |y| 0.5 / y)),
+    ("Rsqrt",   Keep::Output, |dy, s| unary(dy, s, |y| -0.5 * y * y * y)),
+    ("Recip",   Keep::Output, |dy, s| unary(dy, s, |y| -y * y)),
+    ("Erf",     Keep::Inputs, |dy, s| unary(dy, s, |x| FRAC_2_SQRT_PI * (-x * x).exp())),
+    ("Tanh",    Keep::Output, |dy, s| unary(dy, s, |y| 1.0 - y * y)),
+    ("Sigmoid", Keep::Output, |dy, s| unary(dy, s, |y| y * (1.0 - y))),
+    ("Cast",    Keep::Nothing, |dy, _| Ok(vec![Some(dy.clone())])),
+    ("Iff",     Keep::First, select),
+    ("Softmax", Keep::Output, softmax),
+    ("Reduce<Sum>", Keep::Nothing, |dy, s| Ok(vec![Some(dy.broadcast(s.shapes[0]).context("shape of the sum")?.to_owned())])),
+    ("Reshape", Keep::Nothing, same_elements),
+    ("AddAxis", Keep::Nothing, same_elements),
+    ("RmAxis",  Keep::Nothing, same_elements),
+    ("MoveAxis", Keep::Nothing, move_axis),
+    ("Concat",  Keep::Nothing, concat),
+    ("Pad",     Keep::Nothing, pad),
+    ("Slice",   Keep::Rest, moved_elements),
+    ("StridedSlice", Keep::Rest, moved_elements),
+    ("Gather",  Keep::Rest, moved_elements),
+    ("MultiBroadcastTo", Keep::Rest, moved_elements),
 ];
 
-pub(super) fn find(op_name: &str) -> Option<Rule> {
-    RULES.iter().find(|(name, _)| *name == op_name).map(|(_, rule)| *rule)
+pub(super) fn find(op_name: &str) -> Option<(Keep, Rule)> {
+    RULES.iter().find(|(name, ..)| *name == op_name).map(|(_, keep, rule)| (*keep, *rule))
 }
 
 fn op_as<'a, O: TypedOp>(saved: &Saved<'a>) -> TractResult<&'a O> {
     saved.op.downcast_ref::<O>().context("an op of another kind bears the name of the rule's")
 }
 
-/// `dx = dy ⊙ f′(x, y)`.
-fn unary(dy: &ArrayD<f32>, saved: &Saved, slope: impl Fn(f32, f32) -> f32) -> Grads {
-    let x: ArrayViewD<f32> = saved.inputs[0].to_plain_array_view()?;
-    let y: ArrayViewD<f32> = saved.output.to_plain_array_view()?;
-    Ok(vec![Some(Zip::from(dy).and(&x).and(&y).map_collect(|dy, &x, &y| dy * slope(x, y)))])
+/// `dx = dy ⊙ f(kept)`, where the rule keeps x or y, and not both.
+fn unary(dy: &ArrayD<f32>, saved: &Saved, slope: impl Fn(f32) -> f32) -> Grads {
+    let kept = if saved.output.is_some() { saved.output_array()? } else { saved.input_array(0)? };
+    Ok(vec![Some(Zip::from(dy).and(&kept).map_collect(|dy, &x| dy * slope(x)))])
 }
 
 /// `da = f(dy, a, b)` and `db = g(dy, a, b)`, elementwise over the broadcast operands.
@@ -91,8 +136,13 @@ fn binary(
     f: impl Fn(f32, f32, f32) -> f32,
     g: impl Fn(f32, f32, f32) -> f32,
 ) -> Grads {
-    let a: ArrayViewD<f32> = saved.inputs[0].to_plain_array_view()?;
-    let b: ArrayViewD<f32> = saved.inputs[1].to_plain_array_view()?;
+    // What is not kept is not read: any number will do.
+    let unread = ArrayD::zeros(vec![]);
+    let array = |index: usize| match saved.inputs[index] {
+        Some(_) => saved.input_array(index),
+        None => Ok(unread.view()),
+    };
+    let (a, b) = (array(0)?, array(1)?);
     let a = a.broadcast(dy.raw_dim()).context("broadcast")?;
     let b = b.broadcast(dy.raw_dim()).context("broadcast")?;
     let both = Zip::from(dy).and(a).and(b);
@@ -104,7 +154,7 @@ fn binary(
 
 /// `dt = c ? dy : 0`, `df = c ? 0 : dy`.
 fn select(dy: &ArrayD<f32>, saved: &Saved) -> Grads {
-    let c: ArrayViewD<bool> = saved.inputs[0].to_plain_array_view()?;
+    let c: ArrayViewD<bool> = saved.input(0)?.to_plain_array_view()?;
     let c = c.broadcast(dy.raw_dim()).context("broadcast")?;
     let keep = |when: bool| Zip::from(dy).and(&c).map_collect(|&dy, &c| if c == when { dy } else { 0.0 });
     Ok(vec![None, saved.needed[1].then(|| keep(true)), saved.needed[2].then(|| keep(false))])
@@ -114,7 +164,7 @@ fn select(dy: &ArrayD<f32>, saved: &Saved) -> Grads {
 fn softmax(dy: &ArrayD<f32>, saved: &Saved) -> Grads {
     let op = op_as::<Softmax>(saved)?;
     ensure!(matches!(op.kind, SoftmaxKind::Softmax), "LogSoftmax");
-    let y: ArrayViewD<f32> = saved.output.to_plain_array_view()?;
+    let y = saved.output_array()?;
     let mut inner = dy * &y;
     for &axis in &op.axes {
         inner = inner.sum_axis(Axis(axis)).insert_axis(Axis(axis));
@@ -125,7 +175,7 @@ fn softmax(dy: &ArrayD<f32>, saved: &Saved) -> Grads {
 /// The same elements in the same order: `dx = dy` in the input's shape.
 fn same_elements(dy: &ArrayD<f32>, saved: &Saved) -> Grads {
     let dx = dy.as_standard_layout().into_owned();
-    Ok(vec![Some(dx.into_shape_with_order(saved.inputs[0].shape())?)])
+    Ok(vec![Some(dx.into_shape_with_order(saved.shapes[0])?)])
 }
 
 /// The inverse permutation.
@@ -142,8 +192,8 @@ fn concat(dy: &ArrayD<f32>, saved: &Saved) -> Grads {
     let axis = op_as::<TypedConcat>(saved)?.axis;
     let mut start = 0;
     let mut grads = Vec::new();
-    for input in saved.inputs {
-        let end = start + input.shape()[axis];
+    for shape in &saved.shapes {
+        let end = start + shape[axis];
         grads.push(Some(dy.slice_axis(Axis(axis), Slice::from(start..end)).to_owned()));
         start = end;
     }
@@ -155,7 +205,7 @@ fn pad(dy: &ArrayD<f32>, saved: &Saved) -> Grads {
     let op = op_as::<Pad>(saved)?;
     ensure!(matches!(op.mode, tract_core::ops::array::PadMode::Constant(_)), "Pad mode {:?}", op.mode);
     let mut dx = dy.view();
-    for (axis, (&(before, _), &dim)) in op.pads.iter().zip(saved.inputs[0].shape()).enumerate() {
+    for (axis, (&(before, _), &dim)) in op.pads.iter().zip(saved.shapes[0]).enumerate() {
         dx.slice_axis_inplace(Axis(axis), Slice::from(before..before + dim));
     }
     Ok(vec![Some(dx.to_owned())])
@@ -164,11 +214,13 @@ fn pad(dy: &ArrayD<f32>, saved: &Saved) -> Grads {
 /// An op that only moves elements of its first input: run on the numbers of the elements, it says where each
 /// output came from, so `dx[source of i] += dy[i]`.
 fn moved_elements(dy: &ArrayD<f32>, saved: &Saved) -> Grads {
-    let shape = saved.inputs[0].shape();
+    let shape = saved.shapes[0];
     if saved.sources.get().is_none() {
-        let numbers: Vec<i64> = (0..saved.inputs[0].len() as i64).collect();
-        let mut inputs: TVec<TValue> = saved.inputs.into();
-        inputs[0] = tensor1(&numbers).into_shape(shape)?.into_tvalue();
+        let numbers: Vec<i64> = (0..shape.iter().product::<usize>() as i64).collect();
+        let mut inputs = tvec!(tensor1(&numbers).into_shape(shape)?.into_tvalue());
+        for index in 1..saved.inputs.len() {
+            inputs.push(saved.input(index)?.clone());
+        }
         let sources = saved.op.eval(&EvalContext::out_of_plan(), inputs)?.remove(0);
         let sources = sources.to_plain_array_view::<i64>()?.iter().map(|&i| i as usize).collect();
         saved.sources.set(sources).expect("it is empty");

@@ -26,7 +26,7 @@ pub(super) struct SiteRecord {
 
 /// The bytes that one batch takes.
 pub(super) struct Footprint {
-    /// All values of a forward pass.
+    /// The values of a forward pass that the backward pass needs.
     pub(super) values: usize,
     pub(super) sites: Vec<SiteFootprint>,
 }
@@ -79,14 +79,16 @@ impl Recorder<'_> {
 
     /// What one batch takes, found by running one.
     pub(super) fn footprint(&self) -> Result<Footprint> {
-        let recorded = self.session.forward((self.load)(0)?.into_dyn())?;
-        let size = |name: &str| recorded.value(name).map(|v| v.len() * size_of::<f32>());
+        let recorded = self.session.forward((self.load)(0)?.into_dyn(), &[])?;
+        let size = |name: &str| {
+            Ok::<_, Error>(recorded.shape(name)?.iter().product::<usize>() * size_of::<f32>())
+        };
         let of_site = |site: &Site| {
             let b = match &site.b {
                 RightOperand::Activation(b) => size(b)?,
                 RightOperand::Weight { .. } => 0,
             };
-            let heads = if b > 0 { recorded.value(&site.a)?.shape()[1] } else { 1 };
+            let heads = if b > 0 { recorded.shape(&site.a)?.get(1).copied().unwrap_or(1) } else { 1 };
             Ok(SiteFootprint { a: size(&site.a)?, b, output: size(&site.output)?, heads })
         };
         let sites = self.plan.sites.iter().map(of_site).collect::<Result<_>>()?;
@@ -127,7 +129,14 @@ impl Recorder<'_> {
     }
 
     fn record_chunk(&self, sites: &[Site], chunk: usize) -> Result<Vec<SiteRecord>> {
-        let recorded = self.session.forward((self.load)(chunk)?.into_dyn())?;
+        let operands: Vec<&str> = sites
+            .iter()
+            .flat_map(|site| match &site.b {
+                RightOperand::Activation(b) => vec![site.a.as_str(), b],
+                RightOperand::Weight { .. } => vec![site.a.as_str()],
+            })
+            .collect();
+        let recorded = self.session.forward((self.load)(chunk)?.into_dyn(), &operands)?;
         let mut records = Vec::with_capacity(sites.len());
         for site in sites {
             let value = |name: &str| finite(recorded.value(name)?.to_owned(), &site.name, name, chunk);

@@ -34,9 +34,11 @@ impl Session {
         Ok(Self { network: Network::new(typed)?, outlets, output })
     }
 
-    /// Runs the model on one batch.
-    pub fn forward(&self, input: ArrayD<f32>) -> Result<Recorded<'_>> {
-        Ok(Recorded { session: self, tape: self.network.forward(input.into_tensor())? })
+    /// Runs the model on one batch, keeping its output and the taps `wanted`.
+    pub fn forward(&self, input: ArrayD<f32>, wanted: &[&str]) -> Result<Recorded<'_>> {
+        let mut outlets: Vec<OutletId> = wanted.iter().map(|name| self.outlet(name)).collect::<Result<_>>()?;
+        outlets.push(self.output);
+        Ok(Recorded { session: self, tape: self.network.forward(input.into_tensor(), &outlets)? })
     }
 
     fn outlet(&self, name: &str) -> Result<OutletId> {
@@ -48,7 +50,12 @@ impl Session {
 }
 
 impl Recorded<'_> {
-    /// The value of a tap, in the shape that the model computes.
+    /// The shape of any tap.
+    pub fn shape(&self, name: &str) -> Result<&[usize]> {
+        Ok(self.tape.shape(self.session.outlet(name)?))
+    }
+
+    /// The value of a wanted tap, in the shape that the model computes.
     pub fn value(&self, name: &str) -> Result<ArrayViewD<'_, f32>> {
         self.tape.value(self.session.outlet(name)?)
     }
@@ -58,7 +65,7 @@ impl Recorded<'_> {
         self.tape.value(self.session.output)
     }
 
-    /// What all values of the pass take, in bytes.
+    /// What the values that it keeps take, in bytes.
     pub fn bytes(&self) -> usize {
         self.tape.bytes()
     }
