@@ -57,6 +57,43 @@ fn extreme_codes() {
     }
 }
 
+/// Every kernel sums in one order, and that is near the sum in f64.
+#[test]
+fn every_kernel_computes_the_same_errors() {
+    let mut random = ChaCha8Rng::seed_from_u64(2);
+    for [m, k, n] in [[0, 3, 5], [1, 0, 9], [1, 1, 1], [5, 7, 8], [6, 64, 16], [7, 65, 33], [13, 600, 197]] {
+        let a: Vec<i16> = (0..m * k).map(|_| random.random_range(-200..200)).collect();
+        let b: Vec<i8> = (0..k * n).map(|_| random.random()).collect();
+        let mut floats = |range: std::ops::Range<f32>| -> Vec<f32> {
+            (0..m * n).map(|_| random.random_range(range.clone())).collect()
+        };
+        let (reference, weights) = (floats(-9.0..9.0), floats(0.0..2.0));
+        let packed = PackedB::pack(&b, k, n);
+        let products = product(&a, &b, [m, k, n]);
+        for weighted in [true, false] {
+            let target = PackedTarget::pack(m, n, |row| {
+                let at = row * n..(row + 1) * n;
+                (&reference[at.clone()], weighted.then(|| &weights[at]))
+            });
+            let all = all().into_iter().map(|kernel| {
+                let mut sums = vec![f32::NAN; m];
+                kernel.errors(&a, &packed, 1e-3, &target, &mut sums);
+                sums
+            });
+            let all: Vec<Vec<f32>> = all.collect();
+            assert!(all.iter().all(|sums| *sums == all[0]), "{m}x{k}x{n}");
+            for (row, &sum) in all[0].iter().enumerate() {
+                let term = |i: usize| {
+                    let weight = if weighted { f64::from(weights[i]) } else { 1.0 };
+                    weight * (products[i] as f64 * 1e-3 - f64::from(reference[i])).powi(2)
+                };
+                let expected: f64 = (row * n..(row + 1) * n).map(term).sum();
+                assert!((f64::from(sum) - expected).abs() <= 1e-4 * expected, "{sum} against {expected}");
+            }
+        }
+    }
+}
+
 #[test]
 fn the_bound_of_i32_is_tight() {
     let mut b = vec![-128i8; 512 * 3];

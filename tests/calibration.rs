@@ -1,0 +1,122 @@
+//! What must not change the result of a calibration: how thorough the search is, how much memory it has, and whether
+//! it was interrupted.
+
+use std::sync::Mutex;
+
+use onnx_ptq4vit::Error;
+use onnx_ptq4vit::calibrate::{Calibration, Metric, Method, Options, Run, Search, WeightScales, calibrate};
+use onnx_ptq4vit::data::{Dataset, Preprocess, Selection};
+use onnx_ptq4vit::onnx::{Graph, Model};
+use onnx_ptq4vit::plan::{Plan, plan};
+use onnx_ptq4vit::progress::Progress;
+use onnx_ptq4vit::quant::Bits;
+
+fn fixture(name: &str) -> (Model, Plan) {
+    let model = Model::read(format!("fixtures/{name}.onnx").as_ref()).unwrap();
+    let plan = plan(&Graph::new(&model).unwrap(), &[]).unwrap();
+    (model, plan)
+}
+
+fn pictures(limit: usize) -> Dataset {
+    let selection = Selection { limit: Some(limit), seed: 0 };
+    Dataset::open("fixtures/digits_calib.npz".as_ref(), &Preprocess::timm_vit(8), selection).unwrap()
+}
+
+fn options(k: u8) -> Options {
+    let bits = Bits::new(k).unwrap();
+    Options { weight_bits: bits, activation_bits: bits, ..Options::new(Method::Ptq4vit) }
+}
+
+#[test]
+fn the_exhaustive_search_finds_the_same_scales() {
+    let check = |name: &str, options: &Options| {
+        let (model, plan) = fixture(name);
+        let found = [Search::Pruned, Search::Exhaustive].map(|search| {
+            let run = Run { search, ..Run::default() };
+            calibrate(&model, &plan, &pictures(4), options, run, &()).unwrap()
+        });
+        assert_eq!(found[0], found[1], "{name} {options:?}");
+    };
+    for export in ["ts13", "ts17", "dynamo18", "dynamo20", "tanh17", "outlier17"] {
+        for k in [8, 6, 4] {
+            check(&format!("digits_vit_{export}"), &options(k));
+        }
+    }
+    for metric in [Metric::Mse, Metric::Cosine, Metric::Pearson] {
+        check("digits_vit_ts17", &Options { metric, ..options(6) });
+    }
+    check("digits_vit_ts17", &Options { weights: WeightScales::PerChannel, ..options(8) });
+    check("digits_vit_ts17", &Options::new(Method::Base));
+}
+
+/// The stages that were begun.
+#[derive(Default)]
+struct Stages(Mutex<Vec<String>>);
+
+impl Progress for Stages {
+    fn stage(&self, name: &str, _: u64) {
+        self.0.lock().unwrap().push(name.to_string());
+    }
+    fn step(&self, _: &str, _: u64) {}
+    fn note(&self, _: &str) {}
+}
+
+#[test]
+fn any_budget_of_memory_gives_the_same_scales() {
+    let (model, plan) = fixture("digits_vit_ts17");
+    let calibrate = |memory: usize| {
+        let stages = Stages::default();
+        let run = Run { memory, ..Run::default() };
+        let found = calibrate(&model, &plan, &pictures(64), &options(8), run, &stages);
+        (found, stages.0.into_inner().unwrap().len())
+    };
+    let (whole, stages) = calibrate(4 << 30);
+    assert_eq!(stages, 2, "recorded and searched once");
+
+    // The least budget that is not refused.
+    let (mut too_small, mut enough) = (0, 1 << 30);
+    let (mut divided, mut most) = (whole.as_ref().unwrap().clone(), stages);
+    while enough - too_small > 16 << 10 {
+        let middle = usize::midpoint(too_small, enough);
+        match calibrate(middle) {
+            (Ok(found), stages) => (divided, most, enough) = (found, stages, middle),
+            (Err(error), _) => {
+                assert!(matches!(error, Error::Usage(_)), "{error}");
+                too_small = middle;
+            }
+        }
+    }
+    assert!(most > 2, "recorded in groups");
+    assert_eq!(divided, whole.unwrap());
+}
+
+#[test]
+fn an_interrupted_run_goes_on_where_it_was() {
+    let (model, plan) = fixture("digits_vit_ts17");
+    let whole = calibrate(&model, &plan, &pictures(8), &options(8), Run::default(), &()).unwrap();
+
+    let saved = Mutex::new(None::<Calibration>);
+    let stop_after_three = |found: &Calibration| {
+        *saved.lock().unwrap() = Some(found.clone());
+        if found.sites.len() == 3 { Err(Error::usage("stop")) } else { Ok(()) }
+    };
+    let run = Run { save: &stop_after_three, ..Run::default() };
+    calibrate(&model, &plan, &pictures(8), &options(8), run, &()).unwrap_err();
+    let part = saved.into_inner().unwrap().unwrap();
+    assert_eq!(part.sites, whole.sites[..3]);
+
+    let searched = Mutex::new(0);
+    let count = |_: &Calibration| {
+        *searched.lock().unwrap() += 1;
+        Ok(())
+    };
+    let resume = |options: &Options, resume: Calibration| {
+        *searched.lock().unwrap() = 0;
+        let run = Run { save: &count, resume: Some(resume), ..Run::default() };
+        (calibrate(&model, &plan, &pictures(8), options, run, &()).unwrap(), *searched.lock().unwrap())
+    };
+    let sites = whole.sites.len();
+    assert_eq!(resume(&options(8), part.clone()), (whole.clone(), sites - 3));
+    assert_eq!(resume(&options(8), whole.clone()), (whole, 0), "there is nothing left to do");
+    assert_eq!(resume(&options(6), part).1, sites, "other options are another run");
+}
