@@ -225,6 +225,8 @@ fn wrong_usage_is_refused() {
         (format!("quantize @{MODEL} {calib} -o %out.onnx --calib-limit 0"), "limit of 0"),
         (format!("quantize @{MODEL} {calib} -o %out.onnx --exclude nobody"), "`nobody`"),
         (format!("quantize @{MODEL} {calib} -o %out.onnx --threads 0"), "--threads"),
+        (format!("quantize @{MODEL} {calib} -o %out.onnx --memory 64MiB"), "64 MiB are not enough"),
+        (format!("quantize @{MODEL} {calib} -o %out.onnx --memory much"), "--memory"),
         (format!("quantize @{MODEL} {calib} -o %out.onnx --calibration %c.json"), "cannot be used with"),
         (format!("quantize %own.onnx {calib} -o %own.onnx"), "would overwrite"),
         (format!("quantize %own.onnx {calib} -o %../{}/own.onnx", bench.name()), "would overwrite"),
@@ -298,6 +300,32 @@ fn a_closed_pipe_is_no_error() {
     let script = "{ sleep 1; \"$0\" inspect \"$1\"; echo \"code $?\" >&2; } | true";
     let output = Command::new("sh").args(["-c", script, binary]).arg(model).output().unwrap();
     assert_eq!(String::from_utf8(output.stderr).unwrap(), "code 0\n");
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupted_quantization_leaves_its_scales_alone_and_goes_on() {
+    let bench = Bench::new();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_onnx-ptq4vit"));
+    command.arg("quantize").arg(fixture(MODEL)).arg("--calib").arg(fixture("digits_calib.npz"));
+    command.args(["--search", "exhaustive"]).arg("--save-calibration").arg(bench.path("c.json"));
+    command.arg("-o").arg(bench.path("q.onnx"));
+    let mut child = command.stderr(std::process::Stdio::null()).spawn().unwrap();
+    while !bench.path("c.json").exists() {
+        assert!(child.try_wait().unwrap().is_none(), "it ended before it had found a scale");
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+    let kill = Command::new("kill").arg("-INT").arg(child.id().to_string()).status().unwrap();
+    assert!(kill.success());
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    assert_eq!(bench.files(), ["c.json"]);
+
+    let quantize = format!("quantize @{MODEL} --calib @digits_calib.npz --calib-limit 32");
+    let again = bench.run(&format!("{quantize} --save-calibration %c.json -o %q.onnx"));
+    assert!(String::from_utf8_lossy(&again.stderr).contains("sites were calibrated before"));
+    bench.accepts(&format!("{quantize} -o %whole.onnx"));
+    let bytes = |name| std::fs::read(bench.path(name)).unwrap();
+    assert_eq!(bytes("q.onnx"), bytes("whole.onnx"));
 }
 
 #[test]

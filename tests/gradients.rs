@@ -60,9 +60,9 @@ fn check(file: &str) {
         ];
         let (losses, seeds): (Vec<&str>, Vec<ArrayD<f32>>) = seeds.into_iter().unzip();
         let mut found = 0;
-        let compare = |site: usize, gradients: Vec<ArrayD<f32>>| {
+        let compare = |site: usize, gradients: &[ArrayD<f32>]| {
             found += 1;
-            for (loss, gradient) in losses.iter().zip(&gradients) {
+            for (loss, gradient) in losses.iter().zip(gradients) {
                 let name = format!("{loss}/{}", names[site]);
                 let expected = golden(&name);
                 let expected = expected.index_axis(Axis(0), picture).insert_axis(Axis(0));

@@ -4,6 +4,7 @@
 
 mod conv;
 mod einsum;
+mod product;
 mod rules;
 #[cfg(test)]
 mod rules_check;
@@ -115,14 +116,14 @@ impl Tape<'_> {
     }
 
     /// For every seed `dy`, `∂⟨dy, value(from)⟩/∂value(w)` of each `w` of `wanted`: `found(index of w, by seed)` is
-    /// called as soon as they are known; with zeros where `from` does not depend on `w`. Values are freed once no rule
+    /// called when they are known; with zeros where `from` does not depend on `w`. Values are freed once no rule
     /// needs them. [`Error::Unsupported`] names an op on the way that has no rule.
     pub fn backward(
         mut self,
         from: OutletId,
         seeds: Vec<ArrayD<f32>>,
         wanted: &[OutletId],
-        mut found: impl FnMut(usize, Vec<ArrayD<f32>>) -> Result<()>,
+        mut found: impl FnMut(usize, &[ArrayD<f32>]) -> Result<()>,
     ) -> Result<()> {
         let model = &self.network.model;
         let leads = self.leads_to(wanted);
@@ -134,9 +135,13 @@ impl Tape<'_> {
             for slot in 0..node.outputs.len() {
                 let outlet = OutletId::new(id, slot);
                 let Some(dys) = grads.remove(&outlet) else { continue };
+                if let Some(index) = wanted.iter().position(|w| *w == outlet) {
+                    missing[index] = false;
+                    found(index, &dys)?;
+                }
                 let needed: Vec<bool> = node.inputs.iter().map(|i| leads[i.node]).collect();
                 if needed.contains(&true) {
-                    for (seed, dxs) in self.pull_back(node, slot, &dys, &needed)?.into_iter().enumerate() {
+                    for (seed, dxs) in self.pull_back(node, slot, dys, &needed)?.into_iter().enumerate() {
                         for (&input, dx) in node.inputs.iter().zip(dxs) {
                             let Some(dx) = dx else { continue };
                             let dx = sum_to_shape(dx, self.shape(input));
@@ -148,15 +153,11 @@ impl Tape<'_> {
                         }
                     }
                 }
-                if let Some(index) = wanted.iter().position(|w| *w == outlet) {
-                    missing[index] = false;
-                    found(index, dys)?;
-                }
             }
             self.values[id] = None;
         }
         for index in (0..wanted.len()).filter(|&index| missing[index]) {
-            found(index, vec![ArrayD::zeros(self.shape(wanted[index])); count])?;
+            found(index, &vec![ArrayD::zeros(self.shape(wanted[index])); count])?;
         }
         Ok(())
     }
@@ -176,7 +177,7 @@ impl Tape<'_> {
         &self,
         node: &TypedNode,
         slot: usize,
-        dys: &[ArrayD<f32>],
+        dys: Vec<ArrayD<f32>>,
         needed: &[bool],
     ) -> Result<Vec<Vec<Option<ArrayD<f32>>>>> {
         let name = node.op.name();
@@ -193,7 +194,7 @@ impl Tape<'_> {
             sources: OnceCell::new(),
         };
         let failed = |e| Error::model(self.name(node.id), format!("gradient of {name}: {e}"));
-        dys.iter().map(|dy| rule(dy, &saved).map_err(failed)).collect()
+        dys.into_iter().map(|dy| rule(dy, &saved).map_err(failed)).collect()
     }
 
     fn name(&self, node: usize) -> String {

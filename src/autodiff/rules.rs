@@ -74,15 +74,16 @@ impl Saved<'_> {
 }
 
 type Grads = TractResult<Vec<Option<ArrayD<f32>>>>;
-pub(super) type Rule = fn(&ArrayD<f32>, &Saved) -> Grads;
+/// Makes the gradients in place of `dy` where it can.
+pub(super) type Rule = fn(ArrayD<f32>, &Saved) -> Grads;
 
 /// By tract's name of the op (for binary and elementwise ops, of the wrapped one).
 #[rustfmt::skip]
 pub(super) const RULES: &[(&str, Keep, Rule)] = &[
-    ("EinSum",  Keep::Others, |dy, s| einsum::vjp(op_as::<EinSum>(s)?, dy, &s.inputs, s.needed)),
-    ("Conv",    Keep::Rest, |dy, s| conv::vjp(op_as::<Conv>(s)?, dy, s.shapes[0], s.input(1)?, s.needed)),
-    ("Add",     Keep::Nothing, |dy, s| binary(dy, s, |dy, _, _| dy, |dy, _, _| dy)),
-    ("Sub",     Keep::Nothing, |dy, s| binary(dy, s, |dy, _, _| dy, |dy, _, _| -dy)),
+    ("EinSum",  Keep::Others, |dy, s| einsum::vjp(op_as::<EinSum>(s)?, &dy, &s.inputs, s.needed)),
+    ("Conv",    Keep::Rest, |dy, s| conv::vjp(op_as::<Conv>(s)?, &dy, s.shapes[0], s.input(1)?, s.needed)),
+    ("Add",     Keep::Nothing, |dy, s| Ok(sum(dy, s, |dy| dy))),
+    ("Sub",     Keep::Nothing, |dy, s| Ok(sum(dy, s, |dy| -dy))),
     ("Mul",     Keep::Others, |dy, s| binary(dy, s, |dy, _, b| dy * b, |dy, a, _| dy * a)),
     ("Div",     Keep::Inputs, |dy, s| binary(dy, s, |dy, _, b| dy / b, |dy, a, b| -dy * a / (b * b))),
     ("Pow",     Keep::Inputs, |dy, s| binary(dy, s, |dy, a, b| dy * b * a.powf(b - 1.0), |dy, a, b| dy * a.powf(b) * a.ln())),
@@ -99,7 +100,7 @@ pub(super) const RULES: &[(&str, Keep, Rule)] = &[
     ("Erf",     Keep::Inputs, |dy, s| unary(dy, s, |x| FRAC_2_SQRT_PI * (-x * x).exp())),
     ("Tanh",    Keep::Output, |dy, s| unary(dy, s, |y| 1.0 - y * y)),
     ("Sigmoid", Keep::Output, |dy, s| unary(dy, s, |y| y * (1.0 - y))),
-    ("Cast",    Keep::Nothing, |dy, _| Ok(vec![Some(dy.clone())])),
+    ("Cast",    Keep::Nothing, |dy, _| Ok(vec![Some(dy)])),
     ("Iff",     Keep::First, select),
     ("Softmax", Keep::Output, softmax),
     ("Reduce<Sum>", Keep::Nothing, |dy, s| Ok(vec![Some(dy.broadcast(s.shapes[0]).context("shape of the sum")?.to_owned())])),
@@ -124,14 +125,24 @@ fn op_as<'a, O: TypedOp>(saved: &Saved<'a>) -> TractResult<&'a O> {
 }
 
 /// `dx = dy ⊙ f(kept)`, where the rule keeps x or y, and not both.
-fn unary(dy: &ArrayD<f32>, saved: &Saved, slope: impl Fn(f32) -> f32) -> Grads {
+fn unary(mut dy: ArrayD<f32>, saved: &Saved, slope: impl Fn(f32) -> f32) -> Grads {
     let kept = if saved.output.is_some() { saved.output_array()? } else { saved.input_array(0)? };
-    Ok(vec![Some(Zip::from(dy).and(&kept).map_collect(|dy, &x| dy * slope(x)))])
+    dy.zip_mut_with(&kept, |dy, &x| *dy *= slope(x));
+    Ok(vec![Some(dy)])
+}
+
+/// `da = dy` and `db = f(dy)`.
+fn sum(dy: ArrayD<f32>, saved: &Saved, f: impl Fn(f32) -> f32) -> Vec<Option<ArrayD<f32>>> {
+    match saved.needed {
+        [_, false] => vec![Some(dy), None],
+        [false, _] => vec![None, Some(dy.mapv_into(f))],
+        _ => vec![Some(dy.clone()), Some(dy.mapv_into(f))],
+    }
 }
 
 /// `da = f(dy, a, b)` and `db = g(dy, a, b)`, elementwise over the broadcast operands.
 fn binary(
-    dy: &ArrayD<f32>,
+    dy: ArrayD<f32>,
     saved: &Saved,
     f: impl Fn(f32, f32, f32) -> f32,
     g: impl Fn(f32, f32, f32) -> f32,
@@ -145,50 +156,60 @@ fn binary(
     let (a, b) = (array(0)?, array(1)?);
     let a = a.broadcast(dy.raw_dim()).context("broadcast")?;
     let b = b.broadcast(dy.raw_dim()).context("broadcast")?;
-    let both = Zip::from(dy).and(a).and(b);
-    Ok(vec![
-        saved.needed[0].then(|| both.clone().map_collect(|&dy, &a, &b| f(dy, a, b))),
-        saved.needed[1].then(|| both.map_collect(|&dy, &a, &b| g(dy, a, b))),
-    ])
+    let da = |mut dy: ArrayD<f32>| {
+        Zip::from(&mut dy).and(&a).and(&b).for_each(|dy, &a, &b| *dy = f(*dy, a, b));
+        Some(dy)
+    };
+    let db = |mut dy: ArrayD<f32>| {
+        Zip::from(&mut dy).and(&a).and(&b).for_each(|dy, &a, &b| *dy = g(*dy, a, b));
+        Some(dy)
+    };
+    Ok(match saved.needed {
+        [_, false] => vec![da(dy), None],
+        [false, _] => vec![None, db(dy)],
+        _ => vec![da(dy.clone()), db(dy)],
+    })
 }
 
 /// `dt = c ? dy : 0`, `df = c ? 0 : dy`.
-fn select(dy: &ArrayD<f32>, saved: &Saved) -> Grads {
+fn select(dy: ArrayD<f32>, saved: &Saved) -> Grads {
     let c: ArrayViewD<bool> = saved.input(0)?.to_plain_array_view()?;
     let c = c.broadcast(dy.raw_dim()).context("broadcast")?;
-    let keep = |when: bool| Zip::from(dy).and(&c).map_collect(|&dy, &c| if c == when { dy } else { 0.0 });
+    let keep = |when: bool| Zip::from(&dy).and(&c).map_collect(|&dy, &c| if c == when { dy } else { 0.0 });
     Ok(vec![None, saved.needed[1].then(|| keep(true)), saved.needed[2].then(|| keep(false))])
 }
 
 /// `dx = y ⊙ (dy − ⟨dy, y⟩)` along the softmax axes.
-fn softmax(dy: &ArrayD<f32>, saved: &Saved) -> Grads {
+fn softmax(mut dy: ArrayD<f32>, saved: &Saved) -> Grads {
     let op = op_as::<Softmax>(saved)?;
     ensure!(matches!(op.kind, SoftmaxKind::Softmax), "LogSoftmax");
     let y = saved.output_array()?;
-    let mut inner = dy * &y;
+    let mut inner = &dy * &y;
     for &axis in &op.axes {
         inner = inner.sum_axis(Axis(axis)).insert_axis(Axis(axis));
     }
-    Ok(vec![Some((dy - &inner) * y)])
+    dy -= &inner;
+    dy *= &y;
+    Ok(vec![Some(dy)])
 }
 
 /// The same elements in the same order: `dx = dy` in the input's shape.
-fn same_elements(dy: &ArrayD<f32>, saved: &Saved) -> Grads {
-    let dx = dy.as_standard_layout().into_owned();
+fn same_elements(dy: ArrayD<f32>, saved: &Saved) -> Grads {
+    let dx = if dy.is_standard_layout() { dy } else { dy.as_standard_layout().into_owned() };
     Ok(vec![Some(dx.into_shape_with_order(saved.shapes[0])?)])
 }
 
 /// The inverse permutation.
-fn move_axis(dy: &ArrayD<f32>, saved: &Saved) -> Grads {
+fn move_axis(dy: ArrayD<f32>, saved: &Saved) -> Grads {
     let AxisOp::Move(from, to) = op_as::<AxisOp>(saved)? else { bail!("MoveAxis expected") };
     let mut order: Vec<usize> = (0..dy.ndim()).collect();
     let axis = order.remove(*to);
     order.insert(*from, axis);
-    Ok(vec![Some(dy.view().permuted_axes(order).as_standard_layout().into_owned())])
+    Ok(vec![Some(dy.permuted_axes(order).as_standard_layout().into_owned())])
 }
 
 /// Each input gets its own stretch of `dy`.
-fn concat(dy: &ArrayD<f32>, saved: &Saved) -> Grads {
+fn concat(dy: ArrayD<f32>, saved: &Saved) -> Grads {
     let axis = op_as::<TypedConcat>(saved)?.axis;
     let mut start = 0;
     let mut grads = Vec::new();
@@ -201,7 +222,7 @@ fn concat(dy: &ArrayD<f32>, saved: &Saved) -> Grads {
 }
 
 /// `dy` without the margins.
-fn pad(dy: &ArrayD<f32>, saved: &Saved) -> Grads {
+fn pad(dy: ArrayD<f32>, saved: &Saved) -> Grads {
     let op = op_as::<Pad>(saved)?;
     ensure!(matches!(op.mode, tract_core::ops::array::PadMode::Constant(_)), "Pad mode {:?}", op.mode);
     let mut dx = dy.view();
@@ -213,7 +234,7 @@ fn pad(dy: &ArrayD<f32>, saved: &Saved) -> Grads {
 
 /// An op that only moves elements of its first input: run on the numbers of the elements, it says where each
 /// output came from, so `dx[source of i] += dy[i]`.
-fn moved_elements(dy: &ArrayD<f32>, saved: &Saved) -> Grads {
+fn moved_elements(dy: ArrayD<f32>, saved: &Saved) -> Grads {
     let shape = saved.shapes[0];
     if saved.sources.get().is_none() {
         let numbers: Vec<i64> = (0..shape.iter().product::<usize>() as i64).collect();
@@ -227,7 +248,7 @@ fn moved_elements(dy: &ArrayD<f32>, saved: &Saved) -> Grads {
     }
     let mut dx = ArrayD::zeros(shape);
     let flat = dx.as_slice_mut().context("zeros are in standard layout")?;
-    for (&source, &dy) in saved.sources.get().into_iter().flatten().zip(dy) {
+    for (&source, &dy) in saved.sources.get().into_iter().flatten().zip(&dy) {
         flat[source] += dy;
     }
     let mut grads = vec![None; saved.inputs.len()];

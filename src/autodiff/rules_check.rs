@@ -169,7 +169,7 @@ fn check(case: &Case, input: usize) {
     let mut grads = Vec::new();
     let seeds = vec![weights.clone(), &weights * -2.0];
     tape.backward(out, seeds, &[source], |_, found| {
-        grads = found;
+        grads = found.to_vec();
         Ok(())
     })
     .unwrap();

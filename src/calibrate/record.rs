@@ -164,10 +164,13 @@ impl Recorder<'_> {
 }
 
 /// Element by element, of at least one array.
-fn mean_square(arrays: Vec<ArrayD<f32>>) -> ArrayD<f32> {
+fn mean_square(arrays: &[ArrayD<f32>]) -> ArrayD<f32> {
     let share = 1.0 / arrays.len() as f32;
-    let squared = arrays.into_iter().map(|x| x.mapv_into(|x| x * x * share));
-    squared.reduce(|sum, squared| sum + squared).expect("a gradient has a seed at least")
+    let mut sum = arrays[0].mapv(|x| x * x * share);
+    for array in &arrays[1..] {
+        sum.zip_mut_with(array, |sum, x| *sum += x * x * share);
+    }
+    sum
 }
 
 fn finite(values: ArrayD<f32>, site: &str, what: &str, chunk: usize) -> Result<ArrayD<f32>> {

@@ -70,13 +70,13 @@ impl Recorded<'_> {
         self.tape.bytes()
     }
 
-    /// For every seed, `∂⟨seed, output⟩/∂value` of each named tap: `found(index of the name, by seed)` is called as soon
-    /// as they are known. Uses the values up.
+    /// For every seed, `∂⟨seed, output⟩/∂value` of each named tap: `found(index of the name, by seed)` is called when
+    /// they are known. Uses the values up.
     pub fn gradients(
         self,
         seeds: Vec<ArrayD<f32>>,
         names: &[&str],
-        found: impl FnMut(usize, Vec<ArrayD<f32>>) -> Result<()>,
+        found: impl FnMut(usize, &[ArrayD<f32>]) -> Result<()>,
     ) -> Result<()> {
         let outlets: Vec<OutletId> = names.iter().map(|n| self.session.outlet(n)).collect::<Result<_>>()?;
         self.tape.backward(self.session.output, seeds, &outlets, found)

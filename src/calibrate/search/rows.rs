@@ -12,8 +12,10 @@ use rayon::prelude::*;
 use super::{Problem, Right};
 use crate::kernel::PackedTarget;
 
-/// Rows that are evaluated at a time.
+/// Rows that are evaluated at a time…
 const STRETCH: usize = 48;
+/// …and of the first stretches of an operand, the heaviest, after which most candidates are known to be bad.
+const FIRST: [usize; 3] = [12, 12, 24];
 
 /// All rows of `A`, `O` and the curvature, as they come.
 pub(super) struct Rows {
@@ -103,14 +105,23 @@ impl Rows {
             picks.extend(pick(&rows, operand));
         }
         // Losses are not negative, and so their bits sort as they do.
-        let weight = |pick: &Pick| pick.rows.iter().map(|&row| mass[row]).sum::<f64>().to_bits();
-        picks.sort_by_cached_key(|pick| Reverse(weight(pick)));
+        let density = |rows: &[usize]| rows.iter().map(|&row| mass[row]).sum::<f64>() / rows.len() as f64;
+        picks.sort_by_cached_key(|pick| Reverse(density(&pick.rows).to_bits()));
         picks.par_iter().map(|pick| self.stretch(pick, units)).collect()
     }
 }
 
-fn pick(rows: &[usize], operand: usize) -> Vec<Pick> {
-    rows.chunks(STRETCH).map(|rows| Pick { operand, rows: rows.to_vec() }).collect()
+fn pick(mut rows: &[usize], operand: usize) -> Vec<Pick> {
+    let mut picks = Vec::new();
+    for len in FIRST.into_iter().chain(std::iter::repeat(STRETCH)) {
+        if rows.is_empty() {
+            break;
+        }
+        let (first, rest) = rows.split_at(len.min(rows.len()));
+        picks.push(Pick { operand, rows: first.to_vec() });
+        rows = rest;
+    }
+    picks
 }
 
 /// The elements of all matrices, row by row; each matrix is freed once it is copied.
