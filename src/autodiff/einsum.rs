@@ -2,9 +2,7 @@
 
 use tract_core::internal::*;
 use tract_core::ops::einsum::EinSum;
-use tract_ndarray::{ArrayD, ArrayViewD, ArrayViewMutD, Axis, CowArray, IxDyn};
-
-use super::product::add_product;
+use tract_ndarray::{ArrayD, ArrayViewD, ArrayViewMutD, Axis, CowArray, IxDyn, linalg::general_mat_mul};
 
 /// `a,b->out`, one letter an axis; `b` is empty for a single operand.
 struct Subscripts {
@@ -186,7 +184,8 @@ impl Groups {
             let b = if n == 0 { b.insert_axis(Axis(1)) } else { b };
             let c = if m == 0 { c.insert_axis(Axis(0)) } else { c };
             let c = if n == 0 { c.insert_axis(Axis(1)) } else { c };
-            add_product(a.into_dimensionality()?, b.into_dimensionality()?, c.into_dimensionality()?);
+            let (a, b) = (a.into_dimensionality()?, b.into_dimensionality()?);
+            general_mat_mul(1.0, &a, &b, 1.0, &mut c.into_dimensionality()?);
         }
         Ok(())
     }

@@ -4,7 +4,6 @@
 
 mod conv;
 mod einsum;
-mod product;
 mod rules;
 #[cfg(test)]
 mod rules_check;
