@@ -5,7 +5,7 @@ use std::hint::black_box;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use ndarray::Array2;
 use onnx_ptq4vit::calibrate::search::{LeftKind, Problem, Right, Settings};
-use onnx_ptq4vit::calibrate::{Metric, Method, Options, Run, Search, calibrate};
+use onnx_ptq4vit::calibrate::{Method, Metric, Options, Run, Search, calibrate};
 use onnx_ptq4vit::data::{Dataset, Preprocess, Selection};
 use onnx_ptq4vit::kernel::{self, PackedB, PackedTarget};
 use onnx_ptq4vit::onnx::{Graph, Model};
@@ -30,7 +30,8 @@ fn gemm(c: &mut Criterion) {
     let b: Vec<i8> = (0..k * n).map(|_| random.random()).collect();
     let packed = PackedB::pack(&b, k, n);
     let reference = floats(m * n, 2);
-    let target = PackedTarget::pack(m, n, |row| (&reference[row * n..][..n], Some(&reference[row * n..][..n])));
+    let target =
+        PackedTarget::pack(m, n, |row| (&reference[row * n..][..n], Some(&reference[row * n..][..n])));
 
     let mut group = c.benchmark_group("gemm 48x384x1536");
     group.throughput(Throughput::Elements((m * k * n) as u64));
@@ -107,8 +108,8 @@ fn model(c: &mut Criterion) {
     let model = Model::read("fixtures/digits_vit_ts17.onnx".as_ref()).expect("the fixture is there");
     let plan = plan(&Graph::new(&model).expect("a sound graph"), &[]).expect("a vision transformer");
     let selection = Selection { limit: Some(16), seed: 0 };
-    let pictures =
-        Dataset::open("fixtures/digits_calib.npz".as_ref(), &Preprocess::timm_vit(8), selection).expect("arrays");
+    let pictures = Dataset::open("fixtures/digits_calib.npz".as_ref(), &Preprocess::timm_vit(8), selection)
+        .expect("arrays");
     let options = Options::new(Method::Ptq4vit);
     let mut group = c.benchmark_group("calibration of a small model");
     group.sample_size(10);

@@ -4,7 +4,7 @@
 use std::sync::Mutex;
 
 use onnx_ptq4vit::Error;
-use onnx_ptq4vit::calibrate::{Calibration, Metric, Method, Options, Run, Search, WeightScales, calibrate};
+use onnx_ptq4vit::calibrate::{Calibration, Method, Metric, Options, Run, Search, WeightScales, calibrate};
 use onnx_ptq4vit::data::{Dataset, Preprocess, Selection};
 use onnx_ptq4vit::onnx::{Graph, Model};
 use onnx_ptq4vit::plan::{Plan, plan};

@@ -155,7 +155,12 @@ impl Groups {
     }
 
     /// `c += a · b`: loops over the axes of the batch, and over all but the last of `m`, `n` and `k`.
-    fn multiply(mut self, a: ArrayViewD<f32>, b: ArrayViewD<f32>, mut c: ArrayViewMutD<f32>) -> TractResult<()> {
+    fn multiply(
+        mut self,
+        a: ArrayViewD<f32>,
+        b: ArrayViewD<f32>,
+        mut c: ArrayViewMutD<f32>,
+    ) -> TractResult<()> {
         let Self { batch, m, n, k } = self;
         if batch > 0 {
             self.batch -= 1;

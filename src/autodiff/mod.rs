@@ -72,7 +72,9 @@ impl Network {
     pub fn forward(&self, input: Tensor, wanted: &[OutletId]) -> Result<Tape<'_>> {
         let mut readers = self.readers.clone();
         let mut shapes: Vec<TVec<TVec<usize>>> = vec![tvec!(); self.model.nodes.len()];
-        wanted.iter().for_each(|outlet| readers[outlet.node] += 1);
+        for outlet in wanted {
+            readers[outlet.node] += 1;
+        }
         let mut values = self.fixed.clone();
         let source = self.model.inputs[0].node;
         values[source] = Some(tvec!(input.into_tvalue()));

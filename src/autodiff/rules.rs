@@ -90,7 +90,7 @@ pub(super) const RULES: &[(&str, Keep, Rule)] = &[
     ("Min",     Keep::Inputs, |dy, s| binary(dy, s, |dy, a, b| if a <= b { dy } else { 0.0 }, |dy, a, b| if a <= b { 0.0 } else { dy })),
     ("Max",     Keep::Inputs, |dy, s| binary(dy, s, |dy, a, b| if a >= b { dy } else { 0.0 }, |dy, a, b| if a >= b { 0.0 } else { dy })),
     ("Neg",     Keep::Nothing, |dy, _| Ok(vec![Some(-dy)])),
-    ("Abs",     Keep::Inputs, |dy, s| unary(dy, s, |x| x.signum())),
+    ("Abs",     Keep::Inputs, |dy, s| unary(dy, s, f32::signum)),
     ("Exp",     Keep::Output, |dy, s| unary(dy, s, |y| y)),
     ("Ln",      Keep::Inputs, |dy, s| unary(dy, s, |x| 1.0 / x)),
     ("Square",  Keep::Inputs, |dy, s| unary(dy, s, |x| 2.0 * x)),
@@ -101,19 +101,19 @@ pub(super) const RULES: &[(&str, Keep, Rule)] = &[
     ("Tanh",    Keep::Output, |dy, s| unary(dy, s, |y| 1.0 - y * y)),
     ("Sigmoid", Keep::Output, |dy, s| unary(dy, s, |y| y * (1.0 - y))),
     ("Cast",    Keep::Nothing, |dy, _| Ok(vec![Some(dy)])),
-    ("Iff",     Keep::First, select),
+    ("Iff",     Keep::First, |dy, s| select(&dy, s)),
     ("Softmax", Keep::Output, softmax),
     ("Reduce<Sum>", Keep::Nothing, |dy, s| Ok(vec![Some(dy.broadcast(s.shapes[0]).context("shape of the sum")?.to_owned())])),
     ("Reshape", Keep::Nothing, same_elements),
     ("AddAxis", Keep::Nothing, same_elements),
     ("RmAxis",  Keep::Nothing, same_elements),
     ("MoveAxis", Keep::Nothing, move_axis),
-    ("Concat",  Keep::Nothing, concat),
-    ("Pad",     Keep::Nothing, pad),
-    ("Slice",   Keep::Rest, moved_elements),
-    ("StridedSlice", Keep::Rest, moved_elements),
-    ("Gather",  Keep::Rest, moved_elements),
-    ("MultiBroadcastTo", Keep::Rest, moved_elements),
+    ("Concat",  Keep::Nothing, |dy, s| concat(&dy, s)),
+    ("Pad",     Keep::Nothing, |dy, s| pad(&dy, s)),
+    ("Slice",   Keep::Rest, |dy, s| moved_elements(&dy, s)),
+    ("StridedSlice", Keep::Rest, |dy, s| moved_elements(&dy, s)),
+    ("Gather",  Keep::Rest, |dy, s| moved_elements(&dy, s)),
+    ("MultiBroadcastTo", Keep::Rest, |dy, s| moved_elements(&dy, s)),
 ];
 
 pub(super) fn find(op_name: &str) -> Option<(Keep, Rule)> {
@@ -172,10 +172,10 @@ fn binary(
 }
 
 /// `dt = c ? dy : 0`, `df = c ? 0 : dy`.
-fn select(dy: ArrayD<f32>, saved: &Saved) -> Grads {
+fn select(dy: &ArrayD<f32>, saved: &Saved) -> Grads {
     let c: ArrayViewD<bool> = saved.input(0)?.to_plain_array_view()?;
     let c = c.broadcast(dy.raw_dim()).context("broadcast")?;
-    let keep = |when: bool| Zip::from(&dy).and(&c).map_collect(|&dy, &c| if c == when { dy } else { 0.0 });
+    let keep = |when: bool| Zip::from(dy).and(&c).map_collect(|&dy, &c| if c == when { dy } else { 0.0 });
     Ok(vec![None, saved.needed[1].then(|| keep(true)), saved.needed[2].then(|| keep(false))])
 }
 
@@ -209,7 +209,7 @@ fn move_axis(dy: ArrayD<f32>, saved: &Saved) -> Grads {
 }
 
 /// Each input gets its own stretch of `dy`.
-fn concat(dy: ArrayD<f32>, saved: &Saved) -> Grads {
+fn concat(dy: &ArrayD<f32>, saved: &Saved) -> Grads {
     let axis = op_as::<TypedConcat>(saved)?.axis;
     let mut start = 0;
     let mut grads = Vec::new();
@@ -222,7 +222,7 @@ fn concat(dy: ArrayD<f32>, saved: &Saved) -> Grads {
 }
 
 /// `dy` without the margins.
-fn pad(dy: ArrayD<f32>, saved: &Saved) -> Grads {
+fn pad(dy: &ArrayD<f32>, saved: &Saved) -> Grads {
     let op = op_as::<Pad>(saved)?;
     ensure!(matches!(op.mode, tract_core::ops::array::PadMode::Constant(_)), "Pad mode {:?}", op.mode);
     let mut dx = dy.view();
@@ -234,7 +234,7 @@ fn pad(dy: ArrayD<f32>, saved: &Saved) -> Grads {
 
 /// An op that only moves elements of its first input: run on the numbers of the elements, it says where each
 /// output came from, so `dx[source of i] += dy[i]`.
-fn moved_elements(dy: ArrayD<f32>, saved: &Saved) -> Grads {
+fn moved_elements(dy: &ArrayD<f32>, saved: &Saved) -> Grads {
     let shape = saved.shapes[0];
     if saved.sources.get().is_none() {
         let numbers: Vec<i64> = (0..shape.iter().product::<usize>() as i64).collect();
@@ -248,7 +248,7 @@ fn moved_elements(dy: ArrayD<f32>, saved: &Saved) -> Grads {
     }
     let mut dx = ArrayD::zeros(shape);
     let flat = dx.as_slice_mut().context("zeros are in standard layout")?;
-    for (&source, &dy) in saved.sources.get().into_iter().flatten().zip(&dy) {
+    for (&source, &dy) in saved.sources.get().into_iter().flatten().zip(dy) {
         flat[source] += dy;
     }
     let mut grads = vec![None; saved.inputs.len()];

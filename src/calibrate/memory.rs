@@ -3,8 +3,8 @@
 use std::ops::Range;
 
 use super::Metric;
-use super::record::Footprint;
 use super::options::CANDIDATES;
+use super::record::Footprint;
 use crate::{Error, Result};
 
 /// What a backward pass takes beside the values of the forward pass: gradients of several seeds, per mille of them.
@@ -86,7 +86,10 @@ mod tests {
 
     #[test]
     fn a_large_budget_takes_all_sites_at_once() {
-        assert_eq!(divided(1 << 30, 0).unwrap(), Division { at_once: 2, groups: std::iter::once(0..6).collect() });
+        assert_eq!(
+            divided(1 << 30, 0).unwrap(),
+            Division { at_once: 2, groups: std::iter::once(0..6).collect() }
+        );
         assert_eq!(divided(1 << 30, 4).unwrap().groups, std::iter::once(4..6).collect::<Vec<_>>());
     }
 

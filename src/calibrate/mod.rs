@@ -106,7 +106,8 @@ pub fn calibrate(
         };
         progress.stage(&format!("record values and gradients{part}"), recorder.chunks as u64);
         let records = recorder.record(group.clone(), division.at_once, progress)?;
-        let work: Vec<u64> = group.clone().map(|site| search_work(&footprint.sites[site], weights[site])).collect();
+        let work: Vec<u64> =
+            group.clone().map(|site| search_work(&footprint.sites[site], weights[site])).collect();
         progress.stage(&format!("search scales{part}"), work.iter().sum());
         for ((site, record), work) in plan.sites[group.clone()].iter().zip(records).zip(work) {
             calibration.sites.push(problems::solve(&graph, site, record, options, run.search)?);

@@ -80,9 +80,8 @@ impl Recorder<'_> {
     /// What one batch takes, found by running one.
     pub(super) fn footprint(&self) -> Result<Footprint> {
         let recorded = self.session.forward((self.load)(0)?.into_dyn(), &[])?;
-        let size = |name: &str| {
-            Ok::<_, Error>(recorded.shape(name)?.iter().product::<usize>() * size_of::<f32>())
-        };
+        let size =
+            |name: &str| Ok::<_, Error>(recorded.shape(name)?.iter().product::<usize>() * size_of::<f32>());
         let of_site = |site: &Site| {
             let b = match &site.b {
                 RightOperand::Activation(b) => size(b)?,

@@ -163,7 +163,8 @@ fn scales(
 fn half_of_free() -> usize {
     let free = sysinfo::System::new().map_or(8 << 30, |mut system| {
         system.refresh_memory();
-        let group = system.cgroup_limits().map_or(u64::MAX, |group| group.total_memory.saturating_sub(group.rss));
+        let group =
+            system.cgroup_limits().map_or(u64::MAX, |group| group.total_memory.saturating_sub(group.rss));
         system.available_memory().min(group)
     });
     usize::try_from(free / 2).unwrap_or(usize::MAX)

@@ -35,7 +35,9 @@ impl PackedTarget {
                 let to = &mut rows[panel * m + i];
                 to.values[..values.len()].copy_from_slice(values);
                 match weights {
-                    Some(w) => to.weights[..values.len()].copy_from_slice(&w[panel * PANEL..][..values.len()]),
+                    Some(w) => {
+                        to.weights[..values.len()].copy_from_slice(&w[panel * PANEL..][..values.len()]);
+                    }
                     None => to.weights[..values.len()].fill(1.0),
                 }
             }

@@ -36,7 +36,8 @@ impl Session {
 
     /// Runs the model on one batch, keeping its output and the taps `wanted`.
     pub fn forward(&self, input: ArrayD<f32>, wanted: &[&str]) -> Result<Recorded<'_>> {
-        let mut outlets: Vec<OutletId> = wanted.iter().map(|name| self.outlet(name)).collect::<Result<_>>()?;
+        let mut outlets: Vec<OutletId> =
+            wanted.iter().map(|name| self.outlet(name)).collect::<Result<_>>()?;
         outlets.push(self.output);
         Ok(Recorded { session: self, tape: self.network.forward(input.into_tensor(), &outlets)? })
     }

@@ -44,8 +44,7 @@ impl<'s> Evaluator<'s> {
         let (right, groups) = (problem.b, problem.groups);
         let units = units(&groups);
         let columns = units.iter().map(|unit| columns(&groups, unit)).collect::<Vec<_>>();
-        let mut this =
-            Self { settings, right, stretches: Vec::new(), groups, units, kernel: kernel::best() };
+        let mut this = Self { settings, right, stretches: Vec::new(), groups, units, kernel: kernel::best() };
         let (a, b) = (lefts[candidates::near_maximum(lefts.len())], this.quantize_right(&scales));
         let mass = |pick| this.mass(&rows.stretch(pick, &columns), a, &b);
         let mass: Vec<f64> = rows.natural().par_iter().flat_map_iter(mass).collect();
@@ -71,7 +70,10 @@ impl<'s> Evaluator<'s> {
     /// `B` quantized with the scale of each group.
     pub(super) fn quantize_right(&self, scales: &[Scale]) -> PackedRight {
         let units = || self.units.iter().map(|_| OnceLock::new()).collect();
-        PackedRight { scales: scales.to_vec(), packed: self.right.matrices().iter().map(|_| units()).collect() }
+        PackedRight {
+            scales: scales.to_vec(),
+            packed: self.right.matrices().iter().map(|_| units()).collect(),
+        }
     }
 
     fn pack(&self, operand: usize, unit: usize, scales: &[Scale]) -> PackedB {
@@ -162,7 +164,8 @@ impl<'s> Evaluator<'s> {
             }
             _ => {
                 let mut losses = Vec::with_capacity(stretch.len * groups.len());
-                for (i, acc) in self.product(codes, stretch.len, packed).chunks_exact(packed.n()).enumerate() {
+                for (i, acc) in self.product(codes, stretch.len, packed).chunks_exact(packed.n()).enumerate()
+                {
                     let (reference, curvature) = &target.row(i);
                     let row = Row { acc, reference, curvature };
                     losses.extend(groups.iter().zip(&scales).map(|(columns, &scale)| {

@@ -49,7 +49,8 @@ fn losses(problem: &Problem, settings: &Settings, a: Quantizer, b: &[Scale]) -> 
         }
         let product = a_quantized.dot(&b_quantized);
         for (i, acc) in product.rows().into_iter().enumerate() {
-            let curvature = problem.curvature.get(picture).map_or(vec![1.0; acc.len()], |c| c.row(i).to_vec());
+            let curvature =
+                problem.curvature.get(picture).map_or(vec![1.0; acc.len()], |c| c.row(i).to_vec());
             let (acc, reference) = (acc.to_vec(), reference.row(i).to_vec());
             let row = Row { acc: &acc, reference: &reference, curvature: &curvature };
             for (group, sum) in problem.groups.iter().zip(&mut sums) {

@@ -117,11 +117,23 @@ mod tests {
     #[test]
     fn the_least_sum_wins_and_ties_go_to_the_first() {
         // By candidate, the losses of three stretches in two sums.
-        let losses =
-            [[[5, 0], [0, 0], [0, 9]], [[1, 2], [1, 2], [1, 2]], [[0, 3], [0, 3], [3, 0]], [[9, 0], [9, 0], [9, 7]]];
-        let best = winners(4, 3, &[1.0, 1.0], |_| (), |candidate, (), stretch, sums| {
-            sums.iter_mut().zip(losses[candidate][stretch]).for_each(|(sum, loss)| *sum += f64::from(loss));
-        });
+        let losses = [
+            [[5, 0], [0, 0], [0, 9]],
+            [[1, 2], [1, 2], [1, 2]],
+            [[0, 3], [0, 3], [3, 0]],
+            [[9, 0], [9, 0], [9, 7]],
+        ];
+        let best = winners(
+            4,
+            3,
+            &[1.0, 1.0],
+            |_| (),
+            |candidate, (), stretch, sums| {
+                sums.iter_mut()
+                    .zip(losses[candidate][stretch])
+                    .for_each(|(sum, loss)| *sum += f64::from(loss));
+            },
+        );
         assert_eq!(best, [(1, 3.0), (1, 6.0)]);
     }
 
@@ -130,10 +142,16 @@ mod tests {
         let steps = Mutex::new(vec![0; 10]);
         let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().unwrap();
         let best = pool.install(|| {
-            winners(10, 8, &[1.0], |_| (), |candidate, (), _, sums| {
-                steps.lock().unwrap()[candidate] += 1;
-                sums[0] += (candidate + 1) as f64;
-            })
+            winners(
+                10,
+                8,
+                &[1.0],
+                |_| (),
+                |candidate, (), _, sums| {
+                    steps.lock().unwrap()[candidate] += 1;
+                    sums[0] += (candidate + 1) as f64;
+                },
+            )
         });
         assert_eq!(best, [(0, 8.0)]);
         assert_eq!(*steps.lock().unwrap(), [8, 5, 3, 3, 2, 2, 2, 2, 1, 1], "as soon as the sum exceeds 8");

@@ -82,7 +82,9 @@ impl Rows {
     pub(super) fn stretch(&self, pick: &Pick, units: &[Range<usize>]) -> Stretch {
         let Pick { operand, rows } = pick;
         let mut a = Vec::with_capacity(rows.len() * self.k);
-        rows.iter().for_each(|&row| a.extend_from_slice(&self.a[row * self.k..][..self.k]));
+        for &row in rows {
+            a.extend_from_slice(&self.a[row * self.k..][..self.k]);
+        }
         let target = |columns: &Range<usize>| {
             PackedTarget::pack(rows.len(), columns.len(), |i| {
                 let at = rows[i] * self.n + columns.start..rows[i] * self.n + columns.end;
@@ -98,7 +100,8 @@ impl Rows {
         let mut picks = Vec::new();
         for (operand, rows) in self.operands.iter().enumerate() {
             let counts = |&row: &usize| {
-                self.curvature.is_empty() || self.curvature[row * self.n..][..self.n].iter().any(|&g2| g2 != 0.0)
+                self.curvature.is_empty()
+                    || self.curvature[row * self.n..][..self.n].iter().any(|&g2| g2 != 0.0)
             };
             let mut rows: Vec<usize> = rows.clone().filter(counts).collect();
             rows.sort_by(|&i, &j| mass[j].total_cmp(&mass[i]));
