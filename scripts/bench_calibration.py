@@ -17,7 +17,7 @@ import time
 
 PICTURES = [8, 16, 32, 64, 128]
 THREADS = [1, 2]
-BAR = 40
+BAR = 20
 ROWS = ["ort", "exhaustive", "forward", "pictures"]
 
 ORT = """

@@ -23,7 +23,7 @@ pub(super) fn search(problem: Problem, settings: &Settings) -> Result<Solution> 
             let codes = evaluator.codes(stretch, lefts[candidate]);
             sums[0] += evaluator.loss(stretch, lefts[candidate], &codes, &b);
         };
-        let best = race::winners(lefts.len(), stretches, &[1.0], |_| (), step)[0];
+        let best = race::winners(lefts.len(), stretches, 1, |_| (), step)[0];
         let before = a_winner.replace(best.0);
         if a_winner == before {
             break;
@@ -34,8 +34,8 @@ pub(super) fn search(problem: Problem, settings: &Settings) -> Result<Solution> 
         let start = |candidate: usize| evaluator.quantize_right(&rights[candidate]);
         let mut best = Vec::new();
         for unit in 0..evaluator.units() {
-            let units = vec![1.0; evaluator.groups_of(unit).len()];
-            best.extend(race::winners(rights.len(), stretches, &units, start, |_, b, stretch, sums| {
+            let groups = evaluator.groups_of(unit).len();
+            best.extend(race::winners(rights.len(), stretches, groups, start, |_, b, stretch, sums| {
                 evaluator.add_unit_losses(stretch, a, &codes[stretch], b, unit, sums);
             }));
         }

@@ -13,7 +13,7 @@ struct Runner<S> {
     next: usize,
     /// What it has lost so far.
     sums: Vec<f64>,
-    /// The least of `sums`, each in units of its own.
+    /// The least of `sums`.
     key: f64,
     state: S,
 }
@@ -25,29 +25,24 @@ struct Field<S> {
     best: Vec<(usize, f64)>,
 }
 
-/// By sum, the candidate whose sum over all `stretches` is least (the first of equals), and that least.
+/// For each of `sums` sums over all `stretches`, the candidate for which it is least (the first of equals), and that
+/// least.
 ///
 /// `step(candidate, state, stretch, sums)` adds the non-negative losses of one stretch; `state` is the candidate's own,
 /// made by `start(candidate)` and dropped with it. The candidate of the least partial sum always moves next (as in
-/// Dijkstra's algorithm), so that none goes further than to where it exceeds the winner. `units` are the natural sizes
-/// of the sums.
+/// Dijkstra's algorithm), so that none goes further than to where it exceeds the winner.
 pub(super) fn winners<S: Send>(
     candidates: usize,
     stretches: usize,
-    units: &[f64],
+    sums: usize,
     start: impl Fn(usize) -> S,
     step: impl Fn(usize, &S, usize, &mut [f64]) + Sync,
 ) -> Vec<(usize, f64)> {
-    let runner = |candidate| Runner {
-        candidate,
-        next: 0,
-        sums: vec![0.0; units.len()],
-        key: 0.0,
-        state: start(candidate),
-    };
+    let runner =
+        |candidate| Runner { candidate, next: 0, sums: vec![0.0; sums], key: 0.0, state: start(candidate) };
     let field = Field {
         runners: (0..candidates).map(runner).collect(),
-        best: vec![(usize::MAX, f64::INFINITY); units.len()],
+        best: vec![(usize::MAX, f64::INFINITY); sums],
     };
     let field = Mutex::new(field);
     (0..rayon::current_num_threads()).into_par_iter().for_each(|_| {
@@ -56,8 +51,7 @@ pub(super) fn winners<S: Send>(
             if runner.next < stretches {
                 step(runner.candidate, &runner.state, runner.next, &mut runner.sums);
                 runner.next += 1;
-                runner.key =
-                    runner.sums.iter().zip(units).map(|(sum, unit)| sum / unit).fold(f64::INFINITY, f64::min);
+                runner.key = runner.sums.iter().copied().fold(f64::INFINITY, f64::min);
             }
             let mut field = lock(&field);
             if runner.next < stretches {
@@ -126,7 +120,7 @@ mod tests {
         let best = winners(
             4,
             3,
-            &[1.0, 1.0],
+            2,
             |_| (),
             |candidate, (), stretch, sums| {
                 sums.iter_mut()
@@ -145,7 +139,7 @@ mod tests {
             winners(
                 10,
                 8,
-                &[1.0],
+                1,
                 |_| (),
                 |candidate, (), _, sums| {
                     steps.lock().unwrap()[candidate] += 1;
@@ -159,6 +153,6 @@ mod tests {
 
     #[test]
     fn without_rows_the_first_candidate_wins() {
-        assert_eq!(winners(3, 0, &[1.0], |_| (), |_, (), _, _| unreachable!()), [(0, 0.0)]);
+        assert_eq!(winners(3, 0, 1, |_| (), |_, (), _, _| unreachable!()), [(0, 0.0)]);
     }
 }
