@@ -2,7 +2,8 @@
 
 use tract_core::internal::*;
 use tract_core::ops::einsum::EinSum;
-use tract_ndarray::{ArrayD, ArrayViewD, ArrayViewMutD, Axis, CowArray, IxDyn, linalg::general_mat_mul};
+use tract_ndarray::linalg::general_mat_mul;
+use tract_ndarray::{ArrayBase, ArrayD, ArrayViewD, ArrayViewMutD, Axis, CowArray, Data, IxDyn};
 
 /// `a,b->out`, one letter an axis; `b` is empty for a single operand.
 struct Subscripts {
@@ -128,29 +129,13 @@ impl Groups {
     fn merge(self, a: &mut ArrayViewD<f32>, b: &mut ArrayViewD<f32>, c: &mut ArrayViewMutD<f32>) {
         let Self { batch, m, n, k } = self;
         for i in (1..m).rev() {
-            let (take, into) = (Axis(batch + i - 1), Axis(batch + i));
-            if a.clone().merge_axes(take, into) && c.view().merge_axes(take, into) {
-                a.merge_axes(take, into);
-                c.merge_axes(take, into);
-            }
+            merge_both((a, batch + i), (c, batch + i));
         }
         for i in (1..n).rev() {
-            let (b_axis, c_axis) = (batch + k + i, batch + m + i);
-            if b.clone().merge_axes(Axis(b_axis - 1), Axis(b_axis))
-                && c.view().merge_axes(Axis(c_axis - 1), Axis(c_axis))
-            {
-                b.merge_axes(Axis(b_axis - 1), Axis(b_axis));
-                c.merge_axes(Axis(c_axis - 1), Axis(c_axis));
-            }
+            merge_both((b, batch + k + i), (c, batch + m + i));
         }
         for i in (1..k).rev() {
-            let (a_axis, b_axis) = (batch + m + i, batch + i);
-            if a.clone().merge_axes(Axis(a_axis - 1), Axis(a_axis))
-                && b.clone().merge_axes(Axis(b_axis - 1), Axis(b_axis))
-            {
-                a.merge_axes(Axis(a_axis - 1), Axis(a_axis));
-                b.merge_axes(Axis(b_axis - 1), Axis(b_axis));
-            }
+            merge_both((a, batch + m + i), (b, batch + i));
         }
     }
 
@@ -193,5 +178,18 @@ impl Groups {
             general_mat_mul(1.0, &a, &b, 1.0, &mut c.into_dimensionality()?);
         }
         Ok(())
+    }
+}
+
+/// Merges an axis of each array with the one before it, in both arrays or in none.
+fn merge_both<X: Data<Elem = f32>, Y: Data<Elem = f32>>(
+    (x, x_axis): (&mut ArrayBase<X, IxDyn>, usize),
+    (y, y_axis): (&mut ArrayBase<Y, IxDyn>, usize),
+) {
+    let axes = |axis| (Axis(axis - 1), Axis(axis));
+    let ((x_take, x_into), (y_take, y_into)) = (axes(x_axis), axes(y_axis));
+    if x.view().merge_axes(x_take, x_into) && y.view().merge_axes(y_take, y_into) {
+        x.merge_axes(x_take, x_into);
+        y.merge_axes(y_take, y_into);
     }
 }
