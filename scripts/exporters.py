@@ -14,36 +14,46 @@ from torch import Tensor, nn
 
 @dataclass(frozen=True)
 class Exporter:
-    """`dynamo` is the exporter over `torch.export`; without it, TorchScript tracing."""
+    """`dynamo` is the exporter over `torch.export`; without it, TorchScript tracing.
+
+    `fused` attention is one call of PyTorch's, which the exporter takes apart or not.
+    """
 
     dynamo: bool
     opset: int
+    fused: bool
+    fixed_batch: bool = False
 
 
 EXPORTERS = {
-    "ts13": Exporter(dynamo=False, opset=13),
-    "ts17": Exporter(dynamo=False, opset=17),
-    "dynamo18": Exporter(dynamo=True, opset=18),
-    "dynamo20": Exporter(dynamo=True, opset=20),
+    "ts13": Exporter(dynamo=False, opset=13, fused=False),
+    "ts17": Exporter(dynamo=False, opset=17, fused=False),  # as timm's own export script does
+    "dynamo18": Exporter(dynamo=True, opset=18, fused=True),
+    "dynamo20": Exporter(dynamo=True, opset=20, fused=True),
+}
+ZOO_EXPORTERS = EXPORTERS | {
+    "ts17": Exporter(dynamo=False, opset=17, fused=True, fixed_batch=True),
+    "dynamo20": Exporter(dynamo=True, opset=20, fused=True, fixed_batch=True),
+    "dynamo23": Exporter(dynamo=True, opset=23, fused=True),
 }
 
 
-def export(model: nn.Module, example: Tensor, exporter: Exporter) -> onnx.ModelProto:
-    """Input `images` and output `logits` with a symbolic batch; `example` is a batch of two or more.
-
-    TorchScript gets attention written out as MatMul and Softmax, as timm's own export script does; dynamo gets
-    the fused attention that timm uses by default, and decomposes it.
-    """
+def export(
+    model: nn.Module, example: Tensor, exporter: Exporter, outputs: tuple[str, ...] = ("logits",)
+) -> onnx.ModelProto:
+    """Input `images` and the named outputs; `example` is a batch of two or more, of which a fixed batch takes one."""
     model = copy.deepcopy(model).eval()
-    set_fused_attention(model, fused=exporter.dynamo)
-    names = {"input_names": ["images"], "output_names": ["logits"]}
+    set_fused_attention(model, fused=exporter.fused)
+    names = {"input_names": ["images"], "output_names": list(outputs)}
+    if exporter.fixed_batch:
+        example = example[:1]
     if exporter.dynamo:
-        batch = torch.export.Dim("batch")
+        shapes = None if exporter.fixed_batch else ({0: torch.export.Dim("batch")},)
         program = torch.onnx.export(
-            model, (example,), dynamo=True, opset_version=exporter.opset, dynamic_shapes=({0: batch},), verbose=False, **names
+            model, (example,), dynamo=True, opset_version=exporter.opset, dynamic_shapes=shapes, verbose=False, **names
         )
         return without_source_traces(program.model_proto)
-    axes = {"images": {0: "batch"}, "logits": {0: "batch"}}
+    axes = None if exporter.fixed_batch else {name: {0: "batch"} for name in ["images", *outputs]}
     out = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the tracer warns of every shape check in timm
@@ -55,6 +65,8 @@ def set_fused_attention(model: nn.Module, *, fused: bool) -> None:
     for module in model.modules():
         if hasattr(module, "fused_attn"):
             module.fused_attn = fused
+        if hasattr(getattr(module, "config", None), "_attn_implementation"):
+            module.config._attn_implementation = "sdpa" if fused else "eager"
 
 
 def without_source_traces(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -8,6 +8,7 @@ pub mod error;
 pub mod export;
 pub mod integer;
 pub mod kernel;
+pub mod normalize;
 pub mod onnx;
 pub mod pattern;
 pub mod plan;

@@ -116,21 +116,20 @@ impl Tape<'_> {
         own.flat_map(|(values, _)| values.iter().flatten()).map(bytes).sum()
     }
 
-    /// For every seed `dy`, `∂⟨dy, value(from)⟩/∂value(w)` of each `w` of `wanted`: `found(index of w, by seed)` is
-    /// called when they are known; with zeros where `from` does not depend on `w`. Values are freed once no rule
-    /// needs them. [`Error::Unsupported`] names an op on the way that has no rule.
+    /// With as many seeds `dy` for each outlet `o` of `from`, the gradients `∂(Σ_o ⟨dy_o, value(o)⟩)/∂value(w)` of each
+    /// `w` of `wanted`: `found(index of w, by seed)` is called when they are known; with zeros where nothing depends on
+    /// `w`. Values are freed once no rule needs them. [`Error::Unsupported`] names an op on the way that has no rule.
     pub fn backward(
         mut self,
-        from: OutletId,
-        seeds: Vec<ArrayD<f32>>,
+        from: Vec<(OutletId, Vec<ArrayD<f32>>)>,
         wanted: &[OutletId],
         mut found: impl FnMut(usize, &[ArrayD<f32>]) -> Result<()>,
     ) -> Result<()> {
         let model = &self.network.model;
         let leads = self.leads_to(wanted);
-        let count = seeds.len();
+        let count = from.first().map_or(0, |(_, seeds)| seeds.len());
         let mut missing = vec![true; wanted.len()];
-        let mut grads: HashMap<OutletId, Vec<ArrayD<f32>>> = HashMap::from([(from, seeds)]);
+        let mut grads: HashMap<OutletId, Vec<ArrayD<f32>>> = from.into_iter().collect();
         for &id in self.network.order.iter().rev() {
             let node = &model.nodes[id];
             for slot in 0..node.outputs.len() {

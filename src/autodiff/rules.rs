@@ -4,7 +4,7 @@
 //! driver sums back over the broadcast axes.
 
 use std::cell::OnceCell;
-use std::f32::consts::FRAC_2_SQRT_PI;
+use std::f32::consts::{FRAC_2_SQRT_PI, PI};
 
 use tract_core::internal::*;
 use tract_core::ops::array::{Pad, TypedConcat};
@@ -98,6 +98,7 @@ pub(super) const RULES: &[(&str, Keep, Rule)] = &[
     ("Rsqrt",   Keep::Output, |dy, s| unary(dy, s, |y| -0.5 * y * y * y)),
     ("Recip",   Keep::Output, |dy, s| unary(dy, s, |y| -y * y)),
     ("Erf",     Keep::Inputs, |dy, s| unary(dy, s, |x| FRAC_2_SQRT_PI * (-x * x).exp())),
+    ("GeluApproximate", Keep::Inputs, |dy, s| unary(dy, s, gelu_tanh_slope)),
     ("Tanh",    Keep::Output, |dy, s| unary(dy, s, |y| 1.0 - y * y)),
     ("Sigmoid", Keep::Output, |dy, s| unary(dy, s, |y| y * (1.0 - y))),
     ("Cast",    Keep::Nothing, |dy, _| Ok(vec![Some(dy)])),
@@ -129,6 +130,13 @@ fn unary(mut dy: ArrayD<f32>, saved: &Saved, slope: impl Fn(f32) -> f32) -> Grad
     let kept = if saved.output.is_some() { saved.output_array()? } else { saved.input_array(0)? };
     dy.zip_mut_with(&kept, |dy, &x| *dy *= slope(x));
     Ok(vec![Some(dy)])
+}
+
+/// The derivative of `x·½(1 + tanh(√(2/π)·(x + 0.044715·x³)))`.
+fn gelu_tanh_slope(x: f32) -> f32 {
+    let c = (2.0 / PI).sqrt();
+    let t = (c * (x + 0.044_715 * x * x * x)).tanh();
+    0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * c * (1.0 + 3.0 * 0.044_715 * x * x)
 }
 
 /// `da = dy` and `db = f(dy)`.

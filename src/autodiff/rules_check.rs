@@ -11,7 +11,7 @@ use tract_core::ops::einsum::EinSum;
 use tract_core::ops::element_wise::ElementWiseOp;
 use tract_core::ops::logic::Iff;
 use tract_core::ops::math;
-use tract_core::ops::nn::{DataFormat, Reduce, Reducer, Sigmoid, Softmax, SoftmaxKind};
+use tract_core::ops::nn::{DataFormat, GeluApproximate, Reduce, Reducer, Sigmoid, Softmax, SoftmaxKind};
 use tract_ndarray::ArrayD;
 
 use super::{Network, rules};
@@ -118,6 +118,7 @@ fn cases() -> Vec<Case> {
         unary(math::Rsqrt {}),
         unary(math::Recip {}),
         unary(math::Erf {}),
+        unary(GeluApproximate { fast_impl: false }),
         unary(math::Tanh {}),
         unary(Sigmoid {}),
         case(Cast { to: f32::datum_type() }, &[&[2, 3]]),
@@ -168,7 +169,7 @@ fn check(case: &Case, input: usize) {
     // Two seeds at once: the second is minus twice the first.
     let mut grads = Vec::new();
     let seeds = vec![weights.clone(), &weights * -2.0];
-    tape.backward(out, seeds, &[source], |_, found| {
+    tape.backward(vec![(out, seeds)], &[source], |_, found| {
         grads = found.to_vec();
         Ok(())
     })
@@ -213,6 +214,6 @@ fn an_op_without_a_rule_is_named() {
     let tape = network.forward(case.inputs[0].clone(), &[]).unwrap();
     let model = network.model();
     let seeds = vec![ArrayD::ones(vec![2, 3])];
-    let error = tape.backward(model.outputs[0], seeds, &[model.inputs[0]], |_, _| Ok(())).unwrap_err();
+    let error = tape.backward(vec![(model.outputs[0], seeds)], &[model.inputs[0]], |_, _| Ok(())).unwrap_err();
     assert_eq!(error.to_string(), "unsupported: node `op`: op Cos has no gradient rule");
 }

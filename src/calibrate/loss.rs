@@ -2,7 +2,7 @@
 
 use std::str::FromStr;
 
-use ndarray::{ArrayD, Axis, Zip};
+use ndarray::{ArrayD, ArrayViewD, Axis, Zip};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use serde::{Deserialize, Serialize};
@@ -52,53 +52,68 @@ impl From<Gradient> for String {
 }
 
 impl Gradient {
-    /// The gradients at `output` to back-propagate, one a pass. `stream` numbers the batch, so that every batch has
-    /// probes of its own, whatever the order in which batches are run.
-    pub fn seeds(self, output: &ArrayD<f32>, seed: u64, stream: u64) -> Result<Vec<ArrayD<f32>>> {
+    /// The gradients at each of `outputs` to back-propagate, one a pass: of a classifier at the `logits`, the first and
+    /// only one. `stream` numbers the batch, so that every batch has probes of its own, whatever the order in which
+    /// batches are run.
+    pub fn seeds(
+        self,
+        outputs: &[ArrayViewD<f32>],
+        logits: bool,
+        seed: u64,
+        stream: u64,
+    ) -> Result<Vec<Vec<ArrayD<f32>>>> {
+        let is_logits = |output: &ArrayViewD<f32>| logits && output.ndim() == 2;
         match self {
-            Self::PseudoLabel => Ok(vec![pseudo_label(output)?]),
+            Self::PseudoLabel => match outputs {
+                [output] if is_logits(output) => Ok(vec![vec![pseudo_label(output)]]),
+                _ => Err(Error::unsupported(
+                    "gradient pseudo-label",
+                    "the model gives features, not the logits of a classifier; use fisher:4",
+                )),
+            },
             Self::Fisher(probes) => {
                 let mut rng = ChaCha8Rng::seed_from_u64(seed);
                 rng.set_stream(stream);
                 let mut sign = || if rng.next_u32() & 1 == 0 { 1.0 } else { -1.0 };
-                let mut signs = || ArrayD::from_shape_simple_fn(output.raw_dim(), &mut sign);
-                Ok((0..probes).map(|_| fisher(output, &signs())).collect())
+                let mut seeds = vec![Vec::new(); outputs.len()];
+                for _ in 0..probes {
+                    for (output, seeds) in outputs.iter().zip(&mut seeds) {
+                        let signs = ArrayD::from_shape_simple_fn(output.raw_dim(), &mut sign);
+                        seeds.push(if is_logits(output) { fisher(output, &signs) } else { signs });
+                    }
+                }
+                Ok(seeds)
             }
         }
     }
 }
 
-/// `∂CE/∂logits = p − onehot(argmax)`, for logits `[N, classes]`; an error for outputs of another rank.
-pub fn pseudo_label(logits: &ArrayD<f32>) -> Result<ArrayD<f32>> {
-    if logits.ndim() != 2 {
-        return Err(Error::unsupported(
-            "gradient pseudo-label",
-            format!("the output has shape {:?}, not logits [N, classes]; use fisher:4", logits.shape()),
-        ));
-    }
+/// `∂CE/∂logits = p − onehot(argmax)`, for logits `[N, classes]`.
+///
+/// # Panics
+/// Like [`fisher`]: if there are other than two axes.
+pub fn pseudo_label(logits: &ArrayViewD<f32>) -> ArrayD<f32> {
+    assert_eq!(logits.ndim(), 2, "logits are [N, classes]");
     let mut gradient = softmax(logits);
     for mut row in gradient.rows_mut() {
         let best = (0..row.len()).fold(0, |best, i| if row[i] > row[best] { i } else { best });
         row[best] -= 1.0;
     }
-    Ok(gradient)
+    gradient
 }
 
 /// `u = √p∘v − p·(√p·v)` for logits `[N, classes]`: its covariance over random signs `v` is `diag(p) − p pᵀ`, the
-/// Hessian of the cross-entropy with soft targets. For features, any other rank: `u = v`, the Hessian of their
-/// squared error.
-pub fn fisher(output: &ArrayD<f32>, signs: &ArrayD<f32>) -> ArrayD<f32> {
-    if output.ndim() != 2 {
-        return signs.clone();
-    }
-    let p = softmax(output);
+/// Hessian of the cross-entropy with soft targets. (For features `u = v`, the Hessian of their squared error.)
+pub fn fisher(logits: &ArrayViewD<f32>, signs: &ArrayD<f32>) -> ArrayD<f32> {
+    assert_eq!(logits.ndim(), 2, "logits are [N, classes]");
+    let p = softmax(logits);
     let root = Zip::from(&p).and(signs).map_collect(|p, v| p.sqrt() * v);
     let inner = root.sum_axis(Axis(1)).insert_axis(Axis(1));
     root - p * inner
 }
 
-fn softmax(logits: &ArrayD<f32>) -> ArrayD<f32> {
-    let mut p = logits.clone();
+fn softmax(logits: &ArrayViewD<f32>) -> ArrayD<f32> {
+    let mut p = logits.to_owned();
     for mut row in p.rows_mut() {
         let max = row.fold(f32::NEG_INFINITY, |a, &b| a.max(b));
         row.mapv_inplace(|x| (x - max).exp());
@@ -116,11 +131,11 @@ mod tests {
     #[test]
     fn fisher_probes_have_the_covariance_of_the_hessian() {
         let logits = ArrayD::from_shape_vec(vec![1, 3], vec![0.3, -1.2, 0.9]).unwrap();
-        let p = softmax(&logits);
+        let p = softmax(&logits.view());
         let mut covariance = [[0f32; 3]; 3];
         for bits in 0..8 {
             let signs = (0..3).map(|i| if bits >> i & 1 == 0 { 1.0 } else { -1.0 }).collect();
-            let u = fisher(&logits, &ArrayD::from_shape_vec(vec![1, 3], signs).unwrap());
+            let u = fisher(&logits.view(), &ArrayD::from_shape_vec(vec![1, 3], signs).unwrap());
             for (i, row) in covariance.iter_mut().enumerate() {
                 for (j, c) in row.iter_mut().enumerate() {
                     *c += u[[0, i]] * u[[0, j]] / 8.0;

@@ -23,7 +23,7 @@ use crate::data::Dataset;
 use crate::onnx::{Graph, Model};
 use crate::plan::Plan;
 use crate::progress::Progress;
-use crate::session::{Session, input_spec, output_name};
+use crate::session::{Session, input_spec, outputs};
 use crate::{Error, Result};
 use prost::Message as _;
 use record::{Recorder, SiteFootprint};
@@ -70,10 +70,14 @@ pub fn calibrate(
     let first = pictures.load(0)?;
     let (channels, height, width) = first.dim();
     let shape = input.shape_for([channels, height, width])?;
-    let output = output_name(&graph)?;
-    let session = Session::new(model, shape, &output, &record::taps(plan))?;
+    let mut outputs = outputs(&graph)?;
+    if outputs.logits {
+        outputs.names.truncate(1);
+    }
+    let session = Session::new(model, shape, &outputs.names, &record::taps(plan))?;
     let load = |chunk: usize| -> Result<Array4<f32>> { pictures.batch(chunk * batch..(chunk + 1) * batch) };
-    let recorder = Recorder { session: &session, plan, options, chunks: pictures.len() / batch, load: &load };
+    let (chunks, logits) = (pictures.len() / batch, outputs.logits);
+    let recorder = Recorder { session: &session, plan, options, chunks, load: &load, logits };
 
     let provenance = Provenance {
         tool: concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION")).into(),

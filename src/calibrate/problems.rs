@@ -7,7 +7,7 @@ use super::record::SiteRecord;
 use super::search::{LeftKind, Problem, Right, Search};
 use super::{Options, WeightScales, outliers};
 use crate::onnx::{Graph, tensor};
-use crate::plan::{LeftSource, RightOperand, Site, WeightLayout};
+use crate::plan::{self, LeftSource, RightOperand, Site, WeightLayout};
 use crate::{Error, Result};
 
 /// What weighs the errors or makes an operand of one head, picture by picture.
@@ -17,10 +17,11 @@ type Matrices = Vec<Array2<f32>>;
 pub(super) fn solve(
     graph: &Graph,
     site: &Site,
-    record: SiteRecord,
+    mut record: SiteRecord,
     options: &Options,
     search: Search,
 ) -> Result<SiteScales> {
+    weigh_what_reaches_no_output(&mut record);
     let a_kind = match site.a_kind {
         LeftSource::Softmax if options.softmax_twin => LeftKind::TwinSoftmax,
         LeftSource::Activation(function) if options.gelu_twin => {
@@ -53,6 +54,13 @@ pub(super) fn solve(
         scales.loss += solution.loss;
     }
     Ok(scales)
+}
+
+/// A site that no output of the loss depends on has no curvature at all, and any scale would do: its plain error counts.
+fn weigh_what_reaches_no_output(record: &mut SiteRecord) {
+    if record.curvature.iter().all(|curvature| curvature.iter().all(|&x| x == 0.0)) {
+        record.curvature.iter_mut().for_each(|curvature| curvature.fill(1.0));
+    }
 }
 
 /// Elements of the site's weight; 0 where both operands are activations.
@@ -111,21 +119,20 @@ fn linear(
     Ok(Problem { a, a_kind: LeftKind::Uniform, b: Right::Weight(b), groups, curvature })
 }
 
-/// An attention matmul `[N, H, M, K]·[N, H, K, N]`: a problem a head.
+/// An attention matmul `[…, H, M, K]·[…, H, K, N]`: a problem a head; one for all where heads lie in the batch.
 fn attention(site: &Site, record: SiteRecord) -> Result<Vec<Problem>> {
     let per_head = |arrays: Vec<ArrayD<f32>>| -> Result<Vec<Matrices>> {
         let mut heads: Vec<Matrices> = Vec::new();
         for array in arrays {
-            if array.ndim() != 4 {
-                let why = format!("an attention operand has {} axes, expected [N, H, T, D]", array.ndim());
+            let (count, &[.., m, n]) = (plan::heads(array.shape()), array.shape()) else {
+                let why = format!("an attention operand has {} axes", array.ndim());
                 return Err(Error::unsupported(format!("site `{}`", site.name), why));
-            }
-            heads.resize_with(array.shape()[1], Vec::new);
-            for picture in array.outer_iter() {
-                for (head, matrix) in heads.iter_mut().zip(picture.outer_iter()) {
-                    let matrix = matrix.into_dimensionality::<Ix2>().expect("two of four axes are left");
-                    head.push(matrix.as_standard_layout().into_owned());
-                }
+            };
+            heads.resize_with(count, Vec::new);
+            let pictures = array.len() / (count * m * n).max(1);
+            let matrices = array.into_shape_with_order((pictures * count, m, n)).expect("the same elements");
+            for (i, matrix) in matrices.outer_iter().enumerate() {
+                heads[i % count].push(matrix.to_owned());
             }
         }
         Ok(heads)

@@ -8,7 +8,7 @@ use ndarray::{Array4, ArrayD};
 use rayon::prelude::*;
 
 use super::{Metric, Options, hex_digest};
-use crate::plan::{Plan, RightOperand, Site};
+use crate::plan::{self, Plan, RightOperand, Site};
 use crate::progress::Progress;
 use crate::session::Session;
 use crate::{Error, Result};
@@ -50,6 +50,8 @@ pub(super) struct Recorder<'r> {
     pub(super) chunks: usize,
     /// The batch of a chunk.
     pub(super) load: &'r (dyn Fn(usize) -> Result<Array4<f32>> + Sync),
+    /// The session's output is the logits of a classifier.
+    pub(super) logits: bool,
 }
 
 /// The values that a session must tap for `plan`.
@@ -87,7 +89,7 @@ impl Recorder<'_> {
                 RightOperand::Activation(b) => size(b)?,
                 RightOperand::Weight { .. } => 0,
             };
-            let heads = if b > 0 { recorded.shape(&site.a)?.get(1).copied().unwrap_or(1) } else { 1 };
+            let heads = if b > 0 { plan::heads(recorded.shape(&site.a)?) } else { 1 };
             Ok(SiteFootprint { a: size(&site.a)?, b, output: size(&site.output)?, heads })
         };
         let sites = self.plan.sites.iter().map(of_site).collect::<Result<_>>()?;
@@ -147,11 +149,8 @@ impl Recorder<'_> {
         }
         if self.options.metric == Metric::Hessian {
             let outputs: Vec<&str> = sites.iter().map(|site| site.output.as_str()).collect();
-            let seeds = self.options.gradient.seeds(
-                &recorded.output()?.to_owned(),
-                self.options.seed,
-                chunk as u64,
-            )?;
+            let Options { gradient, seed, .. } = self.options;
+            let seeds = gradient.seeds(&recorded.outputs()?, self.logits, *seed, chunk as u64)?;
             recorded.gradients(seeds, &outputs, |site, gradients| {
                 let curvature = finite(mean_square(gradients), &sites[site].name, "its gradient", chunk)?;
                 records[site].curvature.push(curvature);

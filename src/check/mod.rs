@@ -77,6 +77,8 @@ pub struct Float {
     pub model: FloatModel,
     /// The shape of one run, `[N, C, H, W]`.
     pub shape: [usize; 4],
+    /// Its output is the logits of a classifier, not features.
+    pub logits: bool,
 }
 
 /// Batches between two looks for an error.
@@ -153,7 +155,7 @@ fn one_batch(
     let expected = float.model.run(pictures.into_dyn())?;
     let names = &data.names[start..start + present];
     let labels = data.labels.as_ref().map(|labels| &labels[start..start + present]);
-    let mut tally = Tally::of_outputs(&expected[0], &output, names, labels)?;
+    let mut tally = Tally::of_outputs((&expected[0], float.logits), &output, names, labels)?;
     for ((site, values), expected) in quantized.sites().iter().zip(&sites).zip(&expected[1..]) {
         tally.add_layer(&site.name, expected, &values.output, (present, float.shape[0]))?;
     }

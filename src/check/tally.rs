@@ -21,9 +21,10 @@ pub(super) struct Tally {
 }
 
 impl Tally {
-    /// The pictures `names`, whose outputs come first in `float` and `quantized` (what follows is padding).
+    /// The pictures `names`, whose outputs come first in `float` and `quantized` (what follows is padding), and whether
+    /// they are `logits`.
     pub(super) fn of_outputs(
-        float: &ArrayD<f32>,
+        (float, logits): (&ArrayD<f32>, bool),
         quantized: &ArrayD<f32>,
         names: &[String],
         labels: Option<&[u32]>,
@@ -45,7 +46,7 @@ impl Tally {
                 format!("expected one for each picture, found the shape {shape:?}"),
             ));
         }
-        let mut tally = Self { classifier: float.ndim() == 2, ..Self::default() };
+        let mut tally = Self { classifier: logits && float.ndim() == 2, ..Self::default() };
         for (row, name) in names.iter().enumerate() {
             let values = |of: &ArrayD<f32>, model: &str| -> Result<Vec<f32>> {
                 let values: Vec<f32> = of.index_axis(Axis(0), row).iter().copied().collect();
@@ -170,12 +171,12 @@ mod tests {
         let o = array![[2.0, 1.0, 0.0], [0.0, 1.0, 3.0], [0.5, 0.25, 0.0]].into_dyn();
         let q = array![[2.0, 1.5, 0.0], [4.0, 1.0, 3.0], [0.5, 0.5, 0.0]].into_dyn();
         let labels = [0, 2, 1];
-        let whole = Tally::of_outputs(&o, &q, &names(3), Some(&labels)).unwrap();
+        let whole = Tally::of_outputs((&o, true), &q, &names(3), Some(&labels)).unwrap();
         let mut parts = Tally::default();
         for at in 0..3 {
             // Padded with the rows that follow.
             let of = |x: &ArrayD<f32>| x.slice_axis(Axis(0), Slice::from(at..)).to_owned();
-            parts.add(&Tally::of_outputs(&of(&o), &of(&q), &names(1), Some(&labels[at..=at])).unwrap());
+            parts.add(&Tally::of_outputs((&of(&o), true), &of(&q), &names(1), Some(&labels[at..=at])).unwrap());
         }
         let (whole, parts) =
             (whole.comparison(true, std::iter::empty()), parts.comparison(true, std::iter::empty()));
@@ -191,7 +192,7 @@ mod tests {
     #[test]
     fn features_have_distances_only() {
         let o = array![[[1.0, 0.0], [0.0, 1.0]]].into_dyn();
-        let found = Tally::of_outputs(&o, &o, &names(1), None).unwrap().comparison(false, std::iter::empty());
+        let found = Tally::of_outputs((&o, true), &o, &names(1), None).unwrap().comparison(false, std::iter::empty());
         assert_eq!((found.classifier, found.accuracy), (None, None));
         assert!((found.cosine - 1.0).abs() < 1e-12);
     }
@@ -209,7 +210,7 @@ mod tests {
     fn faults_name_the_place() {
         let logits = array![[1.0, 2.0]].into_dyn();
         let check = |o: &ArrayD<f32>, q: &ArrayD<f32>, label, code, part: &str| {
-            let error = Tally::of_outputs(o, q, &names(1), label).err().expect(part);
+            let error = Tally::of_outputs((o, true), q, &names(1), label).err().expect(part);
             assert_eq!(error.exit_code(), code);
             assert!(error.to_string().contains(part), "{error}");
             error

@@ -8,9 +8,10 @@ use onnx_ptq4vit::Error;
 use onnx_ptq4vit::check::{Bar, Float, compare, taps, verdict};
 use onnx_ptq4vit::data::Selection;
 use onnx_ptq4vit::integer::Runner;
+use onnx_ptq4vit::normalize::Normalized;
 use onnx_ptq4vit::onnx::{Graph, Model};
 use onnx_ptq4vit::report::CheckReport;
-use onnx_ptq4vit::session::{FloatModel, input_spec, output_name};
+use onnx_ptq4vit::session::{FloatModel, input_spec, outputs};
 
 use super::output::print;
 use super::pictures::PictureArgs;
@@ -64,7 +65,7 @@ Examples:
 
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let progress = Stderr::new();
-    let float = Model::read(&args.float)?;
+    let float = Normalized::new(Model::read(&args.float)?)?.model;
     let graph = Graph::new(&float)?;
     let input = input_spec(&graph)?;
     let quantized = Model::read(&args.quantized)?;
@@ -85,8 +86,9 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         ensure_same_values(&graph, &quantized)?;
     }
     let shape = input.shape_for(picture)?;
-    let taps = taps(&output_name(&graph)?, &quantized, args.layers);
-    let float = Float { model: FloatModel::new(&float, shape, &taps)?, shape };
+    let outputs = outputs(&graph)?;
+    let taps = taps(&outputs.names[0], &quantized, args.layers);
+    let float = Float { model: FloatModel::new(&float, shape, &taps)?, shape, logits: outputs.logits };
     let comparison = compare(&float, &quantized, &data, args.layers, &progress)?;
     progress.finish();
 

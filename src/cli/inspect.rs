@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use onnx_ptq4vit::integer;
+use onnx_ptq4vit::normalize::Normalized;
 use onnx_ptq4vit::onnx::{Graph, Model, NodeProto};
 use onnx_ptq4vit::plan::{LeftFloat, plan};
 use onnx_ptq4vit::report::{InspectReport, QuantizedSite};
@@ -28,7 +29,7 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
-    let model = Model::read(&args.model)?;
+    let model = Normalized::new(Model::read(&args.model)?)?.model;
     let graph = Graph::new(&model)?;
     let name = args.model.display().to_string();
     let input = input_spec(&graph)?.describe();

@@ -10,6 +10,7 @@ use onnx_ptq4vit::Error;
 use onnx_ptq4vit::calibrate::{Calibration, Gradient, Options, Run, calibrate};
 use onnx_ptq4vit::data::Selection;
 use onnx_ptq4vit::export::export;
+use onnx_ptq4vit::normalize::Normalized;
 use onnx_ptq4vit::onnx::{Graph, Model, Storage};
 use onnx_ptq4vit::plan::{Plan, plan};
 use onnx_ptq4vit::report::QuantizeReport;
@@ -111,19 +112,21 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let start = Instant::now();
     let progress = Stderr::new();
     ensure_outputs(args)?;
-    let model = Model::read(&args.model)?;
-    let graph = Graph::new(&model)?;
+    let normalized = Normalized::new(Model::read(&args.model)?)?;
+    let model = &normalized.model;
+    let graph = Graph::new(model)?;
     let plan = plan(&graph, &args.exclude)?;
     let input = input_spec(&graph)?;
-    ensure_finite(&model, &graph, &plan)?;
+    ensure_finite(model, &graph, &plan)?;
 
-    let calibration = scales(args, &model, &plan, &input, &progress)?;
-    let quantized = export(&model, &plan, &calibration, args.twin.into())?;
+    let calibration = scales(args, model, &plan, &input, &progress)?;
+    let mut quantized = export(model, &plan, &calibration, args.twin.into())?;
+    normalized.restore_types(&mut quantized)?;
     progress.finish();
     whole(|| quantized.write(&args.output, Storage::for_model(&quantized)))?;
 
     let files = [&args.model, &args.output].map(|path| path.display().to_string());
-    let bytes = [&model, &quantized].map(|model| model.proto.encoded_len() as u64);
+    let bytes = [model, &quantized].map(|model| model.proto.encoded_len() as u64);
     let report = QuantizeReport::new(files, &plan, &calibration, bytes, start.elapsed().as_secs_f64());
     print(&report, args.json)?;
     Ok(ExitCode::SUCCESS)

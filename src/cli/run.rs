@@ -10,9 +10,10 @@ use onnx_ptq4vit::Error;
 use onnx_ptq4vit::check::{load_batch, top};
 use onnx_ptq4vit::data::{Selection, write_npy};
 use onnx_ptq4vit::integer::{Runner, SiteInfo, SiteValues};
+use onnx_ptq4vit::normalize::Normalized;
 use onnx_ptq4vit::onnx::{Graph, Model};
 use onnx_ptq4vit::report::{Align, table};
-use onnx_ptq4vit::session::{FloatModel, input_spec, output_name};
+use onnx_ptq4vit::session::{FloatModel, input_spec, outputs};
 use rayon::prelude::*;
 use serde::Serialize;
 
@@ -58,7 +59,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         }
         ensure_writable(output)?;
     }
-    let model = Model::read(&args.model)?;
+    let model = Normalized::new(Model::read(&args.model)?)?.model;
     let graph = Graph::new(&model)?;
     let input = input_spec(&graph)?;
     let quantized = is_quantized(&graph);
@@ -83,7 +84,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
             None => runner.run(&pictures.view())?,
         }
     } else {
-        let float = FloatModel::new(&model, shape, &[output_name(&graph)?])?;
+        let float = FloatModel::new(&model, shape, &outputs(&graph)?.names[..1])?;
         run_float(&float, shape[0], &pictures)?
     };
     if output.shape().first() != Some(&pictures.len_of(Axis(0))) {

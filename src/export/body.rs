@@ -9,7 +9,7 @@ use crate::onnx::{AttributeProto, NodeProto, tensor};
 pub(super) trait Body {
     /// A scalar: in a function, the caller's attribute `name`.
     fn float(&mut self, name: &str, value: f32) -> String;
-    /// One value a head as `[1, H, 1, 1]`: in a function, the caller's attribute `name`.
+    /// One value a head as `[H, 1, 1]`: in a function, the caller's attribute `name`.
     fn per_head(&mut self, name: &str, values: &[f32]) -> String;
     /// A scalar that is the same for every twin.
     fn literal(&mut self, name: &str, value: f32) -> String;
@@ -87,7 +87,7 @@ impl Body for FunctionBody {
         if !self.nodes.iter().any(|n| n.name() == shape) {
             self.constant(
                 &shape,
-                AttributeProto::tensor("value", tensor::from_i64("", &[4], &[1, -1, 1, 1])),
+                AttributeProto::tensor("value", tensor::from_i64("", &[3], &[-1, 1, 1])),
             );
         }
         Body::node(self, "Reshape", &[&flat, &shape], name, vec![])

@@ -110,7 +110,7 @@ impl Emitter<'_, '_> {
         Ok(())
     }
 
-    /// Per-head scales without per-axis ones, which no runtime takes for activations: divide by `[1, H, 1, 1]`,
+    /// Per-head scales without per-axis ones, which no runtime takes for activations: divide by `[H, 1, 1]`,
     /// quantize by 1, multiply back after the product.
     fn attention(&mut self, site: &Site, b: &str, scales: &SiteScales) -> Result<()> {
         let heads = scales.a.len();
@@ -247,7 +247,7 @@ fn clipped(w: &mut Writer, x: &str, part: &str, bounds: Option<[f32; 2]>) -> Str
 }
 
 /// Bounds (below 8 bits), `x/Δ_h`, Q and DQ by 1. The bounds come before the division: `OpenVINO` 2026.4 computes a clamp
-/// between a division by `[1, H, 1, 1]` and `QuantizeLinear` wrong when the batch is dynamic.
+/// between a division by `[H, 1, 1]` and `QuantizeLinear` wrong when the batch is dynamic.
 fn per_head_qdq(w: &mut Writer, x: &str, part: &str, scales: &[Scale], bits: Bits) -> String {
     let mut x = x.to_string();
     if bits.get() < 8 {

@@ -36,9 +36,9 @@ impl<'e> Writer<'e> {
         self.constant(part, |name| tensor::from_f32(name, &[], &[value]))
     }
 
-    /// `[1, H, 1, 1]`.
+    /// `[H, 1, 1]`: one a head, whatever is before the axis of heads.
     pub(super) fn per_head(&mut self, part: &str, values: &[f32]) -> String {
-        self.constant(part, |name| tensor::from_f32(name, &[1, values.len(), 1, 1], values))
+        self.constant(part, |name| tensor::from_f32(name, &[values.len(), 1, 1], values))
     }
 
     /// The zero points of `count` channels, or of all if `count` is `None`.

@@ -11,6 +11,7 @@ use super::lower::{input_dims, lower};
 use super::ops::SiteOp;
 use super::read::read;
 use super::site::SiteInfo;
+use crate::normalize::Normalized;
 use crate::onnx::Model;
 use crate::{Error, Result};
 
@@ -49,6 +50,7 @@ impl Runner {
 
     /// The runner for pictures of `[C, H, W]`; an error if the file fixes another size.
     pub fn with_picture(model: &Model, picture: [usize; 3]) -> Result<Self> {
+        let model = &Normalized::new(model.clone())?.model;
         let [batch, dims @ ..] = input_dims(model)?;
         if dims.iter().zip(picture).any(|(dim, size)| dim.is_some_and(|dim| dim != size)) {
             return Err(Error::data(

@@ -117,10 +117,10 @@ fn number(entries: &[StringStringEntryProto], key: &str) -> Result<Option<usize>
     text.parse().map(Some).map_err(|_| format!("external data {key} `{text}` is not a whole number"))
 }
 
-type Visit<'a> = dyn FnMut(&mut TensorProto) -> Result<()> + 'a;
+pub(crate) type Visit<'a> = dyn FnMut(&mut TensorProto) -> Result<()> + 'a;
 
 /// Calls `visit` on every tensor of the model, wherever it is.
-fn each_tensor(model: &mut ModelProto, visit: &mut Visit) -> Result<()> {
+pub(crate) fn each_tensor(model: &mut ModelProto, visit: &mut Visit) -> Result<()> {
     let training =
         model.training_info.iter_mut().flat_map(|t| [&mut t.initialization, &mut t.algorithm]).flatten();
     for graph in model.graph.iter_mut().chain(training) {

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::proto::tensor_shape_proto::{Dimension, dimension};
 use super::proto::{GraphProto, NodeProto, OperatorSetIdProto, TensorProto, ValueInfoProto, type_proto};
-use super::{Model, node, tensor, validate};
+use super::{DataType, Model, node, tensor, validate};
 use crate::error::{Error, Result};
 
 /// A node of the main graph, by its position in the file.
@@ -142,6 +142,18 @@ impl<'m> Graph<'m> {
     /// The version of the standard operators.
     pub fn opset(&self) -> i64 {
         self.opset
+    }
+
+    /// The element type of `value`, where the file states it.
+    pub fn data_type(&self, value: &str) -> Option<DataType> {
+        if let Some(tensor) = self.constants.get(value) {
+            return DataType::try_from(tensor.data_type()).ok();
+        }
+        let type_proto::Value::TensorType(tensor) = self.infos.get(value)?.r#type.as_ref()?.value.as_ref()?
+        else {
+            return None;
+        };
+        DataType::try_from(tensor.elem_type()).ok()
     }
 
     /// The shape of `value` as far as the file states it; a symbolic or unknown dim is `None`.

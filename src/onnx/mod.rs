@@ -20,6 +20,7 @@ mod write;
 
 pub use dump::dump;
 pub use edits::Edits;
+pub(crate) use external::each_tensor;
 pub use graph::{Graph, NodeId, Use};
 pub use model::Model;
 pub use proto::{

@@ -30,6 +30,8 @@ pub(super) fn softmax_behind<'g>(graph: &Graph<'g>, value: &str) -> Option<&'g N
         match node.op_type() {
             "Softmax" => return Some(node),
             "Dropout" | "Cast" | "Identity" => value.clone_from(&node.input[0]),
+            // `Where(IsNaN(p), 0, p)`: a row that is masked whole.
+            "Where" => value = varying(graph, &node.input[1..])?,
             _ => return None,
         }
     }
@@ -86,7 +88,12 @@ pub(super) fn is_product(node: &NodeProto) -> bool {
 
 /// The operand of a scale or bias node that is no constant; `None` if both vary.
 fn varying_input(graph: &Graph, node: &NodeProto) -> Option<String> {
-    let [a, b] = node.input.get(..2)? else { return None };
+    varying(graph, node.input.get(..2)?)
+}
+
+/// Of two values the one that is no constant; `None` if both vary.
+fn varying(graph: &Graph, values: &[String]) -> Option<String> {
+    let [a, b] = values else { return None };
     match (is_fixed(graph, a), is_fixed(graph, b)) {
         (false, true) => Some(a.clone()),
         (true, false) => Some(b.clone()),

@@ -47,6 +47,12 @@ pub enum SiteKind {
     Patch,
     /// The projection to Q, K and V in one.
     Qkv,
+    /// The projection to Q alone.
+    Q,
+    /// The projection to K alone.
+    K,
+    /// The projection to V alone.
+    V,
     /// `Q·Kᵀ`.
     Scores,
     /// `softmax(·)·V`.
@@ -86,7 +92,7 @@ pub enum RightOperand {
         /// Do its thirds along N make Q, K and V, with a scale each?
         qkv: bool,
     },
-    /// A value `[N, H, K, N]` computed at run time.
+    /// A value `[…, H, K, N]` computed at run time: see [`heads`].
     Activation(String),
 }
 
@@ -118,6 +124,9 @@ impl SiteKind {
         match self {
             Self::Patch => "patch",
             Self::Qkv => "qkv",
+            Self::Q => "q",
+            Self::K => "k",
+            Self::V => "v",
             Self::Scores => "scores",
             Self::Values => "values",
             Self::Proj => "proj",
@@ -126,5 +135,14 @@ impl SiteKind {
             Self::Head => "head",
             Self::Linear => "linear",
         }
+    }
+}
+
+/// The heads of an attention operand of `shape`, each with a scale of its own: the axis before the two of the matrix.
+/// Where that is the first axis, heads and pictures lie in it together, and cannot be told apart: one for all.
+pub fn heads(shape: &[usize]) -> usize {
+    match shape {
+        [_, .., heads, _, _] => *heads,
+        _ => 1,
     }
 }

@@ -1,6 +1,6 @@
 //! From the nodes of a graph to its sites.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use super::attention::{
     is_product, product_behind, softmax_ahead, softmax_behind, splits_in_thirds, way_back,
@@ -140,26 +140,24 @@ fn left_source(graph: &Graph, value: &str) -> Result<LeftSource, String> {
 fn name_places(graph: &Graph, sites: &mut [Site]) {
     let at: HashMap<NodeId, usize> = sites.iter().enumerate().map(|(i, s)| (s.node, i)).collect();
     let mut places: Vec<(NodeId, SiteKind)> = Vec::new();
-    let mut fused: HashSet<NodeId> = HashSet::new();
-    let mut qk_sources: BTreeMap<NodeId, usize> = BTreeMap::new();
+    let mut sources: BTreeMap<NodeId, Source> = BTreeMap::new();
     for site in sites.iter() {
-        let behind_a = product_behind(graph, &site.a);
         match (&site.kind, &site.b) {
             (SiteKind::Scores | SiteKind::Values, RightOperand::Activation(b)) => {
-                let operands = if site.kind == SiteKind::Scores { vec![&site.a, b] } else { vec![b] };
-                for operand in operands {
-                    let way = way_back(graph, operand);
-                    if let Some(source) = product_behind(graph, operand)
-                        && splits_in_thirds(graph, &way)
-                    {
-                        *qk_sources.entry(source).or_default() += 1;
-                    }
+                let operands = match site.kind {
+                    SiteKind::Scores => vec![(&site.a, SiteKind::Q), (b, SiteKind::K)],
+                    _ => vec![(b, SiteKind::V)],
+                };
+                for (operand, role) in operands {
+                    let Some(projection) = product_behind(graph, operand) else { continue };
+                    let source = sources.entry(projection).or_default();
+                    source.roles.insert(role);
+                    source.in_thirds |= splits_in_thirds(graph, &way_back(graph, operand));
                 }
             }
             (SiteKind::Linear, _) => {
-                if let Some(source) = behind_a.and_then(|id| at.get(&id))
-                    && sites[*source].kind == SiteKind::Values
-                {
+                let behind = product_behind(graph, &site.a).and_then(|id| at.get(&id));
+                if behind.is_some_and(|source| sites[*source].kind == SiteKind::Values) {
                     places.push((site.node, SiteKind::Proj));
                 }
                 if let LeftSource::Activation(_) = site.a_kind {
@@ -172,11 +170,8 @@ fn name_places(graph: &Graph, sites: &mut [Site]) {
             _ => {}
         }
     }
-    let heads = graph.outputs().iter().filter_map(|output| product_behind(graph, output.name()));
-    places.extend(heads.map(|id| (id, SiteKind::Head)));
-    // A projection feeds all of Q, K and V.
-    fused.extend(qk_sources.iter().filter(|(_, count)| **count == 3).map(|(id, _)| *id));
-    places.extend(fused.iter().map(|&id| (id, SiteKind::Qkv)));
+    places.extend(sources.iter().filter_map(|(id, source)| Some((*id, source.kind()?))));
+    places.extend(heads(graph).map(|id| (id, SiteKind::Head)));
     for (node, kind) in places {
         let Some(site) = at.get(&node).map(|&i| &mut sites[i]) else { continue };
         if site.kind == SiteKind::Linear {
@@ -188,26 +183,57 @@ fn name_places(graph: &Graph, sites: &mut [Site]) {
     }
 }
 
+/// What one projection makes of attention's operands.
+#[derive(Default)]
+struct Source {
+    roles: BTreeSet<SiteKind>,
+    in_thirds: bool,
+}
+
+impl Source {
+    fn kind(&self) -> Option<SiteKind> {
+        let mut roles = self.roles.iter();
+        match (roles.next(), roles.next(), roles.next()) {
+            (Some(_), Some(_), Some(_)) if self.in_thirds => Some(SiteKind::Qkv),
+            (Some(role), None, None) => Some(*role),
+            _ => None,
+        }
+    }
+}
+
+/// The classifiers: what makes an output of two axes, alone or as one of two whose sum is taken.
+fn heads(graph: &Graph) -> impl Iterator<Item = NodeId> {
+    let outputs = graph.outputs().iter().filter(|output| graph.shape(output.name()).is_none_or(|s| s.len() == 2));
+    outputs.flat_map(|output| {
+        let way = way_back(graph, output.name());
+        let last = way.last().map(|&id| (id, graph.node(id)));
+        match last {
+            Some((id, node)) if is_product(node) => vec![id],
+            Some((_, node)) if node.is_op("Add") => {
+                node.input.iter().filter_map(|term| product_behind(graph, term)).collect()
+            }
+            _ => vec![],
+        }
+    })
+}
+
 fn left(node: &NodeProto, reason: String) -> LeftFloat {
     LeftFloat { node: name(node), op: node.op_type().into(), reason }
 }
 
 /// The float operators of the transformer, one line a kind.
 fn float_by_design(graph: &Graph) -> Vec<LeftFloat> {
-    const BY_DESIGN: &[&str] =
-        &["Softmax", "LayerNormalization", "Gelu", "Erf", "Tanh", "Sigmoid", "Attention"];
+    const BY_DESIGN: &[&str] = &["Softmax", "LayerNormalization", "Gelu", "Erf", "Tanh", "Sigmoid"];
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
     for (_, node) in graph.nodes() {
         if let Some(op) = BY_DESIGN.iter().find(|op| node.is_op(op)) {
             *counts.entry(op).or_default() += 1;
         }
     }
-    let reason = |op| match op {
-        "Attention" => "a whole attention in one operator is not taken apart yet",
-        _ => "PTQ4ViT keeps it in float",
+    let line = |(op, count): (&str, usize)| LeftFloat {
+        node: format!("{count} nodes"),
+        op: op.into(),
+        reason: "PTQ4ViT keeps it in float".into(),
     };
-    counts
-        .into_iter()
-        .map(|(op, n)| LeftFloat { node: format!("{n} nodes"), op: op.into(), reason: reason(op).into() })
-        .collect()
+    counts.into_iter().map(line).collect()
 }

@@ -5,7 +5,7 @@ use tract_onnx::Onnx;
 use tract_onnx::prelude::*;
 use tract_onnx::tract_hir::internal::*;
 
-use crate::onnx::{Graph, Model};
+use crate::onnx::{DataType, Graph, Model, ValueInfoProto};
 use crate::{Error, Result};
 
 /// The one input of a vision model.
@@ -61,12 +61,30 @@ pub fn input_spec(graph: &Graph) -> Result<InputSpec> {
     Ok(InputSpec { name: input.name().to_string(), dims })
 }
 
-/// The name of the first output: the logits, or the features.
-pub fn output_name(graph: &Graph) -> Result<String> {
-    match graph.outputs().first() {
-        Some(output) => Ok(output.name().to_string()),
-        None => Err(Error::model("graph", "the model has no output")),
-    }
+/// What a model gives for its pictures.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outputs {
+    /// The FLOAT outputs' names, of which the first is the one that is compared.
+    pub names: Vec<String>,
+    /// The first one is the logits of a classifier, not features.
+    pub logits: bool,
+}
+
+/// The outputs of `model`; an error if it has no FLOAT one.
+///
+/// The file does not say what they mean: two axes are logits, unless the name speaks of features.
+pub fn outputs(graph: &Graph) -> Result<Outputs> {
+    const FEATURES: &[&str] = &["embed", "feature", "hidden", "pool"];
+    let float =
+        |output: &&ValueInfoProto| graph.data_type(output.name()).is_none_or(|t| t == DataType::Float);
+    let names: Vec<String> =
+        graph.outputs().iter().filter(float).map(|output| output.name().to_string()).collect();
+    let Some(first) = names.first() else {
+        return Err(Error::model("graph", "the model has no output of FLOAT"));
+    };
+    let speaks_of_features = FEATURES.iter().any(|word| first.to_lowercase().contains(word));
+    let logits = !speaks_of_features && graph.shape(first).is_none_or(|shape| shape.len() == 2);
+    Ok(Outputs { names, logits })
 }
 
 /// tract's typed graph (not decluttered) of `model` for inputs of `shape`, whose outputs are `taps`.

@@ -5,5 +5,5 @@ mod import;
 mod recording;
 
 pub use float::FloatModel;
-pub use import::{InputSpec, input_spec, output_name};
+pub use import::{InputSpec, Outputs, input_spec, outputs};
 pub use recording::{Recorded, Session};

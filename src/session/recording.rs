@@ -14,7 +14,7 @@ use crate::{Error, Result};
 pub struct Session {
     network: Network,
     outlets: HashMap<String, OutletId>,
-    output: OutletId,
+    outputs: Vec<OutletId>,
 }
 
 /// One forward pass.
@@ -24,21 +24,22 @@ pub struct Recorded<'s> {
 }
 
 impl Session {
-    /// Imports `model` for inputs of `shape` (`[N, C, H, W]`); `output` and `taps` are names of its values.
-    pub fn new(model: &Model, shape: [usize; 4], output: &str, taps: &[&str]) -> Result<Self> {
-        let names: Vec<String> =
-            std::iter::once(output).chain(taps.iter().copied()).map(String::from).collect();
+    /// Imports `model` for inputs of `shape` (`[N, C, H, W]`); `outputs` and `taps` are names of its values.
+    pub fn new(model: &Model, shape: [usize; 4], outputs: &[String], taps: &[&str]) -> Result<Self> {
+        let taps = taps.iter().map(|tap| (*tap).to_string());
+        let names: Vec<String> = outputs.iter().cloned().chain(taps).collect();
         let typed = import(&reader(), model, shape, &names)?;
+        let count = outputs.len();
+        let outputs = typed.outputs[..count].to_vec();
         let outlets = names.into_iter().zip(typed.outputs.iter().copied()).collect();
-        let output = typed.outputs[0];
-        Ok(Self { network: Network::new(typed)?, outlets, output })
+        Ok(Self { network: Network::new(typed)?, outlets, outputs })
     }
 
-    /// Runs the model on one batch, keeping its output and the taps `wanted`.
+    /// Runs the model on one batch, keeping its outputs and the taps `wanted`.
     pub fn forward(&self, input: ArrayD<f32>, wanted: &[&str]) -> Result<Recorded<'_>> {
         let mut outlets: Vec<OutletId> =
             wanted.iter().map(|name| self.outlet(name)).collect::<Result<_>>()?;
-        outlets.push(self.output);
+        outlets.extend(&self.outputs);
         Ok(Recorded { session: self, tape: self.network.forward(input.into_tensor(), &outlets)? })
     }
 
@@ -61,9 +62,9 @@ impl Recorded<'_> {
         self.tape.value(self.session.outlet(name)?)
     }
 
-    /// The model's output.
-    pub fn output(&self) -> Result<ArrayViewD<'_, f32>> {
-        self.tape.value(self.session.output)
+    /// The model's outputs.
+    pub fn outputs(&self) -> Result<Vec<ArrayViewD<'_, f32>>> {
+        self.session.outputs.iter().map(|&output| self.tape.value(output)).collect()
     }
 
     /// What the values that it keeps take, in bytes.
@@ -71,15 +72,16 @@ impl Recorded<'_> {
         self.tape.bytes()
     }
 
-    /// For every seed, `∂⟨seed, output⟩/∂value` of each named tap: `found(index of the name, by seed)` is called when
-    /// they are known. Uses the values up.
+    /// With seeds for every output, as many for each, `∂(Σ ⟨seed, output⟩)/∂value` of each named tap: `found(index of
+    /// the name, by seed)` is called when they are known. Uses the values up.
     pub fn gradients(
         self,
-        seeds: Vec<ArrayD<f32>>,
+        seeds: Vec<Vec<ArrayD<f32>>>,
         names: &[&str],
         found: impl FnMut(usize, &[ArrayD<f32>]) -> Result<()>,
     ) -> Result<()> {
         let outlets: Vec<OutletId> = names.iter().map(|n| self.session.outlet(n)).collect::<Result<_>>()?;
-        self.tape.backward(self.session.output, seeds, &outlets, found)
+        let from = self.session.outputs.iter().copied().zip(seeds).collect();
+        self.tape.backward(from, &outlets, found)
     }
 }

@@ -12,7 +12,7 @@ pub(super) struct Heads {
 }
 
 impl Heads {
-    /// One quantizer each, or as many as there are heads (axis 1 of rank 4).
+    /// One quantizer each, or as many as there are heads (the axis before the matrices).
     pub(super) fn new(a: Vec<Quantizer>, b: Vec<Quantizer>) -> Self {
         assert_eq!(a.len(), b.len(), "A and B have as many quantizers");
         Self { a, b }
@@ -24,7 +24,7 @@ impl Heads {
         };
         ensure!(batch == batch_b && k == k_b, "a product of {a:?} and {b:?} codes");
         ensure!(
-            self.a.len() == 1 || batch.len() == 2 && batch[1] == self.a.len().to_dim(),
+            self.a.len() == 1 || batch.last() == Some(&self.a.len().to_dim()),
             "{} scales for heads of shape {a:?}",
             self.a.len()
         );

@@ -12,7 +12,7 @@ use crate::{Error, Result};
 const ALPHA: f32 = 1.0 - f32::EPSILON / 2.0;
 
 impl Reader<'_> {
-    /// `MatMul(QDQ(A/Δ_A), QDQ(B/Δ_B)) · Δ_A·Δ_B`, the scales `[1, H, 1, 1]`.
+    /// `MatMul(QDQ(A/Δ_A), QDQ(B/Δ_B)) · Δ_A·Δ_B`, the scales `[H, 1, 1]`.
     pub(super) fn heads(&self, node: &NodeProto) -> Result<Option<Found>> {
         let Some(factors) = operands(node) else { return Ok(None) };
         let product =

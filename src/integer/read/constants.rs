@@ -19,10 +19,10 @@ impl Reader<'_> {
         (dims.len() <= 1 && values.len() == 1).then(|| values[0])
     }
 
-    /// A FLOAT constant `[1, H, 1, 1]`.
+    /// A FLOAT constant `[H, 1, 1]`.
     pub(super) fn per_head(&self, value: &str) -> Option<Vec<f32>> {
         let (dims, values) = self.floats(value)?;
-        matches!(dims[..], [1, heads, 1, 1] if heads > 0).then_some(values)
+        matches!(dims[..], [heads, 1, 1] if heads > 0).then_some(values)
     }
 
     /// A constant scale of `QuantizeLinear` or `DequantizeLinear`: of no axis, or of one.

@@ -89,7 +89,7 @@ impl<'m> Reader<'m> {
         Some((id, input, self.scalar(min)?, self.scalar(max)?))
     }
 
-    /// `[Max → Min →] Div` by `[1, H, 1, 1]` before a pair of scale 1: the float value, its quantizers, all nodes.
+    /// `[Max → Min →] Div` by `[H, 1, 1]` before a pair of scale 1: the float value, its quantizers, all nodes.
     fn scaled_heads(&self, label: &str, pair: &Pair<'m>) -> Result<Option<ScaledHeads>> {
         let Some((div, [input, scales])) = self.binary(pair.input, "Div").filter(|_| pair.scale == 1.0)
         else {

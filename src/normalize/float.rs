@@ -1,0 +1,113 @@
+//! FLOAT16 and BFLOAT16 to FLOAT, and back at the model's border.
+
+use crate::Result;
+use crate::onnx::node::node;
+use crate::onnx::proto::type_proto;
+use crate::onnx::{
+    AttributeProto, DataType, Edits, GraphProto, Model, NodeProto, ValueInfoProto, each_tensor, tensor,
+};
+
+/// Attributes that name a type to make.
+const TYPE_ATTRIBUTES: &[&str] = &["to", "dtype"];
+
+/// Makes every FLOAT16 and BFLOAT16 of the model FLOAT: the inputs and outputs that were one, with what they were.
+pub(super) fn widen(model: &mut Model) -> Result<Vec<(String, DataType)>> {
+    each_tensor(&mut model.proto, &mut |tensor| {
+        if is_half(tensor.data_type()) {
+            *tensor = tensor::from_f32(tensor.name(), &tensor::shape(tensor), &tensor::f32s(tensor)?);
+        }
+        Ok(())
+    })?;
+    let mut types = Vec::new();
+    if let Some(graph) = &mut model.proto.graph {
+        widen_graph(graph, &mut types);
+        for (output, _) in &types {
+            drop_last_cast(graph, output);
+        }
+    }
+    Ok(types)
+}
+
+/// `types` gets what the inputs and outputs were.
+fn widen_graph(graph: &mut GraphProto, types: &mut Vec<(String, DataType)>) {
+    for info in graph.input.iter_mut().chain(&mut graph.output) {
+        types.extend(set_type(info, DataType::Float).map(|old| (info.name().to_string(), old)));
+    }
+    for info in &mut graph.value_info {
+        set_type(info, DataType::Float);
+    }
+    for attribute in graph.node.iter_mut().flat_map(|node| &mut node.attribute) {
+        if TYPE_ATTRIBUTES.contains(&attribute.name()) && attribute.i.is_some_and(|i| is_half(i as i32)) {
+            attribute.i = Some(DataType::Float as i64);
+        }
+        attribute.g.iter_mut().chain(&mut attribute.graphs).for_each(|g| widen_graph(g, &mut Vec::new()));
+    }
+}
+
+/// Undoes [`narrow`] at an output: the Cast, which casts nothing any more, would give a site's result another name.
+fn drop_last_cast(graph: &mut GraphProto, output: &str) {
+    let Some(cast) = graph.node.iter().position(|node| node.is_op("Cast") && node.output == [output]) else {
+        return;
+    };
+    let inner = graph.node[cast].input[0].clone();
+    if inner == inner_name(output) {
+        graph.node.remove(cast);
+        rename(&mut graph.node, &inner, output);
+    }
+}
+
+/// Gives `model` the `types` at its border, with a Cast between each and what the model computes.
+pub(super) fn narrow(model: &mut Model, types: &[(String, DataType)]) -> Result<()> {
+    let mut proto = model.proto.clone();
+    let mut names = Edits::new(model);
+    let Some(graph) = &mut proto.graph else { return Ok(()) };
+    for (name, r#type) in types {
+        let inner = names.fresh(&inner_name(name));
+        let to = |t: DataType| AttributeProto::int("to", t as i64);
+        rename(&mut graph.node, name, &inner);
+        if let Some(input) = graph.input.iter_mut().find(|input| input.name() == name) {
+            set_type(input, *r#type);
+            let cast = node("Cast", &format!("{inner}/cast"), [name.as_str()], [inner.as_str()]);
+            graph.node.insert(0, cast.with(to(DataType::Float)));
+        } else if let Some(output) = graph.output.iter_mut().find(|output| output.name() == name) {
+            set_type(output, *r#type);
+            let cast = node("Cast", &format!("{inner}/cast"), [inner.as_str()], [name.as_str()]);
+            graph.node.push(cast.with(to(*r#type)));
+        }
+    }
+    model.proto = Model::new(proto)?.proto;
+    Ok(())
+}
+
+/// The f32 value behind an input or before an output.
+fn inner_name(name: &str) -> String {
+    format!("{name}_f32")
+}
+
+/// Calls the value `from` `to` wherever nodes make or take it, in subgraphs too.
+fn rename(nodes: &mut [NodeProto], from: &str, to: &str) {
+    for node in nodes {
+        for name in node.input.iter_mut().chain(&mut node.output).filter(|name| *name == from) {
+            to.clone_into(name);
+        }
+        for graph in node.attribute.iter_mut().flat_map(|a| a.g.iter_mut().chain(&mut a.graphs)) {
+            rename(&mut graph.node, from, to);
+        }
+    }
+}
+
+/// Makes a tensor of `info` that is FLOAT or narrower a `wanted` one: what it was, if it was narrower.
+fn set_type(info: &mut ValueInfoProto, wanted: DataType) -> Option<DataType> {
+    let Some(type_proto::Value::TensorType(tensor)) = info.r#type.as_mut()?.value.as_mut() else {
+        return None;
+    };
+    let old = DataType::try_from(tensor.elem_type()).ok()?;
+    if is_half(old as i32) || old == DataType::Float {
+        tensor.elem_type = Some(wanted as i32);
+    }
+    is_half(old as i32).then_some(old)
+}
+
+fn is_half(data_type: i32) -> bool {
+    [DataType::Float16, DataType::Bfloat16].iter().any(|half| *half as i32 == data_type)
+}

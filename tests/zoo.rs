@@ -1,0 +1,183 @@
+//! A small model of every architecture by every exporter (`scripts/make_zoo.py`): its sites, its output and gradients
+//! against PyTorch, and the way through calibration, export and the integer runner.
+
+use std::fs::File;
+use std::io::Read as _;
+use std::path::Path;
+
+use flate2::read::GzDecoder;
+use ndarray::{Array4, ArrayD, ArrayViewD, Axis, Slice};
+use onnx_ptq4vit::calibrate::{Gradient, Method, Options, Run, calibrate};
+use onnx_ptq4vit::check::Sqnr;
+use onnx_ptq4vit::data::{Dataset, Preprocess, Selection, write_npy};
+use onnx_ptq4vit::export::{TwinForm, export};
+use onnx_ptq4vit::integer::Runner;
+use onnx_ptq4vit::normalize::Normalized;
+use onnx_ptq4vit::onnx::{Graph, Model};
+use onnx_ptq4vit::plan::plan;
+use onnx_ptq4vit::session::{FloatModel, Session, input_spec, outputs};
+
+const EXPORTERS: &[&str] = &["ts13", "ts17", "dynamo18", "dynamo20", "dynamo23"];
+/// Against PyTorch in f64: relative to the largest output, and to the norm of a gradient.
+const TOLERANCE: f64 = 1e-4;
+
+/// The kinds of its sites, in order, and the side of its pictures.
+fn architecture(name: &str) -> (String, usize) {
+    let fused = "qkv scores values proj fc1 fc2 ";
+    let apart = "q k v scores values proj fc1 fc2 ";
+    let gated = "q k v scores values proj linear linear ";
+    let swin = |block: &str| format!("patch {}linear {}head", block.repeat(2), block.repeat(2));
+    match name {
+        "vit" => (format!("patch {}head", fused.repeat(2)), 8),
+        "deit_distilled" | "hf_deit" => {
+            let block = if name == "hf_deit" { apart } else { fused };
+            (format!("patch {}head head", block.repeat(2)), 8)
+        }
+        "hf_vit" | "hf_beit" => (format!("patch {}head", apart.repeat(2)), 8),
+        "hf_dinov2" => (format!("patch {}", apart.repeat(2)), 8),
+        "hf_clip" => (format!("patch {}", apart.repeat(2)), 8),
+        "hf_dinov2_swiglu" => (format!("patch {}", gated.repeat(2)), 8),
+        "hf_siglip" => (format!("patch {}q linear scores values proj fc1 fc2", apart.repeat(2)), 8),
+        "swin" => (swin(fused), 16),
+        "hf_swin" => (swin(apart), 16),
+        _ => panic!("unknown architecture {name}"),
+    }
+}
+
+/// What PyTorch says.
+#[derive(serde::Deserialize)]
+struct Golden {
+    output: Vec<f64>,
+    sites: Vec<Sketch>,
+}
+
+/// The norm of a gradient, and the share of it along `cos(i)` of the element's number.
+#[derive(serde::Deserialize, Debug)]
+struct Sketch {
+    norm: f64,
+    along: f64,
+}
+
+impl Sketch {
+    fn of(gradient: &ArrayViewD<f32>) -> Self {
+        let norm = gradient.iter().map(|&g| f64::from(g).powi(2)).sum::<f64>().sqrt();
+        let along = gradient.iter().enumerate().map(|(i, &g)| f64::from(g) * (i as f64).cos()).sum::<f64>();
+        Self { norm, along: along / norm }
+    }
+}
+
+fn read(name: &str) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let file = File::open(format!("fixtures/zoo/{name}.gz")).unwrap_or_else(|e| panic!("{name}: {e}"));
+    GzDecoder::new(file).read_to_end(&mut bytes).unwrap();
+    bytes
+}
+
+fn model(name: &str) -> Model {
+    Normalized::new(Model::decode(read(&format!("{name}.onnx")).into()).unwrap()).unwrap().model
+}
+
+/// `sin(i)` of the element's number.
+fn pictures(side: usize) -> Array4<f32> {
+    let values = (0..2 * 3 * side * side).map(|i| f64::from(i as u32).sin() as f32).collect();
+    Array4::from_shape_vec((2, 3, side, side), values).unwrap()
+}
+
+fn one(pictures: &Array4<f32>) -> ArrayD<f32> {
+    pictures.slice_axis(Axis(0), Slice::from(..1)).to_owned().into_dyn()
+}
+
+/// Sites, output and gradients.
+fn check_float(architecture_name: &str, exporter: &str) {
+    let name = format!("{architecture_name}_{exporter}");
+    let model = model(&name);
+    let graph = Graph::new(&model).unwrap();
+    let plan = plan(&graph, &[]).unwrap();
+    let (kinds, side) = architecture(architecture_name);
+    let found: Vec<&str> = plan.sites.iter().map(|site| site.kind.name()).collect();
+    assert_eq!(found, kinds.split_whitespace().collect::<Vec<_>>(), "{name}");
+
+    let golden: Golden = serde_json::from_slice(&read(&format!("{architecture_name}.json"))).unwrap();
+    let outputs = outputs(&graph).unwrap();
+    let taps: Vec<&str> = plan.sites.iter().map(|site| site.output.as_str()).collect();
+    let shape = input_spec(&graph).unwrap().shape_for([3, side, side]).unwrap();
+    let session = Session::new(&model, shape, &outputs.names, &taps).unwrap();
+    let recorded = session.forward(one(&pictures(side)), &[]).unwrap();
+    let values = recorded.outputs().unwrap();
+    let largest = golden.output.iter().fold(0.0f64, |m, x| m.max(x.abs()));
+    assert_eq!(values[0].len(), golden.output.len(), "{name}");
+    for (found, expected) in values[0].iter().zip(&golden.output) {
+        let error = (f64::from(*found) - expected).abs();
+        assert!(error <= TOLERANCE * largest, "{name}: output {found}, PyTorch {expected}");
+    }
+
+    let wave = |shape: &[usize]| {
+        let values = (0..shape.iter().product()).map(|i: usize| (i as f64).cos() as f32).collect();
+        ArrayD::from_shape_vec(shape, values).unwrap()
+    };
+    let seeds = values.iter().map(|output| vec![wave(output.shape())]).collect();
+    assert_eq!(plan.sites.len(), golden.sites.len(), "{name}");
+    let compare = |site: usize, gradients: &[ArrayD<f32>]| {
+        let (found, expected) = (Sketch::of(&gradients[0].view()), &golden.sites[site]);
+        // Exporters multiply by the scale of attention before the scores or after them.
+        let same_norm = plan.sites[site].kind.name() == "scores"
+            || (found.norm - expected.norm).abs() <= TOLERANCE * expected.norm;
+        assert!(
+            same_norm && (found.along - expected.along).abs() <= TOLERANCE,
+            "{name} {}: {found:?}, PyTorch {expected:?}",
+            plan.sites[site].name
+        );
+        Ok(())
+    };
+    recorded.gradients(seeds, &taps, compare).unwrap();
+}
+
+/// Through the whole pipeline: a file in either form that gives nearly what the float model gives.
+fn check_quantized(architecture_name: &str, exporter: &str) {
+    let name = format!("{architecture_name}_{exporter}");
+    let model = model(&name);
+    let graph = Graph::new(&model).unwrap();
+    let plan = plan(&graph, &[]).unwrap();
+    let (_, side) = architecture(architecture_name);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("pictures.npy");
+    write_npy(&path, &pictures(side).into_dyn()).unwrap();
+    let selection = Selection { limit: None, seed: 0 };
+    let data = Dataset::open(Path::new(&path), &Preprocess::timm_vit(side as u32), selection).unwrap();
+    let options = Options { gradient: Gradient::Fisher(1), ..Options::new(Method::Ptq4vit) };
+    let calibration = calibrate(&model, &plan, &data, &options, Run::default(), &()).unwrap();
+
+    let run = |form| {
+        let quantized = export(&model, &plan, &calibration, form).unwrap();
+        let runner = Runner::new(&Model::decode(quantized.encode().into()).unwrap()).unwrap();
+        assert_eq!(runner.sites().len(), plan.sites.len(), "{name}");
+        runner.run(&one(&pictures(side)).view().into_dimensionality().unwrap()).unwrap()
+    };
+    let quantized = run(TwinForm::Function);
+    assert_eq!(quantized, run(TwinForm::Inline), "{name}");
+    let output = &outputs(&graph).unwrap().names[..1];
+    let float = FloatModel::new(&model, [1, 3, side, side], output).unwrap();
+    let expected = float.run(one(&pictures(side))).unwrap().remove(0);
+    let sqnr = Sqnr::of(&expected, &quantized).db().unwrap();
+    assert!(sqnr > 20.0, "{name}: {sqnr} dB");
+}
+
+macro_rules! architectures {
+    ($($name:ident)*) => {$(
+        mod $name {
+            #[test]
+            fn float() {
+                super::EXPORTERS.iter().for_each(|exporter| super::check_float(stringify!($name), exporter));
+            }
+
+            #[test]
+            fn quantized() {
+                super::EXPORTERS.iter().for_each(|exporter| super::check_quantized(stringify!($name), exporter));
+            }
+        }
+    )*};
+}
+
+architectures! {
+    vit deit_distilled swin hf_vit hf_deit hf_swin hf_beit hf_dinov2 hf_dinov2_swiglu hf_clip hf_siglip
+}
