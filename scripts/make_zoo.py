@@ -60,9 +60,9 @@ def golden(model: nn.Module, images: Tensor) -> dict:
 
     The gradient is that of `Σ_o ⟨v, o⟩` over the outputs, `v = cos(i)` of the element's number.
     """
-    model = unfused(copy.deepcopy(model).double())
+    model = unfused(copy.deepcopy(model).double()).requires_grad_(False)
     with SiteTaps() as taps:
-        outputs = tensors(model(images.double()))
+        outputs = tensors(model(images.double().requires_grad_()))
     seeds = [wave(output.numel()).view(output.shape) for output in outputs]
     gradients = torch.autograd.grad(outputs, taps.outputs, seeds)
     return {"output": outputs[0].flatten().tolist(), "sites": [sketch(gradient) for gradient in gradients]}
@@ -80,7 +80,7 @@ def wave(length: int) -> Tensor:
 
 
 class SiteTaps(TorchFunctionMode):
-    """Keeps what every matrix product of the model gives, in order."""
+    """Keeps what every matrix product that depends on the picture gives, in order."""
 
     PRODUCTS = {F.linear, F.conv2d, torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.bmm, Tensor.bmm}
 

@@ -1,8 +1,9 @@
-//! The float model as the stages after reading expect it: computing in f32, attention in the open.
+//! The float model as the stages after reading expect it: computing in f32, weights constant, attention in the open.
 //!
 //! What was changed on the way in and shows from outside, the types of inputs and outputs, is put back on the way out.
 
 mod attention;
+mod constants;
 mod float;
 
 use crate::Result;
@@ -18,15 +19,17 @@ pub struct Normalized {
 }
 
 impl Normalized {
-    /// Takes `model` apart where later stages cannot see inside: `Attention` of opset 23 becomes `MatMul` and Softmax.
-    /// FLOAT16 and BFLOAT16 become FLOAT, whose every value they have. A model that has neither stays as it is.
+    /// Makes FLOAT16 and BFLOAT16 FLOAT, whose every value they have; makes parts and other layouts of constants
+    /// constants; and takes `Attention` of opset 23 apart to `MatMul` and Softmax. A model without these stays as it is.
     ///
     /// [`Error::Unsupported`](crate::Error::Unsupported) names an attention with what no vision transformer has.
     pub fn new(mut model: Model) -> Result<Self> {
         let types = float::widen(&mut model)?;
-        let edits = attention::expand(&Graph::new(&model)?, &model)?;
-        if let Some(edits) = edits {
-            edits.apply(&mut model)?;
+        for step in [constants::fold, attention::expand] {
+            let edits = step(&Graph::new(&model)?, &model)?;
+            if let Some(edits) = edits {
+                edits.apply(&mut model)?;
+            }
         }
         Ok(Self { model, types })
     }

@@ -27,4 +27,5 @@ pub use proto::{
     AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto,
 };
 pub use tensor::DataType;
+pub(crate) use validate::captures;
 pub use write::Storage;

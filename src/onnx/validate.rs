@@ -44,7 +44,7 @@ pub(super) fn model(model: &ModelProto) -> Result<()> {
 }
 
 /// The values that `node` takes from around it through its subgraphs, beside its own inputs.
-pub(super) fn captures(node: &NodeProto) -> Vec<&str> {
+pub(crate) fn captures(node: &NodeProto) -> Vec<&str> {
     let mut found = Vec::new();
     node.attribute.iter().flat_map(graphs).for_each(|graph| graph_captures(graph, &mut found));
     found

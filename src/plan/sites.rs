@@ -1,12 +1,12 @@
 //! From the nodes of a graph to its sites.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use super::attention::{
     is_product, product_behind, softmax_ahead, softmax_behind, splits_in_thirds, way_back,
 };
 use super::{LeftFloat, LeftSource, Plan, RightOperand, Site, SiteKind, WeightLayout, activations};
-use crate::onnx::{Graph, NodeId, NodeProto, tensor};
+use crate::onnx::{Graph, NodeId, NodeProto, ValueInfoProto, tensor};
 use crate::{Error, Result};
 
 /// Finds the sites of a float model. `exclude` names sites to leave in float.
@@ -21,8 +21,9 @@ pub fn plan(graph: &Graph, exclude: &[String]) -> Result<Plan> {
         ));
     }
     let mut plan = Plan { sites: Vec::new(), left: Vec::new() };
+    let varying = varying(graph);
     for (id, node) in graph.nodes().filter(|(_, node)| is_product(node)) {
-        match site(graph, id, node) {
+        match site(graph, id, node, &varying) {
             Ok(site) => plan.sites.push(site),
             Err(reason) => plan.left.push(left(node, reason)),
         }
@@ -63,12 +64,9 @@ fn refuse_quantized(graph: &Graph) -> Result<()> {
 }
 
 /// The site at a product, its place not yet known; or why it stays in float.
-fn site(graph: &Graph, id: NodeId, node: &NodeProto) -> Result<Site, String> {
+fn site(graph: &Graph, id: NodeId, node: &NodeProto, varying: &HashSet<&str>) -> Result<Site, String> {
     let input = |i: usize| node.input.get(i).cloned().ok_or("an operand is missing");
     let (a, b) = (input(0)?, input(1)?);
-    if graph.constant(&a).is_some() {
-        return Err("its left operand is constant".into());
-    }
     let rank = graph.constant(&b).map(|w| tensor::shape(w).len());
     let (kind, b) = match (node.op_type(), rank) {
         ("Conv", Some(4)) => {
@@ -89,8 +87,27 @@ fn site(graph: &Graph, id: NodeId, node: &NodeProto) -> Result<Site, String> {
         (op, None) => return Err(format!("the weight of this {op} is computed, not constant")),
         (op, Some(rank)) => return Err(format!("the weight of this {op} has {rank} axes")),
     };
+    let computed = match &b {
+        RightOperand::Activation(b) => vec![&a, b],
+        RightOperand::Weight { .. } => vec![&a],
+    };
+    if !computed.iter().any(|value| varying.contains(value.as_str())) {
+        return Err("its operands do not depend on the picture".into());
+    }
     let a_kind = left_source(graph, &a)?;
     Ok(Site { name: name(node), node: id, kind, a, a_kind, b, output: node.output[0].clone() })
+}
+
+/// The values that depend on what the picture shows; on its size alone does not count.
+fn varying<'g>(graph: &Graph<'g>) -> HashSet<&'g str> {
+    let mut found: HashSet<&str> = graph.inputs().map(ValueInfoProto::name).collect();
+    for (_, node) in graph.nodes().filter(|(_, node)| !node.is_op("Shape") && !node.is_op("Size")) {
+        let values = node.input.iter().map(String::as_str).chain(crate::onnx::captures(node));
+        if values.into_iter().any(|value| found.contains(value)) {
+            found.extend(node.output.iter().map(String::as_str));
+        }
+    }
+    found
 }
 
 /// The node's name, or its first output's where it has none.
