@@ -16,4 +16,4 @@ venv() {
 venv runtimes
 venv ort120
 target/venv-runtimes/bin/python scripts/runtime_check.py --runtimes onnxruntime,openvino "$@"
-target/venv-ort120/bin/python scripts/runtime_check.py --runtimes onnxruntime "$@"
+target/venv-ort120/bin/python scripts/runtime_check.py --runtimes onnxruntime --no-zoo "$@"

@@ -21,7 +21,7 @@ const EXPORTERS: &[&str] = &["ts13", "ts17", "dynamo18", "dynamo20", "dynamo23"]
 /// Against PyTorch in f64: relative to the largest output, and to the norm of a gradient.
 const TOLERANCE: f64 = 1e-4;
 
-/// The kinds of its sites, in order, and the side of its pictures; in parentheses what this exporter hides.
+/// The kinds of its sites, in order, and the side of its pictures; in parentheses what stays float.
 fn architecture(name: &str, exporter: &str) -> (String, usize) {
     let fused = "qkv scores values proj fc1 fc2 ";
     let apart = "q k v scores values proj fc1 fc2 ";
@@ -40,7 +40,8 @@ fn architecture(name: &str, exporter: &str) -> (String, usize) {
         "hf_siglip" => {
             // TorchScript computes the place of K's and V's weight in another from shapes, if the batch is open.
             let kv = if exporter == "ts13" { "(linear)" } else { "linear" };
-            (format!("patch {}{kv} scores values proj fc1 fc2", apart.repeat(2)), 8)
+            // The query of the pooling head is a constant.
+            (format!("patch {}{kv} (scores) values proj fc1 fc2", apart.repeat(2)), 8)
         }
         "swin" => (swin(fused), 16),
         "hf_swin" => (swin(apart), 16),

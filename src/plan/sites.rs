@@ -67,6 +67,9 @@ fn refuse_quantized(graph: &Graph) -> Result<()> {
 fn site(graph: &Graph, id: NodeId, node: &NodeProto, varying: &HashSet<&str>) -> Result<Site, String> {
     let input = |i: usize| node.input.get(i).cloned().ok_or("an operand is missing");
     let (a, b) = (input(0)?, input(1)?);
+    if !varying.contains(a.as_str()) {
+        return Err("its left operand does not depend on the picture".into());
+    }
     let rank = graph.constant(&b).map(|w| tensor::shape(w).len());
     let (kind, b) = match (node.op_type(), rank) {
         ("Conv", Some(4)) => {
@@ -87,13 +90,6 @@ fn site(graph: &Graph, id: NodeId, node: &NodeProto, varying: &HashSet<&str>) ->
         (op, None) => return Err(format!("the weight of this {op} is computed, not constant")),
         (op, Some(rank)) => return Err(format!("the weight of this {op} has {rank} axes")),
     };
-    let computed = match &b {
-        RightOperand::Activation(b) => vec![&a, b],
-        RightOperand::Weight { .. } => vec![&a],
-    };
-    if !computed.iter().any(|value| varying.contains(value.as_str())) {
-        return Err("its operands do not depend on the picture".into());
-    }
     let a_kind = left_source(graph, &a)?;
     Ok(Site { name: name(node), node: id, kind, a, a_kind, b, output: node.output[0].clone() })
 }
