@@ -1,6 +1,8 @@
 //! The one error type of the library, divided by who must act.
 
+use std::cell::Cell;
 use std::fmt::Display;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 /// What went wrong, and so who must act.
@@ -66,4 +68,24 @@ impl Error {
             Self::Unsupported(_) => 4,
         }
     }
+}
+
+thread_local! {
+    static GUARDED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether this thread runs code of others whose panics become errors: a panic hook need not speak of them.
+pub fn is_guarded() -> bool {
+    GUARDED.get()
+}
+
+/// What `run` gives, or what its panic said.
+pub(crate) fn guarded<T>(run: impl FnOnce() -> T) -> Result<T, String> {
+    let outer = GUARDED.replace(true);
+    let outcome = catch_unwind(AssertUnwindSafe(run));
+    GUARDED.set(outer);
+    outcome.map_err(|panic| {
+        let text = panic.downcast_ref::<&str>().map(|text| (*text).to_string());
+        text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "it panicked".into())
+    })
 }

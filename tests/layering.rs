@@ -17,11 +17,12 @@ const TABLE: &[(&str, &[&str])] = &[
     ("normalize", &["error", "onnx"]),
     ("pattern",   &["onnx"]),
     ("autodiff",  &["error"]),
-    ("session",   &["error", "onnx", "autodiff"]),
+    ("import",    &["error", "onnx"]),
+    ("session",   &["error", "onnx", "autodiff", "import"]),
     ("plan",      &["error", "onnx", "pattern"]),
     ("calibrate", &["error", "progress", "quant", "kernel", "onnx", "data", "session", "plan"]),
     ("export",    &["error", "quant", "onnx", "plan", "calibrate"]),
-    ("integer",   &["error", "quant", "kernel", "onnx", "normalize"]),
+    ("integer",   &["error", "quant", "kernel", "onnx", "normalize", "import"]),
     ("check",     &["error", "progress", "data", "session", "integer"]),
     ("report",    &["plan", "calibrate", "check"]),
 ];
@@ -31,7 +32,7 @@ const OUTSIDE: &[&str] = &["cli", "main", "lib"];
 
 /// Words that belong to some places alone, tests included. A final `*` stands for any ending.
 const WORDS: &[(&str, &[&str])] = &[
-    ("tract*", &["autodiff/", "session/", "integer/"]),
+    ("tract*", &["autodiff/", "import/", "session/", "integer/"]),
     ("unsafe", UNSAFE),
     ("unsafe_code", UNSAFE),
     ("anyhow", &["cli/"]),
@@ -39,7 +40,7 @@ const WORDS: &[(&str, &[&str])] = &[
     ("indicatif", &["cli/"]),
     ("ctrlc", &["cli/"]),
     ("sysinfo", &["cli/"]),
-    ("bytesize", &["cli/"]),
+    ("bytesize", &["cli/", "import/"]),
 ];
 const UNSAFE: &[&str] = &["kernel/avx2.rs", "onnx/mmap.rs"];
 

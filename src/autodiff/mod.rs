@@ -12,9 +12,11 @@ use std::cell::OnceCell;
 
 use tract_core::internal::*;
 use tract_core::ops::einsum::EinSum;
+use tract_core::ops::konst::Const;
 use tract_core::ops::source::TypedSource;
 use tract_ndarray::{ArrayD, ArrayViewD, Axis};
 
+use crate::error::guarded;
 use crate::{Error, Result};
 
 /// A typed model ready to run: what does not depend on its input is computed once, here.
@@ -38,16 +40,26 @@ pub struct Tape<'n> {
 }
 
 impl Network {
-    /// Prepares a model with one float input and concrete shapes.
-    pub fn new(model: TypedModel) -> Result<Self> {
+    /// Prepares a model with one float input and concrete shapes. An error if what it computes from its constants takes
+    /// more than `limit` bytes beyond theirs.
+    pub fn new(model: TypedModel, limit: usize) -> Result<Self> {
         let order = model.eval_order().map_err(|e| Error::model("graph", e))?;
         let mut fixed: Vec<Option<TVec<TValue>>> = vec![None; model.nodes.len()];
+        let bytes = |values: &[TValue]| values.iter().map(|v| v.len() * v.datum_type().size_of()).sum::<usize>();
+        // Weights may be kept once more in another layout.
+        let weights = model.nodes.iter().filter_map(|node| node.op_as::<Const>());
+        let mut room = weights.fold(limit, |room, weight| room.saturating_add(2 * bytes(&[weight.val().clone().into_tvalue()])));
         for &id in &order {
             let node = &model.nodes[id];
             if node.op_is::<TypedSource>() || node.inputs.iter().any(|i| fixed[i.node].is_none()) {
                 continue;
             }
-            fixed[id] = Some(eval(node, inputs_of(node, &fixed))?);
+            let values = eval(node, inputs_of(node, &fixed))?;
+            room = room.checked_sub(bytes(&values)).ok_or_else(|| {
+                let why = format!("the constants that the model makes of others take more than {limit} bytes");
+                Error::model(format!("node `{}`", node.name), why)
+            })?;
+            fixed[id] = Some(values);
         }
         let mut kept = vec![false; model.nodes.len()];
         let mut readers = vec![0; model.nodes.len()];
@@ -211,7 +223,8 @@ fn inputs_of(node: &TypedNode, values: &[Option<TVec<TValue>>]) -> TVec<TValue> 
 fn eval(node: &TypedNode, inputs: TVec<TValue>) -> Result<TVec<TValue>> {
     let outcome = match node.op_as::<EinSum>() {
         Some(op) if einsum::is_float(op, &inputs) => einsum::eval(op, &inputs).map(|v| tvec!(v)),
-        _ => node.op.eval(&EvalContext::out_of_plan(), inputs),
+        // tract panics on what a hostile model may ask for.
+        _ => guarded(|| node.op.eval(&EvalContext::out_of_plan(), inputs)).map_err(TractError::msg).flatten(),
     };
     outcome.map_err(|e| Error::model(format!("node `{}`", node.name), format!("{}: {e}", node.op.name())))
 }

@@ -152,7 +152,7 @@ fn network(case: &Case, input: usize) -> Network {
     }
     let out = model.wire_node("op", case.op.clone(), &wires).unwrap();
     model.select_output_outlets(&out).unwrap();
-    Network::new(model).unwrap()
+    Network::new(model, usize::MAX / 2).unwrap()
 }
 
 fn check(case: &Case, input: usize) {

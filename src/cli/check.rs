@@ -8,11 +8,11 @@ use onnx_ptq4vit::Error;
 use onnx_ptq4vit::check::{Bar, Float, compare, taps, verdict};
 use onnx_ptq4vit::data::Selection;
 use onnx_ptq4vit::integer::Runner;
-use onnx_ptq4vit::normalize::Normalized;
-use onnx_ptq4vit::onnx::{Graph, Model};
+use onnx_ptq4vit::onnx::Graph;
 use onnx_ptq4vit::report::CheckReport;
 use onnx_ptq4vit::session::{FloatModel, input_spec, outputs};
 
+use super::model::ModelArgs;
 use super::output::print;
 use super::pictures::PictureArgs;
 use super::progress::Stderr;
@@ -55,6 +55,8 @@ pub(super) struct Args {
     json: bool,
     #[command(flatten)]
     pictures: PictureArgs,
+    #[command(flatten)]
+    reading: ModelArgs,
 }
 
 const EXAMPLES: &str = "\
@@ -65,10 +67,10 @@ Examples:
 
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let progress = Stderr::new();
-    let float = Normalized::new(Model::read(&args.float)?)?.model;
+    let float = args.reading.read(&args.float)?.model;
     let graph = Graph::new(&float)?;
     let input = input_spec(&graph)?;
-    let quantized = Model::read(&args.quantized)?;
+    let quantized = args.reading.read(&args.quantized)?.model;
 
     let selection = Selection { limit: args.limit, seed: args.seed };
     let mut data = args.pictures.open(&args.data, &input, selection, &progress)?;

@@ -53,6 +53,7 @@ enum Command {
 pub(crate) fn main() -> ExitCode {
     let cli = Cli::parse();
     interrupt::install();
+    hush_guarded_panics();
     match execute(cli) {
         Ok(code) => code,
         Err(error) => {
@@ -60,6 +61,16 @@ pub(crate) fn main() -> ExitCode {
             ExitCode::from(exit_code(&error))
         }
     }
+}
+
+/// Panics that become errors are said once, as errors.
+fn hush_guarded_panics() {
+    let speak = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if !onnx_ptq4vit::error::is_guarded() {
+            speak(panic);
+        }
+    }));
 }
 
 fn execute(cli: Cli) -> Result<ExitCode> {

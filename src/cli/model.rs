@@ -1,9 +1,30 @@
 //! Questions to a model that several commands ask.
 
+use std::path::Path;
+
+use bytesize::ByteSize;
 use onnx_ptq4vit::export::DOMAIN;
+use onnx_ptq4vit::normalize::Normalized;
 use onnx_ptq4vit::onnx::{Graph, Model, NodeProto, tensor};
 use onnx_ptq4vit::plan::{Plan, RightOperand};
 use onnx_ptq4vit::{Error, Result};
+
+/// How a model file is read.
+#[derive(clap::Args)]
+pub(super) struct ModelArgs {
+    /// The largest tensor that a node of the model may make: a file is not trusted to take all memory
+    #[arg(long, value_name = "SIZE", default_value = "1GiB")]
+    max_tensor: ByteSize,
+}
+
+impl ModelArgs {
+    /// The model at `path`, as every command works on it.
+    pub(super) fn read(&self, path: &Path) -> Result<Normalized> {
+        let mut model = Model::read(path)?;
+        model.limits.tensor_bytes = usize::try_from(self.max_tensor.0).unwrap_or(usize::MAX);
+        Normalized::new(model)
+    }
+}
 
 /// Whether a node computes on integer codes, or makes or reads them.
 pub(super) fn is_quantized(graph: &Graph) -> bool {

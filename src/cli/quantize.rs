@@ -10,7 +10,6 @@ use onnx_ptq4vit::Error;
 use onnx_ptq4vit::calibrate::{Calibration, Gradient, Options, Run, calibrate};
 use onnx_ptq4vit::data::Selection;
 use onnx_ptq4vit::export::export;
-use onnx_ptq4vit::normalize::Normalized;
 use onnx_ptq4vit::onnx::{Graph, Model, Storage};
 use onnx_ptq4vit::plan::{Plan, plan};
 use onnx_ptq4vit::report::QuantizeReport;
@@ -18,7 +17,7 @@ use onnx_ptq4vit::session::{InputSpec, input_spec};
 use prost::Message;
 
 use super::interrupt::whole;
-use super::model::ensure_finite;
+use super::model::{ModelArgs, ensure_finite};
 use super::output::{ensure_writable, print, same_file};
 use super::pictures::PictureArgs;
 use super::progress::Stderr;
@@ -98,6 +97,8 @@ pub(super) struct Args {
     json: bool,
     #[command(flatten)]
     pictures: PictureArgs,
+    #[command(flatten)]
+    reading: ModelArgs,
 }
 
 const EXAMPLES: &str = "\
@@ -112,7 +113,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let start = Instant::now();
     let progress = Stderr::new();
     ensure_outputs(args)?;
-    let normalized = Normalized::new(Model::read(&args.model)?)?;
+    let normalized = args.reading.read(&args.model)?;
     let model = &normalized.model;
     let graph = Graph::new(model)?;
     let plan = plan(&graph, &args.exclude)?;

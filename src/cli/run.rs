@@ -10,14 +10,13 @@ use onnx_ptq4vit::Error;
 use onnx_ptq4vit::check::{load_batch, top};
 use onnx_ptq4vit::data::{Selection, write_npy};
 use onnx_ptq4vit::integer::{Runner, SiteInfo, SiteValues};
-use onnx_ptq4vit::normalize::Normalized;
-use onnx_ptq4vit::onnx::{Graph, Model};
+use onnx_ptq4vit::onnx::Graph;
 use onnx_ptq4vit::report::{Align, table};
 use onnx_ptq4vit::session::{FloatModel, input_spec, outputs};
 use rayon::prelude::*;
 use serde::Serialize;
 
-use super::model::is_quantized;
+use super::model::{ModelArgs, is_quantized};
 use super::output::{ensure_writable, print, same_file};
 use super::pictures::PictureArgs;
 use super::progress::Stderr;
@@ -44,6 +43,8 @@ pub(super) struct Args {
     json: bool,
     #[command(flatten)]
     pictures: PictureArgs,
+    #[command(flatten)]
+    reading: ModelArgs,
 }
 
 const EXAMPLES: &str = "\
@@ -59,7 +60,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         }
         ensure_writable(output)?;
     }
-    let model = Normalized::new(Model::read(&args.model)?)?.model;
+    let model = args.reading.read(&args.model)?.model;
     let graph = Graph::new(&model)?;
     let input = input_spec(&graph)?;
     let quantized = is_quantized(&graph);

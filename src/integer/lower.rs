@@ -1,8 +1,5 @@
 //! From the file to a tract plan: one node for each site, floats for the rest.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-
-use prost::Message;
 use tract_onnx::prelude::*;
 use tract_onnx::tract_hir::internal::*;
 use tract_onnx::tract_hir::ops::expandable::expand;
@@ -11,24 +8,22 @@ use super::ops::{SiteExpansion, SiteOp};
 use super::site::Site;
 use crate::onnx::node::node;
 use crate::onnx::{Edits, Model, ValueInfoProto};
-use crate::{Error, Result};
+use crate::{Error, Result, import};
 
 /// The plan of `model` for inputs of `shape`, with the outputs of the file.
 pub(super) fn lower(model: &Model, sites: &[Site], shape: [usize; 4]) -> Result<Arc<TypedSimplePlan>> {
     let ops = sites.iter().enumerate().map(|(index, site)| SiteOp::new(index, site));
     let ops: Vec<SiteOp> = ops.collect::<Result<_>>()?;
     let model = with_placeholders(model, sites)?;
-    let proto = tract_onnx::pb::ModelProto::decode(&*model.encode())
-        .map_err(|e| Error::model("model", format!("tract cannot read it: {e}")))?;
-    // tract panics on some malformed nodes: to the user that is a bad model, not a crash.
-    let typed = catch_unwind(AssertUnwindSafe(|| import(&proto, sites, &ops, shape)?.into_optimized()));
-    let optimized = match typed {
-        Ok(Ok(optimized)) => optimized,
-        Ok(Err(e)) => return Err(Error::unsupported("tract", format!("{e:#}"))),
-        Err(_) => {
-            return Err(Error::model("graph", "tract panicked while reading it: some node is malformed"));
+    let typed = import::typed(&model, shape, &|inference, outlets| {
+        for (site, op) in sites.iter().zip(&ops) {
+            let name = &site.info.output;
+            let outlet = outlets.get(name).with_context(|| format!("no value is named `{name}`"))?;
+            inference.node_mut(outlet.node).op = expand(SiteExpansion(op.clone()));
         }
-    };
+        Ok(())
+    })?;
+    let optimized = import::optimized(typed)?;
     check_all_there(&optimized, sites)?;
     optimized.into_runnable().map_err(|e| Error::unsupported("tract", format!("{e:#}")))
 }
@@ -46,30 +41,6 @@ fn with_placeholders(model: &Model, sites: &[Site]) -> Result<Model> {
     edits.import_opset("ai.ptq4vit", 1);
     edits.apply(&mut model)?;
     Ok(model)
-}
-
-fn import(
-    proto: &tract_onnx::pb::ModelProto,
-    sites: &[Site],
-    ops: &[SiteOp],
-    shape: [usize; 4],
-) -> TractResult<TypedModel> {
-    let reader = tract_onnx::onnx().with_ignore_value_info(true).with_ignore_output_shapes(true);
-    let parsed = reader.parse(proto, None)?;
-    let outlet = |name: &str| {
-        let outlet = parsed.outlets_by_name.get(name).copied();
-        outlet.with_context(|| format!("no value is named `{name}`"))
-    };
-    let mut model = parsed.model;
-    for (site, op) in sites.iter().zip(ops) {
-        model.node_mut(outlet(&site.info.output)?.node).op = expand(SiteExpansion(op.clone()));
-    }
-    // The batch of the file may be a symbol that its outputs mention.
-    for outlet in model.outputs.clone() {
-        model.set_outlet_fact(outlet, InferenceFact::default())?;
-    }
-    model.set_input_fact(0, InferenceFact::dt_shape(f32::datum_type(), shape))?;
-    model.into_typed()
 }
 
 /// Every site is in the plan exactly once: the optimizer neither dropped nor doubled it.

@@ -11,6 +11,7 @@ use super::lower::{input_dims, lower};
 use super::ops::SiteOp;
 use super::read::read;
 use super::site::SiteInfo;
+use crate::error::guarded;
 use crate::normalize::Normalized;
 use crate::onnx::Model;
 use crate::{Error, Result};
@@ -106,7 +107,9 @@ impl Runner {
     }
 
     fn pass(&self, input: Tensor) -> Result<ArrayD<f32>> {
-        let outputs = self.plan.run(tvec!(input.into_tvalue())).map_err(|e| failed(&e))?;
+        let outputs = guarded(|| self.plan.run(tvec!(input.into_tvalue())))
+            .map_err(|panic| Error::model("running the model", panic))?
+            .map_err(|e| failed(&e))?;
         array(&outputs[0])
     }
 

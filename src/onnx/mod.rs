@@ -22,7 +22,7 @@ pub use dump::dump;
 pub use edits::Edits;
 pub(crate) use external::each_tensor;
 pub use graph::{Graph, NodeId, Use};
-pub use model::Model;
+pub use model::{Limits, Model};
 pub use proto::{
     AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto,
 };

@@ -15,7 +15,22 @@ use crate::error::{Error, Result};
 pub struct Model {
     /// The messages of the file.
     pub proto: ModelProto,
+    /// What the model may take of the machine.
+    pub limits: Limits,
     had_external_data: bool,
+}
+
+/// What a model may take of the machine that runs it. The file is not trusted with the decision.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// The largest tensor that a node may make, in bytes.
+    pub tensor_bytes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { tensor_bytes: 1 << 30 }
+    }
 }
 
 impl Model {
@@ -82,7 +97,7 @@ impl Model {
         validate::nesting(&proto)?;
         let had_external_data = external::inline(&mut proto, folder)?;
         validate::model(&proto)?;
-        Ok(Self { proto, had_external_data })
+        Ok(Self { proto, limits: Limits::default(), had_external_data })
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use ndarray::{ArrayD, ArrayViewD};
 use tract_onnx::tract_hir::internal::{IntoTensor, OutletId};
 
-use super::import::{import, reader};
+use super::tapped;
 use crate::autodiff::{Network, Tape};
 use crate::onnx::Model;
 use crate::{Error, Result};
@@ -28,11 +28,11 @@ impl Session {
     pub fn new(model: &Model, shape: [usize; 4], outputs: &[String], taps: &[&str]) -> Result<Self> {
         let taps = taps.iter().map(|tap| (*tap).to_string());
         let names: Vec<String> = outputs.iter().cloned().chain(taps).collect();
-        let typed = import(&reader(), model, shape, &names)?;
+        let typed = tapped(model, shape, &names)?;
         let count = outputs.len();
         let outputs = typed.outputs[..count].to_vec();
         let outlets = names.into_iter().zip(typed.outputs.iter().copied()).collect();
-        Ok(Self { network: Network::new(typed)?, outlets, outputs })
+        Ok(Self { network: Network::new(typed, model.limits.tensor_bytes)?, outlets, outputs })
     }
 
     /// Runs the model on one batch, keeping its outputs and the taps `wanted`.

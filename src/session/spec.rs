@@ -1,11 +1,6 @@
-//! From our model to tract's typed graph, with the wanted values as its outputs.
+//! What a model takes and gives, as its file says.
 
-use prost::Message;
-use tract_onnx::Onnx;
-use tract_onnx::prelude::*;
-use tract_onnx::tract_hir::internal::*;
-
-use crate::onnx::{DataType, Graph, Model, ValueInfoProto};
+use crate::onnx::{DataType, Graph, ValueInfoProto};
 use crate::{Error, Result};
 
 /// The one input of a vision model.
@@ -85,39 +80,4 @@ pub fn outputs(graph: &Graph) -> Result<Outputs> {
     let speaks_of_features = FEATURES.iter().any(|word| first.to_lowercase().contains(word));
     let logits = !speaks_of_features && graph.shape(first).is_none_or(|shape| shape.len() == 2);
     Ok(Outputs { names, logits })
-}
-
-/// tract's typed graph (not decluttered) of `model` for inputs of `shape`, whose outputs are `taps`.
-pub(crate) fn import(onnx: &Onnx, model: &Model, shape: [usize; 4], taps: &[String]) -> Result<TypedModel> {
-    let proto = tract_onnx::pb::ModelProto::decode(&*model.encode())
-        .map_err(|e| Error::model("model", format!("tract cannot read it: {e}")))?;
-    // tract panics on some malformed nodes: to the user that is a bad model, not a crash.
-    let typed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| -> TractResult<TypedModel> {
-        let parsed = onnx.parse(&proto, None)?;
-        let outlets: Vec<OutletId> = taps
-            .iter()
-            .map(|tap| {
-                let outlet = parsed.outlets_by_name.get(tap).copied();
-                outlet.with_context(|| format!("no value is named `{tap}`"))
-            })
-            .collect::<TractResult<_>>()?;
-        let mut inference = parsed.model;
-        inference.select_output_outlets(&outlets)?;
-        // The batch of the file may be a symbol that its intermediate values mention.
-        for &outlet in &outlets {
-            inference.set_outlet_fact(outlet, InferenceFact::default())?;
-        }
-        inference.set_input_fact(0, InferenceFact::dt_shape(f32::datum_type(), shape))?;
-        inference.into_typed()
-    }));
-    match typed {
-        Ok(Ok(typed)) => Ok(typed),
-        Ok(Err(e)) => Err(Error::unsupported("tract", format!("{e:#}"))),
-        Err(_) => Err(Error::model("graph", "tract panicked while reading it: some node is malformed")),
-    }
-}
-
-/// The ONNX reader of every import: shapes come from the input alone.
-pub(crate) fn reader() -> Onnx {
-    tract_onnx::onnx().with_ignore_value_info(true).with_ignore_output_shapes(true)
 }

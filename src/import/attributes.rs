@@ -1,0 +1,38 @@
+//! Attributes whose values no sound model has: tract would count up to them, or index by them.
+
+use crate::onnx::{GraphProto, NodeProto};
+use crate::{Error, Result};
+
+/// Axes are counted from either end.
+const AXES: &[&str] = &["axis", "axes", "perm", "batch_axis", "time_axis", "batch_dims", "scan_input_axes", "scan_output_axes"];
+const MAX_RANK: i64 = 64;
+
+/// Sizes in elements, and counts.
+const SIZES: &[&str] = &[
+    "kernel_shape", "strides", "dilations", "group", "num_outputs", "num_heads", "q_num_heads", "kv_num_heads",
+    "blocksize", "split", "size", "hidden_size", "num_scan_inputs",
+];
+const MARGINS: &[&str] = &["pads", "output_padding", "output_shape", "shape"];
+const MAX_SIZE: i64 = 1 << 24;
+
+/// An error that names the first node with an attribute out of range, subgraphs included.
+pub(super) fn check(graph: &GraphProto) -> Result<()> {
+    graph.node.iter().try_for_each(check_node)
+}
+
+fn check_node(node: &NodeProto) -> Result<()> {
+    for attribute in &node.attribute {
+        attribute.g.iter().chain(&attribute.graphs).try_for_each(check)?;
+        let values = attribute.i.iter().chain(&attribute.ints);
+        let range = match attribute.name() {
+            name if AXES.contains(&name) => -MAX_RANK..MAX_RANK,
+            name if SIZES.contains(&name) => 1..MAX_SIZE,
+            name if MARGINS.contains(&name) => -MAX_SIZE..MAX_SIZE,
+            _ => continue,
+        };
+        if let Some(value) = values.into_iter().find(|value| !range.contains(value)) {
+            return Err(Error::model(node.label(), format!("its attribute `{}` is {value}", attribute.name())));
+        }
+    }
+    Ok(())
+}

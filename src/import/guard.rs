@@ -1,0 +1,158 @@
+//! A node of tract's that is not trusted: too large a result is refused before it is computed, a panic is an error.
+
+use std::collections::HashMap;
+use std::fmt;
+
+use bytesize::ByteSize;
+use tract_core::internal::*;
+use tract_onnx::tract_hir::infer::Factoid;
+use tract_onnx::tract_hir::internal::*;
+
+use crate::error::guarded;
+
+/// Why a node is not computed.
+#[derive(Debug)]
+pub(super) struct Refusal(String);
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Refusal {}
+
+/// Puts every node of `model` but its sources behind a guard.
+pub(super) fn wrap(model: &mut InferenceModel, limit: usize) {
+    for node in &mut model.nodes {
+        if !InferenceModel::is_source(&node.op) {
+            let place = format!("node `{}` ({})", node.name, node.op.name());
+            node.op = Box::new(Guard { op: node.op.clone(), place, limit });
+        }
+    }
+}
+
+/// Another operator, watched.
+#[derive(Clone, Debug)]
+pub(super) struct Guard {
+    op: Box<dyn InferenceOp>,
+    place: String,
+    /// Of one result, in bytes.
+    limit: usize,
+}
+
+impl Guard {
+    fn guarded<T>(&self, run: impl FnOnce() -> TractResult<T>) -> TractResult<T> {
+        match guarded(run) {
+            Ok(outcome) => outcome,
+            Err(panic) => Err(self.refusal(format!("is malformed: {panic}"))),
+        }
+    }
+
+    fn refusal(&self, why: impl fmt::Display) -> TractError {
+        Refusal(format!("{}: {why}", self.place)).into()
+    }
+
+    /// An error if one of these facts, known by now, is of a tensor beyond the limit.
+    fn check(&self, facts: &[InferenceFact]) -> TractResult<()> {
+        for fact in facts {
+            let Some(dims) = fact.shape.concretize() else { continue };
+            let dims = dims.iter().map(|dim| dim.to_i64().ok()).collect::<Option<TVec<i64>>>();
+            let Some(dims) = dims else { continue };
+            let bytes = fact.datum_type.concretize().map_or(1, |t| t.size_of());
+            let size = dims.iter().try_fold(bytes, |size, &dim| size.checked_mul(usize::try_from(dim).ok()?));
+            if size.is_none_or(|size| size > self.limit) {
+                let limit = ByteSize(self.limit as u64).display().iec();
+                let why = format!("would make a tensor of shape {dims:?}, more than --max-tensor, {limit}");
+                return Err(self.refusal(why));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl PartialEq for Guard {
+    fn eq(&self, other: &Self) -> bool {
+        self.place == other.place
+    }
+}
+
+impl Eq for Guard {}
+
+impl Op for Guard {
+    fn name(&self) -> StaticName {
+        self.op.name()
+    }
+
+    not_a_typed_op!();
+}
+
+impl EvalOp for Guard {
+    fn eval_out_of_plan(&self, inputs: TVec<TValue>) -> TractResult<Option<TVec<TValue>>> {
+        self.guarded(|| self.op.eval_out_of_plan(inputs))
+    }
+
+    fn state(&self, context: &EvalContext) -> TractResult<Option<Box<dyn OpState>>> {
+        self.op.state(context)
+    }
+}
+
+type Facts = (TVec<InferenceFact>, TVec<InferenceFact>, TVec<InferenceFact>);
+
+impl InferenceOp for Guard {
+    fn infer(
+        &mut self,
+        inputs: TVec<&InferenceFact>,
+        outputs: TVec<&InferenceFact>,
+        observed: TVec<&InferenceFact>,
+    ) -> TractResult<Facts> {
+        // First the shapes alone: what follows may compute values.
+        let (_, found, _) = self.infer_facts(inputs.clone(), outputs.clone(), observed.clone())?;
+        self.check(&found)?;
+        let mut op = self.op.clone();
+        let facts = self.guarded(|| op.infer(inputs, outputs, observed))?;
+        self.op = op;
+        self.check(&facts.1)?;
+        Ok(facts)
+    }
+
+    fn infer_facts(
+        &mut self,
+        inputs: TVec<&InferenceFact>,
+        outputs: TVec<&InferenceFact>,
+        observed: TVec<&InferenceFact>,
+    ) -> TractResult<Facts> {
+        let mut op = self.op.clone();
+        let facts = self.guarded(|| op.infer_facts(inputs, outputs, observed))?;
+        self.op = op;
+        Ok(facts)
+    }
+
+    fn observe_outlets(&self, model: &InferenceModel, node: &InferenceNode) -> TractResult<Vec<OutletId>> {
+        self.op.observe_outlets(model, node)
+    }
+
+    fn incorporate(
+        &self,
+        model: &InferenceModel,
+        node: &InferenceNode,
+    ) -> TractResult<Option<InferenceModelPatch>> {
+        self.guarded(|| self.op.incorporate(model, node))
+    }
+
+    fn nboutputs(&self) -> TractResult<usize> {
+        self.op.nboutputs()
+    }
+
+    fn to_typed(
+        &self,
+        source: &InferenceModel,
+        node: &InferenceNode,
+        target: &mut TypedModel,
+        mapping: &HashMap<OutletId, OutletId>,
+    ) -> TractResult<TVec<OutletId>> {
+        self.guarded(|| self.op.to_typed(source, node, target, mapping))
+    }
+
+    as_op!();
+}

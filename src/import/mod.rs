@@ -1,0 +1,84 @@
+//! The way into tract: from our model to tract's typed graph, without trusting the file.
+//!
+//! tract computes what it can while it reads, allocates whatever that takes, and panics on some malformed nodes. Here
+//! every node is inferred behind a [`Guard`](guard::Guard), which says no before that happens, and names the node.
+
+mod attributes;
+mod guard;
+
+use std::collections::HashMap;
+
+use prost::Message as _;
+use tract_onnx::Onnx;
+use tract_onnx::pb::{GraphProto, ModelProto};
+use tract_onnx::prelude::*;
+use tract_onnx::tract_hir::internal::{InferenceFact, OutletId};
+
+use crate::error::guarded;
+use crate::onnx::Model;
+use crate::{Error, Result};
+
+/// What is done to the graph between reading and inference: by name, the outlet of every value.
+pub(crate) type Edit<'e> = dyn Fn(&mut InferenceModel, &HashMap<String, OutletId>) -> TractResult<()> + 'e;
+
+/// tract's typed graph, not decluttered, of `model` for inputs of `shape`, after `edit`.
+///
+/// [`Error::Unsupported`] names the node that tract cannot read, [`Error::Model`] the one that is malformed or makes
+/// a tensor beyond the model's [limit](crate::onnx::Limits).
+pub(crate) fn typed(model: &Model, shape: [usize; 4], edit: &Edit) -> Result<TypedModel> {
+    attributes::check(model.graph())?;
+    let proto = ModelProto::decode(&*model.encode())
+        .map_err(|e| Error::model("model", format!("tract cannot read it: {e}")))?;
+    let limit = model.limits.tensor_bytes;
+    let typed = guarded(|| -> TractResult<TypedModel> {
+        let parsed = reader().parse(&proto, None)?;
+        let mut inference = parsed.model;
+        edit(&mut inference, &parsed.outlets_by_name)?;
+        // The batch of the file may be a symbol that its outputs mention.
+        for outlet in inference.outputs.clone() {
+            inference.set_outlet_fact(outlet, InferenceFact::default())?;
+        }
+        inference.set_input_fact(0, InferenceFact::dt_shape(f32::datum_type(), shape))?;
+        guard::wrap(&mut inference, limit);
+        inference.into_typed()
+    });
+    match typed {
+        Ok(Ok(typed)) => Ok(typed),
+        Ok(Err(e)) => Err(match e.root_cause().downcast_ref::<guard::Refusal>() {
+            Some(refusal) => Error::Model(refusal.to_string()),
+            None => Error::unsupported("tract", format!("{e:#}")),
+        }),
+        Err(panic) => {
+            let place = unreadable_node(&proto).unwrap_or_else(|| "graph".into());
+            Err(Error::model(place, format!("is malformed: {panic}")))
+        }
+    }
+}
+
+/// tract's optimized plan of a typed graph.
+pub(crate) fn optimized(typed: TypedModel) -> Result<TypedModel> {
+    match guarded(|| typed.into_optimized()) {
+        Ok(Ok(optimized)) => Ok(optimized),
+        Ok(Err(e)) => Err(Error::unsupported("tract", format!("{e:#}"))),
+        Err(panic) => Err(Error::model("graph", format!("tract cannot optimize it: {panic}"))),
+    }
+}
+
+/// Shapes come from the input alone.
+fn reader() -> Onnx {
+    tract_onnx::onnx().with_ignore_value_info(true).with_ignore_output_shapes(true)
+}
+
+/// The first node on whose attributes tract panics by itself.
+fn unreadable_node(proto: &ModelProto) -> Option<String> {
+    let graph = proto.graph.as_ref()?;
+    let node = graph.node.iter().find(|node| {
+        let alone = ModelProto {
+            graph: Some(GraphProto { node: vec![(*node).clone()], initializer: graph.initializer.clone(), ..Default::default() }),
+            ..proto.clone()
+        };
+        guarded(|| reader().parse(&alone, None).is_ok()).is_err()
+    })?;
+    let named = if node.name.is_empty() { node.output.first()? } else { &node.name };
+    Some(format!("node `{named}` ({})", node.op_type))
+}

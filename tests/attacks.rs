@@ -1,0 +1,173 @@
+//! Hostile models: what they ask for is refused, quickly, with an error that names the place.
+
+use std::time::{Duration, Instant};
+
+use onnx_ptq4vit::Result;
+use onnx_ptq4vit::normalize::Normalized;
+use onnx_ptq4vit::onnx::node::node;
+use onnx_ptq4vit::onnx::proto::tensor_shape_proto::{Dimension, dimension};
+use onnx_ptq4vit::onnx::proto::{
+    GraphProto, OperatorSetIdProto, TensorShapeProto, TypeProto, ValueInfoProto, type_proto,
+};
+use onnx_ptq4vit::onnx::{AttributeProto, DataType, Graph, Model, ModelProto, NodeProto, TensorProto, tensor};
+use onnx_ptq4vit::plan::plan;
+use onnx_ptq4vit::session::{FloatModel, Session, input_spec, outputs};
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+fn picture(dims: [i64; 4]) -> ValueInfoProto {
+    let dim = dims.map(|d| Dimension { value: Some(dimension::Value::DimValue(d)), ..Default::default() });
+    let tensor = type_proto::Tensor {
+        elem_type: Some(DataType::Float as i32),
+        shape: Some(TensorShapeProto { dim: dim.into() }),
+    };
+    let value = Some(type_proto::Value::TensorType(tensor));
+    ValueInfoProto {
+        name: Some("x".into()),
+        r#type: Some(TypeProto { value, ..Default::default() }),
+        ..Default::default()
+    }
+}
+
+/// A classifier of 2×2 pictures, `logits = Reshape(x)·W`, with `evil` nodes on its way: they take `flat` or constants,
+/// and make `bad`, which is added.
+fn model(evil: Vec<NodeProto>, constants: Vec<TensorProto>) -> Result<Model> {
+    let shape = tensor::from_i64("shape", &[2], &[0, -1]);
+    let weight = tensor::from_f32("w", &[12, 4], &[0.5; 48]);
+    let nodes = [
+        vec![node("Reshape", "flatten", ["x", "shape"], ["flat"])],
+        evil,
+        vec![node("Add", "sum", ["flat", "bad"], ["both"]), node("MatMul", "head", ["both", "w"], ["logits"])],
+    ];
+    Model::new(ModelProto {
+        ir_version: Some(8),
+        opset_import: vec![OperatorSetIdProto { domain: None, version: Some(17) }],
+        graph: Some(GraphProto {
+            input: vec![picture([1, 3, 2, 2])],
+            output: vec![ValueInfoProto { name: Some("logits".into()), ..Default::default() }],
+            initializer: [vec![shape, weight], constants].concat(),
+            node: nodes.concat(),
+            ..Default::default()
+        }),
+        ..Default::default()
+    })
+}
+
+/// All that `quantize` and `check` do with a float model before they look at pictures, and one run.
+fn load(model: Model) -> Result<()> {
+    let model = Normalized::new(model)?.model;
+    let graph = Graph::new(&model)?;
+    let plan = plan(&graph, &[])?;
+    let shape = input_spec(&graph)?.shape_for([3, 2, 2])?;
+    let names = outputs(&graph)?.names;
+    let taps: Vec<&str> = plan.sites.iter().map(|site| site.output.as_str()).collect();
+    let session = Session::new(&model, shape, &names, &taps)?;
+    session.forward(ndarray::ArrayD::zeros(&shape[..]), &taps)?;
+    FloatModel::new(&model, shape, &names)?.run(ndarray::ArrayD::zeros(&shape[..]))?;
+    Ok(())
+}
+
+#[track_caller]
+fn refused(evil: Vec<NodeProto>, constants: Vec<TensorProto>, part: &str) {
+    let start = Instant::now();
+    let error = model(evil, constants).and_then(load).expect_err(part).to_string();
+    assert!(error.contains(part), "expected `{part}`: {error}");
+    assert!(start.elapsed() < PATIENCE, "{part}: {:?}", start.elapsed());
+}
+
+#[test]
+fn the_harmless_model_loads() {
+    load(model(vec![node("Relu", "evil", ["flat"], ["bad"])], vec![]).unwrap()).unwrap();
+}
+
+#[test]
+fn constants_that_would_fill_the_memory_are_not_made() {
+    let size = |dims: &[i64]| tensor::from_i64("size", &[dims.len()], dims);
+    let one = || tensor::from_f32("one", &[1, 1], &[1.0]);
+    let evil = |op: &str, inputs: &[&str]| vec![node(op, "evil", inputs.iter().copied(), ["bad"])];
+    refused(evil("ConstantOfShape", &["size"]), vec![size(&[1 << 40, 12])], "node `evil`");
+    refused(evil("ConstantOfShape", &["size"]), vec![size(&[i64::MAX, i64::MAX])], "node `evil`");
+    refused(evil("Expand", &["one", "size"]), vec![one(), size(&[1 << 20, 1 << 20])], "--max-tensor");
+    refused(evil("Tile", &["flat", "size"]), vec![size(&[1 << 20, 1 << 20])], "node `evil`");
+    refused(evil("Tile", &["one", "size"]), vec![one(), size(&[1 << 31, 12])], "node `evil`");
+    let pads = tensor::from_i64("size", &[4], &[1 << 35, 0, 0, 0]);
+    refused(evil("Pad", &["flat", "size"]), vec![pads], "node `evil`");
+    let scalar = |name: &str, x: f32| tensor::from_f32(name, &[], &[x]);
+    let range = vec![scalar("from", 0.0), scalar("to", 1e12), scalar("step", 1.0)];
+    refused(evil("Range", &["from", "to", "step"]), range, "node `evil`");
+}
+
+#[test]
+fn a_bomb_in_small_steps_is_found_at_the_step_that_is_too_large() {
+    let twice = tensor::from_i64("twice", &[2], &[2, 1]);
+    let mut nodes = vec![node("Identity", "start", ["flat"], ["t0"])];
+    for i in 0..40 {
+        let (input, output) = (format!("t{i}"), format!("t{}", i + 1));
+        nodes.push(node("Tile", &format!("tile{i}"), [input.as_str(), "twice"], [output.as_str()]));
+    }
+    nodes.push(node("ReduceSum", "evil", ["t40"], ["bad"]));
+    refused(nodes, vec![twice], "node `tile24`");
+}
+
+#[test]
+fn constants_made_of_constants_are_bounded_together() {
+    // Sixteen of 256 MiB each: none is too large by itself.
+    let size = tensor::from_i64("size", &[2], &[1 << 20, 64]);
+    let mut nodes = Vec::new();
+    let mut sums = vec!["flat".to_string()];
+    for i in 0..16 {
+        let [big, least] = ["big", "least"].map(|name| format!("{name}{i}"));
+        nodes.push(node("ConstantOfShape", &big, ["size"], [big.as_str()]));
+        nodes.push(node("ReduceMin", &least, [big.as_str()], [least.as_str()]));
+        sums.push(least);
+    }
+    nodes.push(node("Sum", "evil", sums.iter().map(String::as_str), ["bad"]));
+    let _ = model(nodes, vec![size]).and_then(load); // either is well, within the limits of the machine
+}
+
+#[test]
+fn operand_counts_and_attributes_that_make_no_sense_are_errors() {
+    const OPS: &[&str] = &[
+        "MatMul", "Gemm", "Conv", "Softmax", "LayerNormalization", "Transpose", "Reshape", "Slice", "Split",
+        "Concat", "Gather", "Unsqueeze", "Squeeze", "Expand", "Tile", "Where", "Pad", "ReduceMean", "Erf", "Pow",
+        "Cast", "Range", "Clip", "Flatten", "GlobalAveragePool", "MaxPool", "BatchNormalization", "Resize", "Mod",
+        "Shape", "ConstantOfShape", "OneHot", "TopK", "Einsum", "If", "Loop", "Scan", "GatherElements", "ScatterND",
+        "CumSum", "Trilu", "DepthToSpace", "Attention", "QuantizeLinear", "Constant", "Identity", "Dropout",
+    ];
+    let huge = [i64::MIN, -7, 9, i64::MAX];
+    for op in OPS {
+        for count in [0, 1, 2, 3, 7] {
+            for (i, value) in huge.iter().enumerate() {
+                let operand = ["flat", "w", "shape", ""][i];
+                let evil = node(op, "evil", std::iter::repeat_n(operand, count), ["bad"])
+                    .with(AttributeProto::int("axis", *value))
+                    .with(AttributeProto::int("to", *value))
+                    .with(AttributeProto::int("num_outputs", *value))
+                    .with(AttributeProto::int("group", *value))
+                    .with(AttributeProto::int_list("axes", &[*value, 0]))
+                    .with(AttributeProto::int_list("perm", &[*value]))
+                    .with(AttributeProto::int_list("strides", &[0, *value]))
+                    .with(AttributeProto::int_list("kernel_shape", &[*value, *value]))
+                    .with(AttributeProto::string("equation", "ij,jk->k?"));
+                let start = Instant::now();
+                let outcome = model(vec![evil], vec![]).and_then(load);
+                assert!(start.elapsed() < PATIENCE, "{op} of {count}: {:?}", start.elapsed());
+                if let Err(error) = outcome {
+                    assert!(error.exit_code() > 2, "{op} of {count}: {error}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn pictures_of_absurd_size_are_refused() {
+    for side in [1 << 20, 1 << 40, i64::MAX] {
+        let mut huge = model(vec![node("Relu", "evil", ["flat"], ["bad"])], vec![]).unwrap();
+        huge.proto.graph.as_mut().unwrap().input[0] = picture([1, 3, side, side]);
+        let graph = Graph::new(&huge).unwrap();
+        let side = usize::try_from(side).unwrap();
+        let shape = input_spec(&graph).unwrap().shape_for([3, side, side]).unwrap();
+        FloatModel::new(&huge, shape, &["logits".into()]).err().expect("too large");
+    }
+}
