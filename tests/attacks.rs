@@ -70,8 +70,9 @@ fn load(model: Model) -> Result<()> {
 #[track_caller]
 fn refused(evil: Vec<NodeProto>, constants: Vec<TensorProto>, part: &str) {
     let start = Instant::now();
+    let ops = evil.iter().map(NodeProto::op_type).collect::<Vec<_>>().join(" ");
     let error = model(evil, constants).and_then(load).expect_err(part).to_string();
-    assert!(error.contains(part), "expected `{part}`: {error}");
+    assert!(error.contains(part), "{ops}: expected `{part}`: {error}");
     assert!(start.elapsed() < PATIENCE, "{part}: {:?}", start.elapsed());
 }
 
@@ -85,12 +86,12 @@ fn constants_that_would_fill_the_memory_are_not_made() {
     let size = |dims: &[i64]| tensor::from_i64("size", &[dims.len()], dims);
     let one = || tensor::from_f32("one", &[1, 1], &[1.0]);
     let evil = |op: &str, inputs: &[&str]| vec![node(op, "evil", inputs.iter().copied(), ["bad"])];
-    refused(evil("ConstantOfShape", &["size"]), vec![size(&[1 << 40, 12])], "node `evil`");
-    refused(evil("ConstantOfShape", &["size"]), vec![size(&[i64::MAX, i64::MAX])], "node `evil`");
+    refused(evil("ConstantOfShape", &["size"]), vec![size(&[1 << 28, 12])], "node `evil`");
+    refused(evil("ConstantOfShape", &["size"]), vec![size(&[1 << 30, 1 << 30])], "node `evil`");
     refused(evil("Expand", &["one", "size"]), vec![one(), size(&[1 << 20, 1 << 20])], "--max-tensor");
     refused(evil("Tile", &["flat", "size"]), vec![size(&[1 << 20, 1 << 20])], "node `evil`");
-    refused(evil("Tile", &["one", "size"]), vec![one(), size(&[1 << 31, 12])], "node `evil`");
-    let pads = tensor::from_i64("size", &[4], &[1 << 35, 0, 0, 0]);
+    refused(evil("Tile", &["one", "size"]), vec![one(), size(&[1 << 30, 12])], "node `evil`");
+    let pads = tensor::from_i64("size", &[4], &[1 << 30, 0, 0, 0]);
     refused(evil("Pad", &["flat", "size"]), vec![pads], "node `evil`");
     let scalar = |name: &str, x: f32| tensor::from_f32(name, &[], &[x]);
     let range = vec![scalar("from", 0.0), scalar("to", 1e12), scalar("step", 1.0)];
@@ -136,7 +137,7 @@ fn operand_counts_and_attributes_that_make_no_sense_are_errors() {
     ];
     let huge = [i64::MIN, -7, 9, i64::MAX];
     for op in OPS {
-        for count in [0, 1, 2, 3, 7] {
+        for count in [0, 1, 2, 7] {
             for (i, value) in huge.iter().enumerate() {
                 let operand = ["flat", "w", "shape", ""][i];
                 let evil = node(op, "evil", std::iter::repeat_n(operand, count), ["bad"])

@@ -81,14 +81,15 @@ impl Calibration {
     /// Reads a file that [`write`](Self::write) made.
     pub fn read(path: &Path) -> Result<Self> {
         let text = std::fs::read(path).map_err(|e| Error::io(path, e))?;
-        let read: Self = serde_json::from_slice(&text).map_err(|e| {
-            Error::data(path.display(), format!("not a calibration file of this version: {e}"))
-        })?;
+        Self::from_json(&text).map_err(|why| Error::data(path.display(), why))
+    }
+
+    /// Reads the content of such a file; else says what is wrong with it.
+    pub fn from_json(text: &[u8]) -> Result<Self, String> {
+        let read: Self = serde_json::from_slice(text)
+            .map_err(|e| format!("not a calibration file of this version: {e}"))?;
         match read.sites.iter().find(|site| !site.is_sound()) {
-            Some(site) => {
-                let why = format!("the scales of site `{}` contradict each other", site.name);
-                Err(Error::data(path.display(), why))
-            }
+            Some(site) => Err(format!("the scales of site `{}` contradict each other", site.name)),
             None => Ok(read),
         }
     }

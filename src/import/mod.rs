@@ -15,7 +15,7 @@ use tract_onnx::prelude::*;
 use tract_onnx::tract_hir::internal::{InferenceFact, OutletId};
 
 use crate::error::guarded;
-use crate::onnx::Model;
+use crate::onnx::{AttributeProto, Model, tensor};
 use crate::{Error, Result};
 
 /// What is done to the graph between reading and inference: by name, the outlet of every value.
@@ -27,7 +27,7 @@ pub(crate) type Edit<'e> = dyn Fn(&mut InferenceModel, &HashMap<String, OutletId
 /// a tensor beyond the model's [limit](crate::onnx::Limits).
 pub(crate) fn typed(model: &Model, shape: [usize; 4], edit: &Edit) -> Result<TypedModel> {
     attributes::check(model.graph())?;
-    let proto = ModelProto::decode(&*model.encode())
+    let proto = ModelProto::decode(&*with_defaults(model).encode_to_vec())
         .map_err(|e| Error::model("model", format!("tract cannot read it: {e}")))?;
     let limit = model.limits.tensor_bytes;
     let typed = guarded(|| -> TractResult<TypedModel> {
@@ -53,6 +53,17 @@ pub(crate) fn typed(model: &Model, shape: [usize; 4], edit: &Edit) -> Result<Typ
             Err(Error::model(place, format!("is malformed: {panic}")))
         }
     }
+}
+
+/// The messages of `model`, with a default in the open that tract gets wrong: `ConstantOfShape` makes FLOAT zeros.
+fn with_defaults(model: &Model) -> crate::onnx::ModelProto {
+    let mut proto = model.proto.clone();
+    for node in proto.graph.iter_mut().flat_map(|graph| &mut graph.node) {
+        if node.is_op("ConstantOfShape") && node.attr("value").is_none() {
+            node.attribute.push(AttributeProto::tensor("value", tensor::from_f32("", &[1], &[0.0])));
+        }
+    }
+    proto
 }
 
 /// tract's optimized plan of a typed graph.
