@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import torch
 from exporters import ZOO_EXPORTERS, export
@@ -36,18 +37,26 @@ def main() -> None:
         architecture = ARCHITECTURES[name]
         model = seeded(architecture.small, seed=SEED, small=True)
         images = pictures(architecture.side)
-        with gzip.GzipFile(args.out / f"{name}.json.gz", "wb", mtime=0) as file:
-            file.write(json.dumps(golden(model, images[:1])).encode())
+        save(args.out / f"{name}.json.gz", json.dumps(golden(model, images[:1])).encode())
         for exporter, how in order:
             if how.dynamo and architecture.biased_attention:
                 how = replace(how, fused=False)
             proto = export(model, images, how, architecture.outputs)
             encoded = proto.SerializeToString(deterministic=True)
             error = difference(encoded, model, images)
-            with gzip.GzipFile(args.out / f"{name}_{exporter}.onnx.gz", "wb", mtime=0) as file:
-                file.write(encoded)
+            save(args.out / f"{name}_{exporter}.onnx.gz", encoded)
             print(f"{name:18} {exporter:9} {len(encoded) / 1e3:6.1f} kB   {error:.1e} from PyTorch", flush=True)
             assert error < 1e-4
+        if name == "vit":
+            for half, dtype, exporter in [("half17", torch.float16, "ts17"), ("bfloat23", torch.bfloat16, "dynamo23")]:
+                proto = export(copy.deepcopy(model).to(dtype), images.to(dtype), ZOO_EXPORTERS[exporter])
+                onnx.checker.check_model(proto, full_check=True)
+                save(args.out / f"{name}_{half}.onnx.gz", proto.SerializeToString(deterministic=True))
+
+
+def save(path: Path, encoded: bytes) -> None:
+    with gzip.GzipFile(path, "wb", mtime=0) as file:
+        file.write(encoded)
 
 
 def pictures(side: int) -> Tensor:

@@ -106,6 +106,20 @@ fn quantized_models_classify_as_the_float_model() {
     }
 }
 
+/// Windows, shifted windows with their masks, relative positions and patch merging.
+#[test]
+fn a_quantized_swin_classifies_as_the_float_model() {
+    let (model, plan) = fixture("digits_swin_dynamo18");
+    assert_eq!(plan.sites.len(), 27);
+    for (bits, least_agreement) in [((8, 8), 0.98), ((6, 6), 0.93)] {
+        let calibration = calibrated(&model, &plan, &options(bits.0, bits.1));
+        let quantized = export(&model, &plan, &calibration, TwinForm::Function).unwrap();
+        let (agreement, float, _) = accuracy(&model, &quantized);
+        assert!(float >= 0.97, "the float model has {float}");
+        assert!(agreement >= least_agreement, "w{}a{}: {agreement}", bits.0, bits.1);
+    }
+}
+
 #[test]
 fn twins_are_worth_their_price_at_four_bits() {
     let (model, plan) = fixture("digits_vit_ts17");

@@ -3,18 +3,17 @@
 
 use std::fs::File;
 use std::io::Read as _;
-use std::path::Path;
 
 use flate2::read::GzDecoder;
 use ndarray::{Array4, ArrayD, ArrayViewD, Axis, Slice};
-use onnx_ptq4vit::calibrate::{Gradient, Method, Options, Run, calibrate};
+use onnx_ptq4vit::calibrate::{Calibration, Gradient, Method, Options, Run, calibrate};
 use onnx_ptq4vit::check::Sqnr;
 use onnx_ptq4vit::data::{Dataset, Preprocess, Selection, write_npy};
 use onnx_ptq4vit::export::{TwinForm, export};
 use onnx_ptq4vit::integer::Runner;
 use onnx_ptq4vit::normalize::Normalized;
-use onnx_ptq4vit::onnx::{Graph, Model};
-use onnx_ptq4vit::plan::plan;
+use onnx_ptq4vit::onnx::{DataType, Graph, Model};
+use onnx_ptq4vit::plan::{Plan, plan};
 use onnx_ptq4vit::session::{FloatModel, Session, input_spec, outputs};
 
 const EXPORTERS: &[&str] = &["ts13", "ts17", "dynamo18", "dynamo20", "dynamo23"];
@@ -140,6 +139,16 @@ fn check_float(architecture_name: &str, exporter: &str) {
     recorded.gradients(seeds, &taps, compare).unwrap();
 }
 
+fn calibrated(model: &Model, plan: &Plan, side: usize) -> Calibration {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("pictures.npy");
+    write_npy(&path, &pictures(side).into_dyn()).unwrap();
+    let selection = Selection { limit: None, seed: 0 };
+    let data = Dataset::open(&path, &Preprocess::timm_vit(side as u32), selection).unwrap();
+    let options = Options { gradient: Gradient::Fisher(1), ..Options::new(Method::Ptq4vit) };
+    calibrate(model, plan, &data, &options, Run::default(), &()).unwrap()
+}
+
 /// Through the whole pipeline: a file in either form that gives nearly what the float model gives.
 fn check_quantized(architecture_name: &str, exporter: &str) {
     let name = format!("{architecture_name}_{exporter}");
@@ -147,13 +156,7 @@ fn check_quantized(architecture_name: &str, exporter: &str) {
     let graph = Graph::new(&model).unwrap();
     let plan = plan(&graph, &[]).unwrap();
     let (_, side) = architecture(architecture_name, exporter);
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("pictures.npy");
-    write_npy(&path, &pictures(side).into_dyn()).unwrap();
-    let selection = Selection { limit: None, seed: 0 };
-    let data = Dataset::open(Path::new(&path), &Preprocess::timm_vit(side as u32), selection).unwrap();
-    let options = Options { gradient: Gradient::Fisher(1), ..Options::new(Method::Ptq4vit) };
-    let calibration = calibrate(&model, &plan, &data, &options, Run::default(), &()).unwrap();
+    let calibration = calibrated(&model, &plan, side);
 
     let run = |form| {
         let quantized = export(&model, &plan, &calibration, form).unwrap();
@@ -168,6 +171,43 @@ fn check_quantized(architecture_name: &str, exporter: &str) {
     let expected = float.run(one(&pictures(side))).unwrap().remove(0);
     let sqnr = Sqnr::of(&expected, &quantized).db().unwrap();
     assert!(sqnr > 20.0, "{name}: {sqnr} dB");
+}
+
+/// FLOAT16 and BFLOAT16 models: the same sites, nearly the same output, and the same types at the border.
+#[test]
+fn half_precision_keeps_the_types_of_its_border() {
+    for (name, expected) in [("vit_half17", DataType::Float16), ("vit_bfloat23", DataType::Bfloat16)] {
+        let original = Model::decode(read(&format!("{name}.onnx")).into()).unwrap();
+        let border = |model: &Model| {
+            let graph = Graph::new(model).unwrap();
+            let [input, output] = [&model.graph().input[0], &model.graph().output[0]];
+            [input, output].map(|info| graph.data_type(info.name()).unwrap())
+        };
+        assert_eq!(border(&original), [expected; 2], "{name}");
+
+        let normalized = Normalized::new(original).unwrap();
+        let graph = Graph::new(&normalized.model).unwrap();
+        assert_eq!(border(&normalized.model), [DataType::Float; 2], "{name}");
+        let plan = plan(&graph, &[]).unwrap();
+        let kinds: Vec<&str> = plan.sites.iter().map(|site| site.kind.name()).collect();
+        let (wanted, side) = architecture("vit", name);
+        assert_eq!(kinds, wanted.split_whitespace().collect::<Vec<_>>(), "{name}");
+
+        let calibration = calibrated(&normalized.model, &plan, side);
+        let mut quantized = export(&normalized.model, &plan, &calibration, TwinForm::Function).unwrap();
+        normalized.restore_types(&mut quantized).unwrap();
+        let quantized = Model::decode(quantized.encode().into()).unwrap();
+        assert_eq!(border(&quantized), [expected; 2], "{name}");
+        let runner = Runner::new(&quantized).unwrap();
+        for (found, site) in runner.sites().iter().zip(&plan.sites) {
+            assert_eq!(found.output, site.output, "{name}: layers are compared by name");
+        }
+        let found = runner.run(&one(&pictures(side)).view().into_dimensionality().unwrap()).unwrap();
+        let golden: Golden = serde_json::from_slice(&read("vit.json")).unwrap();
+        let expected: Vec<f32> = golden.output.iter().map(|&x| x as f32).collect();
+        let sqnr = Sqnr::of(&expected, &found).db().unwrap();
+        assert!(sqnr > 20.0, "{name}: {sqnr} dB");
+    }
 }
 
 macro_rules! architectures {

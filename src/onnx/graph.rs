@@ -31,6 +31,7 @@ pub struct Graph<'m> {
     constants: HashMap<&'m str, Cow<'m, TensorProto>>,
     infos: HashMap<&'m str, &'m ValueInfoProto>,
     outputs: HashSet<&'m str>,
+    functions: HashSet<(&'m str, &'m str)>,
 }
 
 impl<'m> Graph<'m> {
@@ -49,6 +50,7 @@ impl<'m> Graph<'m> {
             constants: graph.initializer.iter().map(|t| (t.name(), Cow::Borrowed(t))).collect(),
             infos: graph.value_info.iter().chain(&graph.input).chain(&graph.output).map(named).collect(),
             outputs: graph.output.iter().map(ValueInfoProto::name).collect(),
+            functions: model.proto.functions.iter().map(|f| (f.domain(), f.name())).collect(),
         };
         for (id, node) in index.nodes() {
             index.outputs.extend(validate::captures(node));
@@ -137,6 +139,11 @@ impl<'m> Graph<'m> {
     /// The outputs of the model.
     pub fn outputs(&self) -> &'m [ValueInfoProto] {
         &self.proto.output
+    }
+
+    /// Whether `op_type` of `domain` is a function that the model itself defines.
+    pub fn has_function(&self, domain: &str, op_type: &str) -> bool {
+        self.functions.contains(&(domain, op_type))
     }
 
     /// The version of the standard operators.

@@ -2,6 +2,7 @@
 
 mod activations;
 mod attention;
+mod foreign;
 mod sites;
 
 use serde::Serialize;

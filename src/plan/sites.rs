@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use super::attention::{
     is_product, product_behind, softmax_ahead, softmax_behind, splits_in_thirds, way_back,
 };
-use super::{LeftFloat, LeftSource, Plan, RightOperand, Site, SiteKind, WeightLayout, activations};
+use super::{LeftFloat, LeftSource, Plan, RightOperand, Site, SiteKind, WeightLayout, activations, foreign};
 use crate::onnx::{Graph, NodeId, NodeProto, ValueInfoProto, tensor};
 use crate::{Error, Result};
 
@@ -13,7 +13,7 @@ use crate::{Error, Result};
 ///
 /// An error if the model is quantized already, if `exclude` names no site, or if nothing is left to quantize.
 pub fn plan(graph: &Graph, exclude: &[String]) -> Result<Plan> {
-    refuse_quantized(graph)?;
+    foreign::refuse(graph)?;
     if graph.opset() < 13 {
         return Err(Error::unsupported(
             format!("opset {}", graph.opset()),
@@ -44,23 +44,6 @@ pub fn plan(graph: &Graph, exclude: &[String]) -> Result<Plan> {
     }
     plan.left.extend(float_by_design(graph));
     Ok(plan)
-}
-
-fn refuse_quantized(graph: &Graph) -> Result<()> {
-    let quantized = |node: &&NodeProto| {
-        let op = node.op_type();
-        op.contains("QuantizeLinear")
-            || op.contains("Integer")
-            || op.starts_with("QLinear")
-            || node.domain() == "ai.ptq4vit"
-    };
-    match graph.nodes().map(|(_, node)| node).find(quantized) {
-        Some(node) => Err(Error::model(
-            node.label(),
-            format!("the model is already quantized ({}); give the float model", node.op_type()),
-        )),
-        None => Ok(()),
-    }
 }
 
 /// The site at a product, its place not yet known; or why it stays in float.
@@ -153,37 +136,19 @@ fn left_source(graph: &Graph, value: &str) -> Result<LeftSource, String> {
 fn name_places(graph: &Graph, sites: &mut [Site]) {
     let at: HashMap<NodeId, usize> = sites.iter().enumerate().map(|(i, s)| (s.node, i)).collect();
     let mut places: Vec<(NodeId, SiteKind)> = Vec::new();
-    let mut sources: BTreeMap<NodeId, Source> = BTreeMap::new();
-    for site in sites.iter() {
-        match (&site.kind, &site.b) {
-            (SiteKind::Scores | SiteKind::Values, RightOperand::Activation(b)) => {
-                let operands = match site.kind {
-                    SiteKind::Scores => vec![(&site.a, SiteKind::Q), (b, SiteKind::K)],
-                    _ => vec![(b, SiteKind::V)],
-                };
-                for (operand, role) in operands {
-                    let Some(projection) = product_behind(graph, operand) else { continue };
-                    let source = sources.entry(projection).or_default();
-                    source.roles.insert(role);
-                    source.in_thirds |= splits_in_thirds(graph, &way_back(graph, operand));
-                }
-            }
-            (SiteKind::Linear, _) => {
-                let behind = product_behind(graph, &site.a).and_then(|id| at.get(&id));
-                if behind.is_some_and(|source| sites[*source].kind == SiteKind::Values) {
-                    places.push((site.node, SiteKind::Proj));
-                }
-                if let LeftSource::Activation(_) = site.a_kind {
-                    places.push((site.node, SiteKind::Fc2));
-                    let argument = activations::find(graph, &site.a).map(|(_, x)| x);
-                    let fc1 = argument.and_then(|x| product_behind(graph, &x));
-                    places.extend(fc1.map(|id| (id, SiteKind::Fc1)));
-                }
-            }
-            _ => {}
+    for site in sites.iter().filter(|site| site.kind == SiteKind::Linear) {
+        let behind = product_behind(graph, &site.a).and_then(|id| at.get(&id));
+        if behind.is_some_and(|source| sites[*source].kind == SiteKind::Values) {
+            places.push((site.node, SiteKind::Proj));
+        }
+        if let LeftSource::Activation(_) = site.a_kind {
+            places.push((site.node, SiteKind::Fc2));
+            let argument = activations::find(graph, &site.a).map(|(_, x)| x);
+            let fc1 = argument.and_then(|x| product_behind(graph, &x));
+            places.extend(fc1.map(|id| (id, SiteKind::Fc1)));
         }
     }
-    places.extend(sources.iter().filter_map(|(id, source)| Some((*id, source.kind()?))));
+    places.extend(sources(graph).iter().filter_map(|(id, source)| Some((*id, source.kind()?))));
     places.extend(heads(graph).map(|id| (id, SiteKind::Head)));
     for (node, kind) in places {
         let Some(site) = at.get(&node).map(|&i| &mut sites[i]) else { continue };
@@ -194,6 +159,30 @@ fn name_places(graph: &Graph, sites: &mut [Site]) {
             *qkv = site.kind == SiteKind::Qkv;
         }
     }
+}
+
+/// The products behind the operands of attention, also of such that stays float.
+fn sources(graph: &Graph) -> BTreeMap<NodeId, Source> {
+    let mut sources: BTreeMap<NodeId, Source> = BTreeMap::new();
+    for (_, node) in graph.nodes().filter(|(_, node)| node.is_op("MatMul")) {
+        let ([a, b], [output, ..]) = (&node.input[..], &node.output[..]) else { continue };
+        let operands = if graph.constant(b).is_some() {
+            continue;
+        } else if softmax_behind(graph, a).is_some() {
+            vec![(b, SiteKind::V)]
+        } else if softmax_ahead(graph, output).is_some() {
+            vec![(a, SiteKind::Q), (b, SiteKind::K)]
+        } else {
+            continue;
+        };
+        for (operand, role) in operands {
+            let Some(projection) = product_behind(graph, operand) else { continue };
+            let source = sources.entry(projection).or_default();
+            source.roles.insert(role);
+            source.in_thirds |= splits_in_thirds(graph, &way_back(graph, operand));
+        }
+    }
+    sources
 }
 
 /// What one projection makes of attention's operands.

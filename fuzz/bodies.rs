@@ -1,0 +1,67 @@
+//! What each fuzz target does with its bytes; `tests/fuzz_corpus.rs` does the same with the corpus that is kept.
+
+use ndarray::ArrayD;
+use onnx_ptq4vit::calibrate::Calibration;
+use onnx_ptq4vit::integer::{self, Runner};
+use onnx_ptq4vit::normalize::Normalized;
+use onnx_ptq4vit::onnx::{Graph, Model, dump};
+use onnx_ptq4vit::plan;
+use onnx_ptq4vit::session::{Session, input_spec, outputs};
+
+/// Of what a target looks at; more only costs time.
+const LARGEST_INPUT: usize = 1 << 20;
+const LARGEST_TENSOR: usize = 64 << 20;
+
+/// Bytes to a validated model and back, and its text.
+pub(crate) fn decode(bytes: &[u8]) {
+    if let Ok(model) = Model::decode(bytes.to_vec().into()) {
+        let _ = dump(&model);
+        // What was accepted is written so that it is accepted again.
+        Model::decode(model.encode().into()).expect("our own bytes");
+    }
+}
+
+/// A model through the index, normalization and the plan, or as a quantized file to its sites.
+pub(crate) fn plan(bytes: &[u8]) {
+    let Ok(model) = Model::decode(bytes.to_vec().into()) else { return };
+    let _ = integer::sites(&model);
+    let Ok(normalized) = Normalized::new(model) else { return };
+    if let Ok(graph) = Graph::new(&normalized.model) {
+        let _ = plan::plan(&graph, &[]);
+    }
+    let mut model = normalized.model.clone();
+    let _ = normalized.restore_types(&mut model);
+}
+
+/// A model into tract and through one forward pass, as a float model and as a quantized one.
+pub(crate) fn import(bytes: &[u8]) {
+    if let Ok(mut model) = Model::decode(bytes.to_vec().into()) {
+        model.limits.tensor_bytes = LARGEST_TENSOR;
+        let _ = load(model);
+    }
+}
+
+fn load(model: Model) -> onnx_ptq4vit::Result<()> {
+    let model = Normalized::new(model)?.model;
+    let graph = Graph::new(&model)?;
+    let input = input_spec(&graph)?;
+    let size = |axis: usize| input.dims[axis].unwrap_or(8);
+    let picture = [size(1), size(2), size(3)];
+    let shape = input.shape_for(picture)?;
+    if shape.iter().try_fold(1usize, |len, &dim| len.checked_mul(dim)).is_none_or(|len| len > LARGEST_INPUT) {
+        return Ok(());
+    }
+    let _ = Runner::with_picture(&model, picture);
+    let names = outputs(&graph)?.names;
+    let session = Session::new(&model, shape, &names, &[])?;
+    session.forward(ArrayD::zeros(&shape[..]), &[])?;
+    Ok(())
+}
+
+/// The text of a calibration file.
+pub(crate) fn calibration(text: &[u8]) {
+    if let Ok(calibration) = Calibration::from_json(text) {
+        let written = serde_json::to_vec(&calibration).expect("plain data has a JSON form");
+        assert_eq!(Calibration::from_json(&written).expect("our own text"), calibration);
+    }
+}
