@@ -5,7 +5,7 @@ use std::process::{Command, Output};
 
 use ndarray::{Array4, ArrayD};
 use onnx_ptq4vit::data::write_npy;
-use onnx_ptq4vit::onnx::{Edits, Graph, Model, Storage, node, tensor};
+use onnx_ptq4vit::onnx::{Edits, FunctionProto, Graph, Model, Storage, node, tensor};
 use tempfile::TempDir;
 
 const MODEL: &str = "digits_vit_ts17.onnx";
@@ -164,6 +164,30 @@ fn models_that_cannot_be_quantized_are_refused() {
     bench.model("inf.onnx", |model| drop(spoil(model, f32::INFINITY)));
     bench.model("huge.onnx", |model| drop(spoil(model, f32::MAX)));
     bench.model("odd.onnx", |model| insert_after_softmax(model, "Sin"));
+    // A graph that ONNX Runtime optimized, a function of the model, and a text encoder.
+    bench.model("fused.onnx", |model| {
+        let last = model.proto.graph.as_mut().unwrap().node.last_mut().unwrap();
+        *last = last.clone().in_domain("com.microsoft");
+    });
+    bench.model("function.onnx", |model| {
+        let last = model.proto.graph.as_mut().unwrap().node.last_mut().unwrap();
+        let (op, inputs, output) = (last.op_type().to_string(), last.input.clone(), last.output[0].clone());
+        *last = last.clone().in_domain("mine");
+        model.proto.functions.push(FunctionProto {
+            name: Some(op.clone()),
+            domain: Some("mine".into()),
+            node: vec![node::node(&op, "", inputs.iter().map(String::as_str), [output.as_str()])],
+            input: inputs,
+            output: vec![output],
+            ..Default::default()
+        });
+    });
+    bench.model("text.onnx", |model| {
+        let graph = model.proto.graph.as_mut().unwrap();
+        let mut mask = graph.input[0].clone();
+        mask.name = Some("attention_mask".into());
+        graph.input.push(mask);
+    });
     let weight = spoil(&mut Model::read(&fixture(MODEL)).unwrap(), 0.0);
     for (model, code, parts) in [
         ("no_sites.onnx", 4, ["no site to quantize", "no MatMul, Gemm or Conv"]),
@@ -172,6 +196,9 @@ fn models_that_cannot_be_quantized_are_refused() {
         // Finite weights whose products are not: the activations overflow.
         ("huge.onnx", 3, ["site `", "finite"]),
         ("odd.onnx", 4, ["Sin", "gradient"]),
+        ("fused.onnx", 4, ["domain `com.microsoft`", "export the model again"]),
+        ("function.onnx", 4, ["domain `mine`", "inline functions first"]),
+        ("text.onnx", 4, ["expected one picture tensor", "attention_mask"]),
     ] {
         bench.refuses(
             &format!("quantize %{model} --calib @digits_calib.npz --calib-limit 2 -o %out.onnx"),
