@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs every fuzz target for SECONDS (1200), two at a time, from the seeds of fixtures/. Needs cargo-fuzz; on a stable
+# Runs every fuzz target for SECONDS (1200), FUZZ_JOBS (2) at a time, from the seeds of fixtures/. Needs cargo-fuzz; on a stable
 # toolchain RUSTC_BOOTSTRAP=1 lets it instrument the code. Crashes land in fuzz/artifacts.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -33,4 +33,4 @@ run() {
 }
 export -f run
 export seconds
-echo $targets | tr ' ' '\n' | xargs -P 2 -I {} bash -c 'run {}'
+echo $targets | tr ' ' '\n' | xargs -P "${FUZZ_JOBS:-2}" -I {} bash -c 'run {}'

@@ -9,7 +9,9 @@ use onnx_ptq4vit::onnx::proto::tensor_shape_proto::{Dimension, dimension};
 use onnx_ptq4vit::onnx::proto::{
     GraphProto, OperatorSetIdProto, TensorShapeProto, TypeProto, ValueInfoProto, type_proto,
 };
-use onnx_ptq4vit::onnx::{AttributeProto, DataType, Graph, Model, ModelProto, NodeProto, TensorProto, tensor};
+use onnx_ptq4vit::onnx::{
+    AttributeProto, DataType, Graph, Model, ModelProto, NodeProto, TensorProto, tensor,
+};
 use onnx_ptq4vit::plan::plan;
 use onnx_ptq4vit::session::{FloatModel, Session, input_spec, outputs};
 
@@ -37,7 +39,10 @@ fn model(evil: Vec<NodeProto>, constants: Vec<TensorProto>) -> Result<Model> {
     let nodes = [
         vec![node("Reshape", "flatten", ["x", "shape"], ["flat"])],
         evil,
-        vec![node("Add", "sum", ["flat", "bad"], ["both"]), node("MatMul", "head", ["both", "w"], ["logits"])],
+        vec![
+            node("Add", "sum", ["flat", "bad"], ["both"]),
+            node("MatMul", "head", ["both", "w"], ["logits"]),
+        ],
     ];
     Model::new(ModelProto {
         ir_version: Some(8),
@@ -129,11 +134,53 @@ fn constants_made_of_constants_are_bounded_together() {
 #[test]
 fn operand_counts_and_attributes_that_make_no_sense_are_errors() {
     const OPS: &[&str] = &[
-        "MatMul", "Gemm", "Conv", "Softmax", "LayerNormalization", "Transpose", "Reshape", "Slice", "Split",
-        "Concat", "Gather", "Unsqueeze", "Squeeze", "Expand", "Tile", "Where", "Pad", "ReduceMean", "Erf", "Pow",
-        "Cast", "Range", "Clip", "Flatten", "GlobalAveragePool", "MaxPool", "BatchNormalization", "Resize", "Mod",
-        "Shape", "ConstantOfShape", "OneHot", "TopK", "Einsum", "If", "Loop", "Scan", "GatherElements", "ScatterND",
-        "CumSum", "Trilu", "DepthToSpace", "Attention", "QuantizeLinear", "Constant", "Identity", "Dropout",
+        "MatMul",
+        "Gemm",
+        "Conv",
+        "Softmax",
+        "LayerNormalization",
+        "Transpose",
+        "Reshape",
+        "Slice",
+        "Split",
+        "Concat",
+        "Gather",
+        "Unsqueeze",
+        "Squeeze",
+        "Expand",
+        "Tile",
+        "Where",
+        "Pad",
+        "ReduceMean",
+        "Erf",
+        "Pow",
+        "Cast",
+        "Range",
+        "Clip",
+        "Flatten",
+        "GlobalAveragePool",
+        "MaxPool",
+        "BatchNormalization",
+        "Resize",
+        "Mod",
+        "Shape",
+        "ConstantOfShape",
+        "OneHot",
+        "TopK",
+        "Einsum",
+        "If",
+        "Loop",
+        "Scan",
+        "GatherElements",
+        "ScatterND",
+        "CumSum",
+        "Trilu",
+        "DepthToSpace",
+        "Attention",
+        "QuantizeLinear",
+        "Constant",
+        "Identity",
+        "Dropout",
     ];
     let huge = [i64::MIN, -7, 9, i64::MAX];
     for op in OPS {

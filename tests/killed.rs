@@ -45,7 +45,8 @@ fn a_killed_quantization_leaves_the_old_output_or_the_new_one() {
         std::fs::write(&out, old).unwrap();
         let _ = std::fs::remove_file(&scales);
         let mut child = quantize(folder.path());
-        let share = if i < KILLS / 4 { f64::from(i) / 10.0 } else { 0.7 + f64::from(i) / f64::from(KILLS) * 0.5 };
+        let share =
+            if i < KILLS / 4 { f64::from(i) / 10.0 } else { 0.7 + f64::from(i) / f64::from(KILLS) * 0.5 };
         std::thread::sleep(whole.mul_f64(share));
         let _ = child.kill();
         child.wait().unwrap();
@@ -54,7 +55,8 @@ fn a_killed_quantization_leaves_the_old_output_or_the_new_one() {
         assert!(left == old || left == new, "kill {i} left {} bytes of neither", left.len());
         replaced += u32::from(left == new);
         if let Ok(json) = std::fs::read(&scales) {
-            onnx_ptq4vit::calibrate::Calibration::from_json(&json).unwrap_or_else(|why| panic!("kill {i}: {why}"));
+            onnx_ptq4vit::calibrate::Calibration::from_json(&json)
+                .unwrap_or_else(|why| panic!("kill {i}: {why}"));
         }
     }
     // The test looks at both sides of the replacement.

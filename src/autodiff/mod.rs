@@ -45,10 +45,13 @@ impl Network {
     pub fn new(model: TypedModel, limit: usize) -> Result<Self> {
         let order = model.eval_order().map_err(|e| Error::model("graph", e))?;
         let mut fixed: Vec<Option<TVec<TValue>>> = vec![None; model.nodes.len()];
-        let bytes = |values: &[TValue]| values.iter().map(|v| v.len() * v.datum_type().size_of()).sum::<usize>();
+        let bytes =
+            |values: &[TValue]| values.iter().map(|v| v.len() * v.datum_type().size_of()).sum::<usize>();
         // Weights may be kept once more in another layout.
         let weights = model.nodes.iter().filter_map(|node| node.op_as::<Const>());
-        let mut room = weights.fold(limit, |room, weight| room.saturating_add(2 * bytes(&[weight.val().clone().into_tvalue()])));
+        let mut room = weights.fold(limit, |room, weight| {
+            room.saturating_add(2 * bytes(&[weight.val().clone().into_tvalue()]))
+        });
         for &id in &order {
             let node = &model.nodes[id];
             if node.op_is::<TypedSource>() || node.inputs.iter().any(|i| fixed[i.node].is_none()) {
@@ -56,7 +59,8 @@ impl Network {
             }
             let values = eval(node, inputs_of(node, &fixed))?;
             room = room.checked_sub(bytes(&values)).ok_or_else(|| {
-                let why = format!("the constants that the model makes of others take more than {limit} bytes");
+                let why =
+                    format!("the constants that the model makes of others take more than {limit} bytes");
                 Error::model(format!("node `{}`", node.name), why)
             })?;
             fixed[id] = Some(values);

@@ -214,6 +214,7 @@ fn an_op_without_a_rule_is_named() {
     let tape = network.forward(case.inputs[0].clone(), &[]).unwrap();
     let model = network.model();
     let seeds = vec![ArrayD::ones(vec![2, 3])];
-    let error = tape.backward(vec![(model.outputs[0], seeds)], &[model.inputs[0]], |_, _| Ok(())).unwrap_err();
+    let error =
+        tape.backward(vec![(model.outputs[0], seeds)], &[model.inputs[0]], |_, _| Ok(())).unwrap_err();
     assert_eq!(error.to_string(), "unsupported: node `op`: op Cos has no gradient rule");
 }

@@ -176,7 +176,9 @@ mod tests {
         for at in 0..3 {
             // Padded with the rows that follow.
             let of = |x: &ArrayD<f32>| x.slice_axis(Axis(0), Slice::from(at..)).to_owned();
-            parts.add(&Tally::of_outputs((&of(&o), true), &of(&q), &names(1), Some(&labels[at..=at])).unwrap());
+            parts.add(
+                &Tally::of_outputs((&of(&o), true), &of(&q), &names(1), Some(&labels[at..=at])).unwrap(),
+            );
         }
         let (whole, parts) =
             (whole.comparison(true, std::iter::empty()), parts.comparison(true, std::iter::empty()));
@@ -192,7 +194,8 @@ mod tests {
     #[test]
     fn features_have_distances_only() {
         let o = array![[[1.0, 0.0], [0.0, 1.0]]].into_dyn();
-        let found = Tally::of_outputs((&o, true), &o, &names(1), None).unwrap().comparison(false, std::iter::empty());
+        let found =
+            Tally::of_outputs((&o, true), &o, &names(1), None).unwrap().comparison(false, std::iter::empty());
         assert_eq!((found.classifier, found.accuracy), (None, None));
         assert!((found.cosine - 1.0).abs() < 1e-12);
     }

@@ -85,10 +85,7 @@ impl Body for FunctionBody {
         let flat = self.reference(&format!("{name}_flat"), name, "value_floats", AttributeType::Floats);
         let shape = "head_shape".to_string();
         if !self.nodes.iter().any(|n| n.name() == shape) {
-            self.constant(
-                &shape,
-                AttributeProto::tensor("value", tensor::from_i64("", &[3], &[-1, 1, 1])),
-            );
+            self.constant(&shape, AttributeProto::tensor("value", tensor::from_i64("", &[3], &[-1, 1, 1])));
         }
         Body::node(self, "Reshape", &[&flat, &shape], name, vec![])
     }

@@ -4,13 +4,25 @@ use crate::onnx::{GraphProto, NodeProto};
 use crate::{Error, Result};
 
 /// Axes are counted from either end.
-const AXES: &[&str] = &["axis", "axes", "perm", "batch_axis", "time_axis", "batch_dims", "scan_input_axes", "scan_output_axes"];
+const AXES: &[&str] =
+    &["axis", "axes", "perm", "batch_axis", "time_axis", "batch_dims", "scan_input_axes", "scan_output_axes"];
 const MAX_RANK: i64 = 64;
 
 /// Sizes in elements, and counts.
 const SIZES: &[&str] = &[
-    "kernel_shape", "strides", "dilations", "group", "num_outputs", "num_heads", "q_num_heads", "kv_num_heads",
-    "blocksize", "split", "size", "hidden_size", "num_scan_inputs",
+    "kernel_shape",
+    "strides",
+    "dilations",
+    "group",
+    "num_outputs",
+    "num_heads",
+    "q_num_heads",
+    "kv_num_heads",
+    "blocksize",
+    "split",
+    "size",
+    "hidden_size",
+    "num_scan_inputs",
 ];
 const MARGINS: &[&str] = &["pads", "output_padding", "output_shape", "shape"];
 const MAX_SIZE: i64 = 1 << 24;
@@ -31,7 +43,10 @@ fn check_node(node: &NodeProto) -> Result<()> {
             _ => continue,
         };
         if let Some(value) = values.into_iter().find(|value| !range.contains(value)) {
-            return Err(Error::model(node.label(), format!("its attribute `{}` is {value}", attribute.name())));
+            return Err(Error::model(
+                node.label(),
+                format!("its attribute `{}` is {value}", attribute.name()),
+            ));
         }
     }
     Ok(())

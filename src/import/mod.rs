@@ -85,7 +85,11 @@ fn unreadable_node(proto: &ModelProto) -> Option<String> {
     let graph = proto.graph.as_ref()?;
     let node = graph.node.iter().find(|node| {
         let alone = ModelProto {
-            graph: Some(GraphProto { node: vec![(*node).clone()], initializer: graph.initializer.clone(), ..Default::default() }),
+            graph: Some(GraphProto {
+                node: vec![(*node).clone()],
+                initializer: graph.initializer.clone(),
+                ..Default::default()
+            }),
             ..proto.clone()
         };
         guarded(|| reader().parse(&alone, None).is_ok()).is_err()

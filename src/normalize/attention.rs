@@ -113,16 +113,26 @@ impl Expansion<'_, '_> {
         if !self.is_boolean(mask)? {
             return Ok(self.node("Add", &[scores, mask], "masked"));
         }
-        let never =
-            self.constant("never", |name| tensor::from_f32(name, &[], &[f32::NEG_INFINITY]));
+        let never = self.constant("never", |name| tensor::from_f32(name, &[], &[f32::NEG_INFINITY]));
         Ok(self.node("Where", &[mask, scores, &never], "masked"))
     }
 
     /// What the file says of the type of `mask`, or the node that makes it.
     fn is_boolean(&self, mask: &str) -> Result<bool> {
-        const BOOLEAN: &[&str] =
-            &["Not", "And", "Or", "Xor", "Equal", "Less", "Greater", "LessOrEqual", "GreaterOrEqual", "IsNaN"];
-        const LAYOUT: &[&str] = &["Expand", "Reshape", "Unsqueeze", "Squeeze", "Transpose", "Slice", "Identity"];
+        const BOOLEAN: &[&str] = &[
+            "Not",
+            "And",
+            "Or",
+            "Xor",
+            "Equal",
+            "Less",
+            "Greater",
+            "LessOrEqual",
+            "GreaterOrEqual",
+            "IsNaN",
+        ];
+        const LAYOUT: &[&str] =
+            &["Expand", "Reshape", "Unsqueeze", "Squeeze", "Transpose", "Slice", "Identity"];
         let mut value = self.graph.resolve(mask).to_string();
         loop {
             if let Some(r#type) = self.graph.data_type(&value) {
@@ -139,7 +149,8 @@ impl Expansion<'_, '_> {
                 }
                 Some(maker) if ["Add", "Mul", "Where"].iter().any(|op| maker.is_op(op)) => return Ok(false),
                 _ => {
-                    let why = format!("the type of its mask `{mask}` is not stated: run ONNX shape inference");
+                    let why =
+                        format!("the type of its mask `{mask}` is not stated: run ONNX shape inference");
                     return Err(Error::unsupported(self.attention.label(), why));
                 }
             }
@@ -147,7 +158,8 @@ impl Expansion<'_, '_> {
     }
 
     fn name(&mut self, part: &str) -> String {
-        let base = if self.attention.name().is_empty() { &self.attention.output[0] } else { self.attention.name() };
+        let base =
+            if self.attention.name().is_empty() { &self.attention.output[0] } else { self.attention.name() };
         self.edits.fresh(&format!("{base}/{part}"))
     }
 

@@ -12,7 +12,9 @@ pub(super) fn refuse(graph: &Graph) -> Result<()> {
         }
         if !node.is_op(node.op_type()) {
             let why = match graph.has_function(node.domain(), node.op_type()) {
-                true => "it is a function of the model: inline functions first (onnx.inliner.inline_local_functions)",
+                true => {
+                    "it is a function of the model: inline functions first (onnx.inliner.inline_local_functions)"
+                }
                 false => {
                     "an operator of one runtime, which fused others to it: export the model again, and quantize it \
                      before any other tool optimizes it"

@@ -205,7 +205,8 @@ impl Source {
 
 /// The classifiers: what makes an output of two axes, alone or as one of two whose sum is taken.
 fn heads(graph: &Graph) -> impl Iterator<Item = NodeId> {
-    let outputs = graph.outputs().iter().filter(|output| graph.shape(output.name()).is_none_or(|s| s.len() == 2));
+    let outputs =
+        graph.outputs().iter().filter(|output| graph.shape(output.name()).is_none_or(|s| s.len() == 2));
     outputs.flat_map(|output| {
         let way = way_back(graph, output.name());
         let last = way.last().map(|&id| (id, graph.node(id)));

@@ -17,9 +17,8 @@ use crate::{Result, import};
 /// tract's typed graph of `model` whose outputs are the values named `taps`.
 fn tapped(model: &Model, shape: [usize; 4], taps: &[String]) -> Result<TypedModel> {
     import::typed(model, shape, &|inference, outlets| {
-        let outlet = |tap: &String| {
-            outlets.get(tap).copied().with_context(|| format!("no value is named `{tap}`"))
-        };
+        let outlet =
+            |tap: &String| outlets.get(tap).copied().with_context(|| format!("no value is named `{tap}`"));
         let outlets = taps.iter().map(outlet).collect::<Result<Vec<_>, _>>()?;
         inference.select_output_outlets(&outlets)
     })
