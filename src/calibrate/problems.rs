@@ -17,11 +17,10 @@ type Matrices = Vec<Array2<f32>>;
 pub(super) fn solve(
     graph: &Graph,
     site: &Site,
-    mut record: SiteRecord,
+    record: SiteRecord,
     options: &Options,
     search: Search,
 ) -> Result<SiteScales> {
-    weigh_what_reaches_no_output(&mut record);
     let a_kind = match site.a_kind {
         LeftSource::Softmax if options.softmax_twin => LeftKind::TwinSoftmax,
         LeftSource::Activation(function) if options.gelu_twin => {
@@ -54,13 +53,6 @@ pub(super) fn solve(
         scales.loss += solution.loss;
     }
     Ok(scales)
-}
-
-/// A site that no output of the loss depends on has no curvature at all, and any scale would do: its plain error counts.
-fn weigh_what_reaches_no_output(record: &mut SiteRecord) {
-    if record.curvature.iter().all(|curvature| curvature.iter().all(|&x| x == 0.0)) {
-        record.curvature.iter_mut().for_each(|curvature| curvature.fill(1.0));
-    }
 }
 
 /// Elements of the site's weight; 0 where both operands are activations.

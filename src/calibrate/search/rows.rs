@@ -120,7 +120,9 @@ fn pick(mut rows: &[usize], operand: usize) -> Vec<Pick> {
         if rows.is_empty() {
             break;
         }
-        let (first, rest) = rows.split_at(len.min(rows.len()));
+        // A rest of a few rows costs nearly as much as a stretch of its own.
+        let len = if rows.len() < len + FIRST[0] { rows.len() } else { len };
+        let (first, rest) = rows.split_at(len);
         picks.push(Pick { operand, rows: first.to_vec() });
         rows = rest;
     }
