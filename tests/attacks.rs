@@ -208,6 +208,15 @@ fn operand_counts_and_attributes_that_make_no_sense_are_errors() {
     }
 }
 
+/// What is inside of If, Loop and Scan could ask for anything out of sight.
+#[test]
+fn graphs_inside_of_nodes_are_refused() {
+    let body = GraphProto { node: vec![node("Relu", "inner", ["flat"], ["y"])], ..Default::default() };
+    let mut attribute = AttributeProto::int("body", 0);
+    (attribute.i, attribute.g) = (None, Some(body));
+    refused(vec![node("Loop", "evil", ["flat"], ["bad"]).with(attribute)], vec![], "node `evil` (Loop)");
+}
+
 #[test]
 fn pictures_of_absurd_size_are_refused() {
     for side in [1 << 20, 1 << 40, i64::MAX] {

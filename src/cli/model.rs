@@ -3,9 +3,8 @@
 use std::path::Path;
 
 use bytesize::ByteSize;
-use onnx_ptq4vit::export::DOMAIN;
 use onnx_ptq4vit::normalize::Normalized;
-use onnx_ptq4vit::onnx::{Graph, Model, NodeProto, tensor};
+use onnx_ptq4vit::onnx::{DOMAIN, Graph, Model, NodeProto, tensor};
 use onnx_ptq4vit::plan::{Plan, RightOperand};
 use onnx_ptq4vit::{Error, Result};
 

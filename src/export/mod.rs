@@ -17,13 +17,10 @@ use crate::plan::{Plan, RightOperand, Site};
 use crate::quant::Quantizer;
 use crate::{Error, Result};
 
-/// The operator domain of the twin nodes.
-pub const DOMAIN: &str = "ai.ptq4vit";
-
 /// How the twin matmuls are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TwinForm {
-    /// As nodes of [`DOMAIN`], each defined by a model-local function: ONNX Runtime, `TensorRT`.
+    /// As nodes of [`DOMAIN`](crate::onnx::DOMAIN), each defined by a model-local function: ONNX Runtime, `TensorRT`.
     Function,
     /// As standard nodes alone, the same arithmetic: for runtimes that read no functions, such as `OpenVINO`.
     Inline,

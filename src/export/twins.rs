@@ -4,12 +4,12 @@
 //! The non-negative ranges are UINT8 with zero point 0: the same codes, and exact on CPUs whose 8-bit products saturate
 //! when INT8 is shifted by 128.
 
+use super::TwinForm;
 use super::body::{Body, FunctionBody};
 use super::writer::Writer;
-use super::{DOMAIN, TwinForm};
 use crate::onnx::node::node;
 use crate::onnx::proto::OperatorSetIdProto;
-use crate::onnx::{AttributeProto, Edits, FunctionProto};
+use crate::onnx::{AttributeProto, DOMAIN, Edits, FunctionProto};
 use crate::quant::{Bits, Quantizer, Scale};
 
 const GELU: &str = "TwinGeluMatMul";

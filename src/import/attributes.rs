@@ -27,14 +27,17 @@ const SIZES: &[&str] = &[
 const MARGINS: &[&str] = &["pads", "output_padding", "output_shape", "shape"];
 const MAX_SIZE: i64 = 1 << 24;
 
-/// An error that names the first node with an attribute out of range, subgraphs included.
+/// An error that names the first node with an attribute out of range, or with a graph inside, which no guard watches.
 pub(super) fn check(graph: &GraphProto) -> Result<()> {
     graph.node.iter().try_for_each(check_node)
 }
 
 fn check_node(node: &NodeProto) -> Result<()> {
     for attribute in &node.attribute {
-        attribute.g.iter().chain(&attribute.graphs).try_for_each(check)?;
+        if attribute.g.is_some() || !attribute.graphs.is_empty() {
+            let why = "has a graph inside (If, Loop, Scan): vision transformers need none";
+            return Err(Error::unsupported(node.label(), why));
+        }
         let values = attribute.i.iter().chain(&attribute.ints);
         let range = match attribute.name() {
             name if AXES.contains(&name) => -MAX_RANK..MAX_RANK,

@@ -7,7 +7,7 @@ use tract_onnx::tract_hir::ops::expandable::expand;
 use super::ops::{SiteExpansion, SiteOp};
 use super::site::Site;
 use crate::onnx::node::node;
-use crate::onnx::{Edits, Model, ValueInfoProto};
+use crate::onnx::{DOMAIN, Edits, Model, ValueInfoProto};
 use crate::{Error, Result, import};
 
 /// The plan of `model` for inputs of `shape`, with the outputs of the file.
@@ -36,9 +36,9 @@ fn with_placeholders(model: &Model, sites: &[Site]) -> Result<Model> {
         let info = &site.info;
         let inputs = info.inputs.iter().map(String::as_str);
         let placeholder = node("Ptq4vitSite", &info.name, inputs, [info.output.as_str()]);
-        edits.replace_node(site.root, vec![placeholder.in_domain("ai.ptq4vit")]);
+        edits.replace_node(site.root, vec![placeholder.in_domain(DOMAIN)]);
     }
-    edits.import_opset("ai.ptq4vit", 1);
+    edits.import_opset(DOMAIN, 1);
     edits.apply(&mut model)?;
     Ok(model)
 }

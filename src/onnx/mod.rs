@@ -23,6 +23,7 @@ pub use edits::Edits;
 pub(crate) use external::each_tensor;
 pub use graph::{Graph, NodeId, Use};
 pub use model::{Limits, Model};
+pub use node::DOMAIN;
 pub use proto::{
     AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto,
 };

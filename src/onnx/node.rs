@@ -3,6 +3,9 @@
 use super::proto::attribute_proto::AttributeType;
 use super::proto::{AttributeProto, NodeProto, TensorProto};
 
+/// The operator domain of this project's own nodes.
+pub const DOMAIN: &str = "ai.ptq4vit";
+
 /// A node of the standard domain: `node("Clip", "fc1/clip", ["x", "lo", "hi"], ["y"]).with(…)`.
 pub fn node<'a>(
     op_type: &str,

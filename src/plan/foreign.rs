@@ -1,6 +1,6 @@
 //! Models that this crate cannot take apart, told by their operators.
 
-use crate::onnx::{Graph, NodeProto};
+use crate::onnx::{DOMAIN, Graph, NodeProto};
 use crate::{Error, Result};
 
 /// An error that names the first node of a quantized model, or of a domain that no one else reads.
@@ -31,5 +31,5 @@ fn is_quantized(node: &NodeProto) -> bool {
     op.contains("QuantizeLinear")
         || op.contains("Integer")
         || op.starts_with("QLinear")
-        || node.domain() == "ai.ptq4vit"
+        || node.domain() == DOMAIN
 }

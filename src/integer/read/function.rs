@@ -3,12 +3,9 @@
 use super::operand::uniform_width;
 use super::{Found, Reader};
 use crate::integer::site::{Outliers, Product};
-use crate::onnx::NodeProto;
+use crate::onnx::{DOMAIN, NodeProto};
 use crate::quant::{Bits, Quantizer};
 use crate::{Error, Result};
-
-/// The domain of the twin functions.
-pub(super) const DOMAIN: &str = "ai.ptq4vit";
 
 impl Reader<'_> {
     /// The twin that `node` is. Its function's body is not read, but must be there.

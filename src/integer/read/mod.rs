@@ -10,7 +10,7 @@ mod outliers;
 use std::collections::BTreeSet;
 
 use super::site::{Product, Site, SiteInfo};
-use crate::onnx::{Graph, Model, NodeId, NodeProto};
+use crate::onnx::{DOMAIN, Graph, Model, NodeId, NodeProto};
 use crate::{Error, Result};
 
 /// The sites of `model` in the order of the graph.
@@ -61,7 +61,7 @@ impl<'m> Reader<'m> {
     /// The site whose result `node` makes; `None` if it makes none, an error if it is nearly one.
     fn site(&self, id: NodeId, node: &NodeProto) -> Result<Option<Site>> {
         let found = match node.op_type() {
-            _ if node.domain() == function::DOMAIN => Some(self.function(node)?),
+            _ if node.domain() == DOMAIN => Some(self.function(node)?),
             "Mul" if node.is_op("Mul") => match self.twin_softmax(node)? {
                 None => self.heads(node)?,
                 twin => twin,

@@ -1,9 +1,9 @@
 //! A linear layer some of whose channels stay in float.
 
-use super::{Found, Reader, function, operands, orders};
+use super::{Found, Reader, operands, orders};
 use crate::Result;
 use crate::integer::site::{Outliers, Product};
-use crate::onnx::{NodeProto, tensor};
+use crate::onnx::{DOMAIN, NodeProto, tensor};
 
 impl Reader<'_> {
     /// `inliers(x) + MatMul(Gather(x, channels, axis −1), rows)`. A sum that is nearly so is a float Add like any other.
@@ -34,7 +34,7 @@ impl Reader<'_> {
     /// The linear layer whose product `node` makes.
     fn inliers(&self, node: &NodeProto) -> Result<Option<Found>> {
         match node.op_type() {
-            _ if node.domain() == function::DOMAIN => self.function(node).map(Some),
+            _ if node.domain() == DOMAIN => self.function(node).map(Some),
             "MatMul" if node.is_op("MatMul") => self.matmul(node),
             "Add" if node.is_op("Add") => self.twin_gelu(node),
             _ => Ok(None),
