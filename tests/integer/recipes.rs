@@ -98,7 +98,7 @@ impl File {
     }
 
     pub(crate) fn heads(&mut self, name: &str, values: &[f32]) -> String {
-        self.floats(name, &[1, values.len(), 1, 1], values)
+        self.floats(name, &[values.len(), 1, 1], values)
     }
 
     /// Zeros of `data_type` that go with a scale of `dims`.

@@ -112,7 +112,7 @@ fn pairs_outside_and_values_that_leave_a_site() {
 #[test]
 fn heads() {
     let scores = || File::new(1).scores(6);
-    let factor = changed(scores(), |g| constant(g, "p_head_scale", &[1, HEADS, 1, 1], &[0.1; HEADS]));
+    let factor = changed(scores(), |g| constant(g, "p_head_scale", &[HEADS, 1, 1], &[0.1; HEADS]));
     refused(factor, &["node `y`", "product of the scales"]);
     let unscaled = changed(scores(), |g| {
         g.node.pop();
@@ -138,9 +138,9 @@ fn twins_as_nodes() {
         node_of(g, "p_hi_u").attribute = vec![AttributeProto::float("alpha", 1.0)];
     });
     refused(alpha, &["node `y`", "ThresholdedRelu"]);
-    let v = changed(softmax(), |g| constant(g, "p_v_head_scale", &[1, 2, 1, 1], &[0.1, 0.2]));
+    let v = changed(softmax(), |g| constant(g, "p_v_head_scale", &[2, 1, 1], &[0.1, 0.2]));
     refused(v, &["node `y`", "as many scales"]);
-    let border = changed(softmax(), |g| constant(g, "p_head_r1_end", &[1, HEADS, 1, 1], &[0.3; HEADS]));
+    let border = changed(softmax(), |g| constant(g, "p_head_r1_end", &[HEADS, 1, 1], &[0.3; HEADS]));
     refused(border, &["node `y`", "times 2^m"]);
     let max = changed(softmax(), |g| {
         constant(g, "p_lo_max", &[], &[0.5]);
