@@ -1,5 +1,5 @@
 //! A small model of every architecture by every exporter (`scripts/make_zoo.py`): its sites, its output and gradients
-//! against PyTorch, and the way through calibration, export and the integer runner.
+//! against `PyTorch`, and the way through calibration, export and the integer runner.
 
 use std::fs::File;
 use std::io::Read as _;
@@ -17,7 +17,7 @@ use onnx_ptq4vit::plan::{Plan, plan};
 use onnx_ptq4vit::session::{FloatModel, Session, input_spec, outputs};
 
 const EXPORTERS: &[&str] = &["ts13", "ts17", "dynamo18", "dynamo20", "dynamo23"];
-/// Against PyTorch in f64: relative to the largest output, and to the norm of a gradient.
+/// Against `PyTorch` in f64: relative to the largest output, and to the norm of a gradient.
 const TOLERANCE: f64 = 1e-4;
 
 /// The kinds of its sites, in order, and the side of its pictures; in parentheses what stays float.
@@ -33,8 +33,7 @@ fn architecture(name: &str, exporter: &str) -> (String, usize) {
             (format!("patch {}head head", block.repeat(2)), 8)
         }
         "hf_vit" | "hf_beit" => (format!("patch {}head", apart.repeat(2)), 8),
-        "hf_dinov2" => (format!("patch {}", apart.repeat(2)), 8),
-        "hf_clip" => (format!("patch {}", apart.repeat(2)), 8),
+        "hf_dinov2" | "hf_clip" => (format!("patch {}", apart.repeat(2)), 8),
         "hf_dinov2_swiglu" => (format!("patch {}", gated.repeat(2)), 8),
         "hf_siglip" => {
             // TorchScript computes the place of K's and V's weight in another from shapes, if the batch is open.
@@ -48,7 +47,7 @@ fn architecture(name: &str, exporter: &str) -> (String, usize) {
     }
 }
 
-/// What PyTorch says.
+/// What `PyTorch` says.
 #[derive(serde::Deserialize)]
 struct Golden {
     output: Vec<f64>,
@@ -215,12 +214,16 @@ macro_rules! architectures {
         mod $name {
             #[test]
             fn float() {
-                super::EXPORTERS.iter().for_each(|exporter| super::check_float(stringify!($name), exporter));
+                for exporter in super::EXPORTERS {
+                    super::check_float(stringify!($name), exporter);
+                }
             }
 
             #[test]
             fn quantized() {
-                super::EXPORTERS.iter().for_each(|exporter| super::check_quantized(stringify!($name), exporter));
+                for exporter in super::EXPORTERS {
+                    super::check_quantized(stringify!($name), exporter);
+                }
             }
         }
     )*};

@@ -1,7 +1,7 @@
 //! The way into tract: from our model to tract's typed graph, without trusting the file.
 //!
 //! tract computes what it can while it reads, allocates whatever that takes, and panics on some malformed nodes. Here
-//! every node is inferred behind a [`Guard`](guard::Guard), which says no before that happens, and names the node.
+//! every node is inferred behind a guard, which says no before that happens, and names the node.
 
 mod attributes;
 mod guard;

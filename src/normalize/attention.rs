@@ -53,18 +53,15 @@ impl Expansion<'_, '_> {
         let p = self.node("Softmax", &[&scores], "softmax");
         self.last().attribute.push(AttributeProto::int("axis", -1));
         let output = self.attention.output[0].clone();
-        match heads {
-            None => {
-                let name = self.name("values");
-                self.nodes.push(node("MatMul", &name, [p.as_str(), &v], [output.as_str()]));
-            }
-            Some(_) => {
-                let mixed = self.node("MatMul", &[&p, &v], "values");
-                let mixed = self.transposed(&mixed, &[0, 2, 1, 3], "together");
-                let shape = self.constant("width", |name| tensor::from_i64(name, &[3], &[0, 0, -1]));
-                let name = self.name("output");
-                self.nodes.push(node("Reshape", &name, [mixed.as_str(), &shape], [output.as_str()]));
-            }
+        if heads.is_none() {
+            let name = self.name("values");
+            self.nodes.push(node("MatMul", &name, [p.as_str(), &v], [output.as_str()]));
+        } else {
+            let mixed = self.node("MatMul", &[&p, &v], "values");
+            let mixed = self.transposed(&mixed, &[0, 2, 1, 3], "together");
+            let shape = self.constant("width", |name| tensor::from_i64(name, &[3], &[0, 0, -1]));
+            let name = self.name("output");
+            self.nodes.push(node("Reshape", &name, [mixed.as_str(), &shape], [output.as_str()]));
         }
         Ok(self.nodes)
     }

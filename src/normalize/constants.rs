@@ -45,10 +45,10 @@ fn moved(graph: &Graph, node: &NodeProto, known: &Known) -> Result<Option<Vec<Ar
     type Move = fn(ArrayD<f32>, &NodeProto, &[Option<Vec<i64>>]) -> Option<Vec<ArrayD<f32>>>;
     let how: Move = match node.op_type() {
         "Transpose" => |x, node, _| transpose(x, node),
-        "Reshape" => |x, _, given| reshape(x, given),
+        "Reshape" => |x, _, given| reshape(&x, given),
         "Squeeze" => |x, _, given| squeeze(x, given),
         "Unsqueeze" => |x, _, given| unsqueeze(x, given),
-        "Split" => split,
+        "Split" => |x, node, given| split(&x, node, given),
         "Slice" => |x, _, given| slice(x, given),
         _ => return Ok(None),
     };
@@ -84,7 +84,7 @@ fn transpose(x: ArrayD<f32>, node: &NodeProto) -> Option<Vec<ArrayD<f32>>> {
     sorted.into_iter().eq(0..rank).then(|| vec![x.permuted_axes(order)])
 }
 
-fn reshape(x: ArrayD<f32>, given: &[Option<Vec<i64>>]) -> Option<Vec<ArrayD<f32>>> {
+fn reshape(x: &ArrayD<f32>, given: &[Option<Vec<i64>>]) -> Option<Vec<ArrayD<f32>>> {
     let wanted = given.first()?.as_ref()?;
     let mut shape: Vec<usize> = Vec::new();
     for (axis, &dim) in wanted.iter().enumerate() {
@@ -98,8 +98,7 @@ fn reshape(x: ArrayD<f32>, given: &[Option<Vec<i64>>]) -> Option<Vec<ArrayD<f32>
         let others = shape.iter().try_fold(1usize, |product, &dim| product.checked_mul(dim))?;
         shape[open] = x.len().checked_div(others)?;
     }
-    let x = x.as_standard_layout().into_owned();
-    Some(vec![x.into_shape_with_order(shape).ok()?])
+    Some(vec![x.as_standard_layout().into_owned().into_shape_with_order(shape).ok()?])
 }
 
 fn squeeze(mut x: ArrayD<f32>, given: &[Option<Vec<i64>>]) -> Option<Vec<ArrayD<f32>>> {
@@ -132,15 +131,14 @@ fn unsqueeze(mut x: ArrayD<f32>, given: &[Option<Vec<i64>>]) -> Option<Vec<Array
     Some(vec![x])
 }
 
-fn split(x: ArrayD<f32>, node: &NodeProto, given: &[Option<Vec<i64>>]) -> Option<Vec<ArrayD<f32>>> {
+fn split(x: &ArrayD<f32>, node: &NodeProto, given: &[Option<Vec<i64>>]) -> Option<Vec<ArrayD<f32>>> {
     let axis = index(node.attr_int("axis").unwrap_or(0), x.ndim())?;
     let (len, parts) = (x.shape()[axis], node.output.len());
-    let sizes: Vec<usize> = match given.first() {
-        Some(Some(sizes)) => sizes.iter().map(|&size| usize::try_from(size).ok()).collect::<Option<_>>()?,
-        _ => {
-            let size = len.div_ceil(parts);
-            (0..parts).map(|part| size.min(len.saturating_sub(part * size))).collect()
-        }
+    let sizes: Vec<usize> = if let Some(Some(sizes)) = given.first() {
+        sizes.iter().map(|&size| usize::try_from(size).ok()).collect::<Option<_>>()?
+    } else {
+        let size = len.div_ceil(parts);
+        (0..parts).map(|part| size.min(len.saturating_sub(part * size))).collect()
     };
     let mut start = 0usize;
     let mut outputs = Vec::new();
