@@ -70,6 +70,11 @@ def _small_hugging(kind: str, wrap: type[nn.Module], config: str, **options) -> 
     return _hugging(kind, wrap, config, **common, image_size=8, patch_size=4, **options)
 
 
+def _small_dinov2(**options) -> Callable[[], nn.Module]:
+    common = {"hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 2, "mlp_ratio": 2}
+    return _hugging("Dinov2Model", Features, "Dinov2Config", **common, image_size=8, patch_size=4, **options)
+
+
 _FEATURES = ("last_hidden_state", "pooler_output")
 
 ARCHITECTURES = {
@@ -131,19 +136,13 @@ ARCHITECTURES = {
         biased_attention=True,
     ),
     "hf_dinov2": Architecture(
-        small=_hugging(
-            "Dinov2Model", Features, "Dinov2Config",
-            hidden_size=12, num_hidden_layers=2, num_attention_heads=2, mlp_ratio=2, image_size=8, patch_size=4,
-        ),
+        small=_small_dinov2(),
         side=8,
         full={"hf_dinov2": _hugging("Dinov2Model", Features, "Dinov2Config", image_size=224, patch_size=14)},
         outputs=_FEATURES,
     ),
     "hf_dinov2_swiglu": Architecture(
-        small=_hugging(
-            "Dinov2Model", Features, "Dinov2Config",
-            hidden_size=12, num_hidden_layers=2, num_attention_heads=2, mlp_ratio=2, image_size=8, patch_size=4, use_swiglu_ffn=True,
-        ),
+        small=_small_dinov2(use_swiglu_ffn=True),
         side=8,
         full={},
         outputs=_FEATURES,

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use ndarray::{ArrayD, Axis, Slice};
 
-use crate::onnx::{Edits, Graph, Model, NodeId, NodeProto, tensor};
+use crate::onnx::{Edits, Graph, Model, NodeProto, tensor};
 use crate::{Error, Result};
 
 /// What is computed so far, by name.
@@ -30,7 +30,7 @@ pub(super) fn fold(graph: &Graph, model: &Model) -> Result<Option<Edits>> {
                 edits.add_initializer(tensor::from_f32(&name, array.shape(), &values));
                 name
             });
-            edits.set_input(NodeId(id.0), index, name.clone());
+            edits.set_input(id, index, name.clone());
         }
     }
     Ok((!names.is_empty()).then_some(edits))
