@@ -9,9 +9,9 @@ import argparse
 import collections
 import json
 import os
+import resource
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -88,9 +88,7 @@ def row(args, model, images, exporter, how, outputs) -> dict:
     error = float(np.abs(np.load(found) - expected).max() / max(np.abs(expected).max(), 1.0))
     if error > LARGEST_ERROR:
         raise RuntimeError(f"the float model is {error:.1e} from ONNX Runtime")
-    start = time.monotonic()
-    said, memory = call([args.binary, "quantize", source, "--calib", pictures, "-o", quantized, "--json"])
-    seconds = time.monotonic() - start
+    _, usage = call([args.binary, "quantize", source, "--calib", pictures, "-o", quantized, "--json"])
     sites = collections.Counter(site["kind"] for site in json.loads(call([args.binary, "inspect", source, "--json"])[0])["sites"])
     checked = json.loads(call([args.binary, "check", source, quantized, "--data", pictures, "--json"])[0])
     call([args.binary, "run", quantized, "--input", pictures, "-o", found])
@@ -100,8 +98,8 @@ def row(args, model, images, exporter, how, outputs) -> dict:
         "batch": "fixed" if how.fixed_batch else "open",
         "data": "external" if exporter in EXTERNAL else "inline",
         "sites": dict(sites),
-        "seconds": round(seconds, 1),
-        "gibibytes": round(memory / 2**30, 2),
+        "processor_seconds": round(usage.ru_utime + usage.ru_stime, 1),
+        "gibibytes": round(usage.ru_maxrss / 2**20, 2),
         "error": error,
         "sqnr": checked["sqnr_db"],
         "runtime_sqnr": agreement,
@@ -115,15 +113,15 @@ def side_of(model) -> int:
     return size if isinstance(size, int) else size[0]
 
 
-def call(command) -> tuple[str, int]:
-    """What it printed, and its largest resident set in bytes."""
+def call(command) -> tuple[str, resource.struct_rusage]:
+    """What it printed, and what it used."""
     process = subprocess.Popen([str(word) for word in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     said, faults = process.stdout.read(), process.stderr.read()
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode != 0:
         raise RuntimeError(f"{command[1]}: exit {process.returncode}: {faults.strip().splitlines()[-1:]}")
-    return said, usage.ru_maxrss * 1024
+    return said, usage
 
 
 def runtime(path, images, *, optimized=True) -> np.ndarray:
@@ -137,7 +135,7 @@ def runtime(path, images, *, optimized=True) -> np.ndarray:
 
 def show(rows) -> str:
     lines = [
-        "| model | exporter | batch | weights | sites | seconds | memory, GiB | float error | SQNR, dB | against ONNX Runtime, dB |",
+        "| model | exporter | batch | weights | sites | processor seconds | memory, GiB | float error | SQNR, dB | against ONNX Runtime, dB |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for key, found in sorted(rows.items(), key=lambda item: item[0]):
@@ -148,7 +146,7 @@ def show(rows) -> str:
         kinds = ", ".join(f"{count} {kind}" for kind, count in found["sites"].items())
         total = sum(found["sites"].values())
         lines.append(
-            f"| {model} | {exporter} | {found['batch']} | {found['data']} | {total}: {kinds} | {found['seconds']} "
+            f"| {model} | {exporter} | {found['batch']} | {found['data']} | {total}: {kinds} | {found.get('processor_seconds', '–')} "
             f"| {found['gibibytes']} | {found['error']:.0e} | {found['sqnr']:.1f} | {found['runtime_sqnr']:.1f} |"
         )
     return "\n".join(lines) + "\n"

@@ -13,7 +13,7 @@ use onnx_ptq4vit::export::{TwinForm, export};
 use onnx_ptq4vit::integer::Runner;
 use onnx_ptq4vit::normalize::Normalized;
 use onnx_ptq4vit::onnx::{DataType, Graph, Model};
-use onnx_ptq4vit::plan::{Plan, plan};
+use onnx_ptq4vit::plan::{Plan, SiteKind, plan};
 use onnx_ptq4vit::session::{FloatModel, Session, input_spec, outputs};
 
 const EXPORTERS: &[&str] = &["ts13", "ts17", "dynamo18", "dynamo20", "dynamo23"];
@@ -161,7 +161,17 @@ fn check_quantized(architecture_name: &str, exporter: &str) {
         let quantized = export(&model, &plan, &calibration, form).unwrap();
         let runner = Runner::new(&Model::decode(quantized.encode().into()).unwrap()).unwrap();
         assert_eq!(runner.sites().len(), plan.sites.len(), "{name}");
-        runner.run(&one(&pictures(side)).view().into_dimensionality().unwrap()).unwrap()
+        let picture: Array4<f32> = one(&pictures(side)).into_dimensionality().unwrap();
+        let output = runner.run(&picture.view()).unwrap();
+        assert_eq!(output, runner.run_sites(&picture.view()).unwrap().0, "{name}: fused and site by site");
+        let profile = runner.profile(&picture.view()).unwrap();
+        let nodes = |wanted: fn(&str) -> bool| -> usize {
+            profile.iter().filter(|time| wanted(&time.operator)).map(|time| time.nodes).sum()
+        };
+        let scores = plan.sites.iter().filter(|site| site.kind == SiteKind::Scores).count();
+        assert_eq!(nodes(|op| op == "Attention"), scores, "{name}: every attention is one node");
+        assert_eq!(nodes(|op| op.contains("Softmax")) + scores, softmaxes(&graph), "{name}");
+        output
     };
     let quantized = run(TwinForm::Function);
     assert_eq!(quantized, run(TwinForm::Inline), "{name}");
@@ -207,6 +217,10 @@ fn half_precision_keeps_the_types_of_its_border() {
         let sqnr = Sqnr::of(&expected, &found).db().unwrap();
         assert!(sqnr > 20.0, "{name}: {sqnr} dB");
     }
+}
+
+fn softmaxes(graph: &Graph) -> usize {
+    graph.nodes().filter(|(_, node)| node.is_op("Softmax")).count()
 }
 
 macro_rules! architectures {

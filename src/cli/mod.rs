@@ -1,5 +1,6 @@
 //! The command line: results on stdout, talk on stderr.
 
+mod bench;
 mod check;
 mod inspect;
 mod interrupt;
@@ -38,6 +39,7 @@ Examples:
   onnx-ptq4vit quantize vit.onnx --calib pictures/ -o vit.int8.onnx
   onnx-ptq4vit check vit.onnx vit.int8.onnx --data val/ --labels val.csv --max-drop 1
   onnx-ptq4vit run vit.int8.onnx --input cat.jpg
+  onnx-ptq4vit bench vit.int8.onnx --against vit.onnx
 
 Exit codes: 0 done, 1 below the bar of `check`, 2 usage, 3 bad model or data, 4 unsupported model.";
 
@@ -47,6 +49,7 @@ enum Command {
     Inspect(inspect::Args),
     Check(check::Args),
     Run(run::Args),
+    Bench(bench::Args),
 }
 
 /// Parses the arguments, runs the command and says what went wrong.
@@ -82,6 +85,7 @@ fn execute(cli: Cli) -> Result<ExitCode> {
         Command::Inspect(args) => inspect::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Run(args) => run::run(&args),
+        Command::Bench(args) => bench::run(&args),
     }
 }
 

@@ -101,7 +101,8 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn run_float(model: &FloatModel, batch: usize, pictures: &Array4<f32>) -> Result<ArrayD<f32>> {
+/// The first output of a float model, `batch` pictures at a time.
+pub(super) fn run_float(model: &FloatModel, batch: usize, pictures: &Array4<f32>) -> Result<ArrayD<f32>> {
     let batches: Vec<_> = pictures.axis_chunks_iter(Axis(0), batch).collect();
     let run = |batch: ArrayView4<f32>| Ok(model.run(batch.to_owned().into_dyn())?.remove(0));
     let outputs: Vec<Result<ArrayD<f32>>> = batches.into_par_iter().map(run).collect();

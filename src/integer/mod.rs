@@ -4,13 +4,15 @@
 //! to tract as floats, `ops` are those nodes. In every product the codes are multiplied exactly, in integers, and
 //! `acc · (Δ_A · Δ_B)` is the only rounding.
 
+mod fuse;
 mod lower;
+mod math;
 mod ops;
 mod read;
 mod runner;
 mod site;
 
-pub use runner::{Runner, SiteValues};
+pub use runner::{OperatorTime, Runner, SiteValues};
 pub use site::SiteInfo;
 
 use crate::Result;

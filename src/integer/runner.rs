@@ -1,13 +1,17 @@
 //! Pictures in, logits out.
 
 use std::path::Path;
+use std::sync::OnceLock;
+use std::time::Instant;
 
 use ndarray::{ArrayD, ArrayView4, Axis, concatenate};
 use rayon::prelude::*;
+use serde::Serialize;
+use tract_core::internal::{EvalContext, OpState};
 use tract_core::plan::{SimpleState, eval};
 use tract_onnx::prelude::*;
 
-use super::lower::{input_dims, lower};
+use super::lower::{fused_plan, input_dims, lower, plain_plan};
 use super::ops::SiteOp;
 use super::read::read;
 use super::site::SiteInfo;
@@ -19,6 +23,9 @@ use crate::{Error, Result};
 /// A quantized model on integer kernels.
 pub struct Runner {
     plan: Arc<TypedSimplePlan>,
+    /// What [`run_sites`](Self::run_sites) runs: a node for each site. Made when it is first needed.
+    plain: OnceLock<Arc<TypedSimplePlan>>,
+    graph: TypedModel,
     sites: Vec<SiteInfo>,
     shape: [usize; 4],
 }
@@ -30,6 +37,17 @@ pub struct SiteValues {
     pub inputs: Vec<ArrayD<f32>>,
     /// The value of [`SiteInfo::output`].
     pub output: ArrayD<f32>,
+}
+
+/// What the nodes of one operator took in [`Runner::profile`].
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct OperatorTime {
+    /// The operator; of a site, what it computes.
+    pub operator: String,
+    /// Nodes of a pass.
+    pub nodes: usize,
+    /// Wall-clock time, all passes together.
+    pub seconds: f64,
 }
 
 impl Runner {
@@ -61,8 +79,9 @@ impl Runner {
         }
         let shape = [batch.unwrap_or(1), picture[0], picture[1], picture[2]];
         let sites = read(model)?;
-        let plan = lower(model, &sites, shape)?;
-        Ok(Self { plan, sites: sites.into_iter().map(|site| site.info).collect(), shape })
+        let graph = lower(model, &sites, shape)?;
+        let sites: Vec<SiteInfo> = sites.into_iter().map(|site| site.info).collect();
+        Ok(Self { plan: fused_plan(&graph, &sites)?, plain: OnceLock::new(), graph, sites, shape })
     }
 
     /// `[N, C, H, W]` of one pass: N is the batch that the file fixes, or 1.
@@ -82,13 +101,43 @@ impl Runner {
 
     /// As [`run`](Self::run), with what entered and left each of the [`sites`](Self::sites) on the way.
     pub fn run_sites(&self, images: &ArrayView4<f32>) -> Result<(ArrayD<f32>, Vec<SiteValues>)> {
+        let plan = match self.plain.get() {
+            Some(plan) => plan.clone(),
+            None => {
+                let plan = plain_plan(&self.graph, &self.sites)?;
+                self.plain.get_or_init(|| plan).clone()
+            }
+        };
         let mut outputs = Vec::new();
         let mut passes = vec![Vec::new(); self.sites.len()];
-        for (output, values) in self.each(images, |input| self.recording_pass(input))? {
+        for (output, values) in self.each(images, |input| self.recording_pass(&plan, input))? {
             outputs.push(output);
             passes.iter_mut().zip(values).for_each(|(passes, values)| passes.push(values));
         }
         Ok((join(&outputs)?, passes.into_iter().map(join_values).collect::<Result<_>>()?))
+    }
+
+    /// Where the time of [`run`](Self::run) goes, one pass after the other: the most expensive operator first.
+    pub fn profile(&self, images: &ArrayView4<f32>) -> Result<Vec<OperatorTime>> {
+        let mut times: Vec<OperatorTime> = Vec::new();
+        for (pass, input) in self.batches(images)?.into_iter().enumerate() {
+            self.run_with(&self.plan, input, |context, state, node, inputs| {
+                let start = Instant::now();
+                let outputs = eval(context, state, node, inputs);
+                let seconds = start.elapsed().as_secs_f64();
+                let operator = operator_name(node);
+                match times.iter_mut().find(|time| time.operator == operator) {
+                    Some(time) => {
+                        time.nodes += usize::from(pass == 0);
+                        time.seconds += seconds;
+                    }
+                    None => times.push(OperatorTime { operator, nodes: 1, seconds }),
+                }
+                outputs
+            })?;
+        }
+        times.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
+        Ok(times)
     }
 
     /// `run` on each batch of `images`, in parallel; the results are in the order of the pictures.
@@ -97,40 +146,65 @@ impl Runner {
         images: &ArrayView4<f32>,
         run: impl Fn(Tensor) -> Result<T> + Sync,
     ) -> Result<Vec<T>> {
+        self.batches(images)?.into_par_iter().map(&run).collect()
+    }
+
+    fn batches(&self, images: &ArrayView4<f32>) -> Result<Vec<Tensor>> {
         let (count, batch) = (images.len_of(Axis(0)), self.shape[0]);
         if images.shape()[1..] != self.shape[1..] || count == 0 || !count.is_multiple_of(batch) {
             let expected = format!("expected a multiple of {batch} pictures of {:?}", &self.shape[1..]);
             return Err(Error::data("pictures", format!("shape {:?}: {expected}", images.shape())));
         }
-        let batches: Vec<_> = images.axis_chunks_iter(Axis(0), batch).collect();
-        batches.into_par_iter().map(|pictures| run(pictures.to_owned().into_tensor())).collect()
+        Ok(images.axis_chunks_iter(Axis(0), batch).map(|batch| batch.to_owned().into_tensor()).collect())
     }
 
     fn pass(&self, input: Tensor) -> Result<ArrayD<f32>> {
-        let outputs = guarded(|| self.plan.run(tvec!(input.into_tvalue())))
-            .map_err(|panic| Error::model("running the model", panic))?
-            .map_err(|e| failed(&e))?;
-        array(&outputs[0])
+        self.run_with(&self.plan, input, eval)
     }
 
-    fn recording_pass(&self, input: Tensor) -> Result<(ArrayD<f32>, Vec<SiteValues>)> {
+    fn recording_pass(
+        &self,
+        plan: &Arc<TypedSimplePlan>,
+        input: Tensor,
+    ) -> Result<(ArrayD<f32>, Vec<SiteValues>)> {
         let mut recorded: Vec<Option<SiteValues>> = vec![None; self.sites.len()];
-        let mut state = SimpleState::new(&self.plan).map_err(|e| failed(&e))?;
-        let outputs = state.run_plan_with_eval(tvec!(input.into_tvalue()), |context, state, node, inputs| {
+        let output = self.run_with(plan, input, |context, state, node, inputs| {
             let Some(op) = node.op_as::<SiteOp>() else { return eval(context, state, node, inputs) };
             let entered = inputs.clone();
             let outputs = eval(context, state, node, inputs)?;
             let plain = |value: &TValue| Ok(value.to_plain_array_view::<f32>()?.to_owned());
-            recorded[op.index] = Some(SiteValues {
+            recorded[op.sites[0]] = Some(SiteValues {
                 inputs: entered.iter().map(plain).collect::<TractResult<_>>()?,
                 output: plain(&outputs[0])?,
             });
             Ok(outputs)
-        });
-        let outputs = outputs.map_err(|e| failed(&e))?;
-        let values =
-            recorded.into_iter().map(|values| values.expect("every site is in the plan once")).collect();
-        Ok((array(&outputs[0])?, values))
+        })?;
+        let values = recorded.into_iter().map(|values| values.expect("every site is in the plan once"));
+        Ok((output, values.collect()))
+    }
+
+    /// The first output of one pass, each node computed by `evaluate`.
+    fn run_with(
+        &self,
+        plan: &Arc<TypedSimplePlan>,
+        input: Tensor,
+        evaluate: impl FnMut(
+            &EvalContext,
+            Option<&mut (dyn OpState + 'static)>,
+            &TypedNode,
+            TVec<TValue>,
+        ) -> TractResult<TVec<TValue>>,
+    ) -> Result<ArrayD<f32>> {
+        let run = || SimpleState::new(plan)?.run_plan_with_eval(tvec!(input.into_tvalue()), evaluate);
+        let outputs = guarded(run).map_err(|panic| Error::model("running the model", panic))?;
+        array(&outputs.map_err(|e| failed(&e))?[0])
+    }
+}
+
+fn operator_name(node: &TypedNode) -> String {
+    match node.op_as::<SiteOp>() {
+        Some(op) => format!("{op}"),
+        None => node.op().name().into_owned(),
     }
 }
 

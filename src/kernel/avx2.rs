@@ -4,20 +4,27 @@
 #![allow(clippy::cast_ptr_alignment)]
 
 use std::arch::x86_64::{
-    __m256, __m256i, _mm256_add_epi32, _mm256_add_ps, _mm256_cvtepi32_ps, _mm256_load_ps, _mm256_load_si256,
-    _mm256_loadu_ps, _mm256_madd_epi16, _mm256_mul_ps, _mm256_set1_epi32, _mm256_set1_ps,
-    _mm256_setzero_si256, _mm256_storeu_ps, _mm256_storeu_si256, _mm256_sub_ps,
+    __m128i, __m256, __m256i, _mm_load_si128, _mm256_add_epi32, _mm256_add_ps, _mm256_castps_si256,
+    _mm256_castsi256_ps, _mm256_cvtepi8_epi16, _mm256_cvtepi32_ps, _mm256_load_ps, _mm256_load_si256,
+    _mm256_loadu_ps, _mm256_loadu_si256, _mm256_madd_epi16, _mm256_mul_ps, _mm256_permute4x64_epi64,
+    _mm256_set1_epi32, _mm256_set1_ps, _mm256_setzero_si256, _mm256_shuffle_ps, _mm256_store_si256,
+    _mm256_storeu_ps, _mm256_storeu_si256, _mm256_sub_ps,
 };
 
 use super::errors::{LANES, TargetRow, sum_of_lanes};
-use super::packed::{PANEL, RowPair};
-use super::{Kernel, PackedB, PackedTarget, Portable, check_errors, check_lengths};
+use super::packed::{PANEL, Quad};
+use super::{Kernel, PackedB, PackedTarget, Portable, Rows, check_errors, check_panel};
 
 /// Rows of A in registers: 6 × 2 accumulators, and B, A and a product beside them, fill the 16 registers.
 const ROWS: usize = 6;
 
-/// Row pairs of one block of K: 256 × 64 bytes of the panel, and six rows of A, stay in a 32 KiB L1.
-const BLOCK: usize = 256;
+/// Quads of one block of K: its row pairs, 256 × 64 bytes, and six rows of A stay in a 32 KiB L1.
+const BLOCK: usize = 128;
+
+/// Two successive rows of one panel in i16, `[column][row]`: what `vpmaddwd` takes.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+struct RowPair([[i16; 2]; PANEL]);
 
 /// A proof that this CPU has AVX2.
 pub struct Avx2(());
@@ -34,10 +41,10 @@ impl Kernel for Avx2 {
         "avx2"
     }
 
-    fn gemm(&self, a: &[i16], m: usize, b: &PackedB, c: &mut [i32]) {
-        check_lengths(a, m, b, c);
+    fn panel(&self, a: Rows, b: &PackedB, panel: usize, c: &mut [[i32; PANEL]]) {
+        check_panel(a, b, panel, c);
         // SAFETY: `self` exists only on a CPU with AVX2.
-        unsafe { gemm(a, b, c) }
+        unsafe { panel_of_product(a, b, panel, c) }
     }
 
     fn errors(&self, a: &[i16], b: &PackedB, scale: f32, target: &PackedTarget, sums: &mut [f32]) {
@@ -51,90 +58,130 @@ impl Kernel for Avx2 {
 }
 
 #[target_feature(enable = "avx2")]
-fn gemm(a: &[i16], b: &PackedB, c: &mut [i32]) {
-    let (k, n) = (b.k(), b.n());
-    if k == 0 || n == 0 {
-        c.fill(0);
-        return;
+fn panel_of_product(a: Rows, b: &PackedB, panel: usize, c: &mut [[i32; PANEL]]) {
+    let quads = b.panel(panel);
+    if quads.is_empty() {
+        c.fill([0; PANEL]);
     }
-    for (first_column, panel) in b.panels() {
-        for (block, row_pairs) in panel.chunks(BLOCK).enumerate() {
-            let at = Place { k, n, first_column, first_row: 2 * block * BLOCK };
-            for (a_rows, c_rows) in a.chunks(ROWS * k).zip(c.chunks_mut(ROWS * n)) {
-                match a_rows.len() / k {
-                    1 => tile::<1>(a_rows, row_pairs, c_rows, at),
-                    2 => tile::<2>(a_rows, row_pairs, c_rows, at),
-                    3 => tile::<3>(a_rows, row_pairs, c_rows, at),
-                    4 => tile::<4>(a_rows, row_pairs, c_rows, at),
-                    5 => tile::<5>(a_rows, row_pairs, c_rows, at),
-                    _ => tile::<ROWS>(a_rows, row_pairs, c_rows, at),
-                }
+    let mut row_pairs = [RowPair([[0; 2]; PANEL]); 2 * BLOCK];
+    for (block, quads) in quads.chunks(BLOCK).enumerate() {
+        let row_pairs = expand(quads, &mut row_pairs);
+        let first = 4 * block * BLOCK;
+        for (a, c) in a.chunks(ROWS).zip(c.chunks_mut(ROWS)) {
+            match c.len() {
+                1 => tile::<1>(a, b.k(), first, row_pairs, c),
+                2 => tile::<2>(a, b.k(), first, row_pairs, c),
+                3 => tile::<3>(a, b.k(), first, row_pairs, c),
+                4 => tile::<4>(a, b.k(), first, row_pairs, c),
+                5 => tile::<5>(a, b.k(), first, row_pairs, c),
+                _ => tile::<ROWS>(a, b.k(), first, row_pairs, c),
             }
         }
     }
 }
 
-/// Where a block of a panel lies in `B[k, n]`.
-#[derive(Clone, Copy)]
-struct Place {
-    k: usize,
-    n: usize,
-    first_column: usize,
-    first_row: usize,
-}
-
-/// `C[R, 16] (+)= A[R, block] · B[block, 16]`; the first block of K overwrites, later ones add.
+/// `C[R, 16] (+)= A[R, block] · B[block, 16]`, the block from column `first` of A on; the first one overwrites.
 #[target_feature(enable = "avx2")]
-fn tile<const R: usize>(a_rows: &[i16], row_pairs: &[RowPair], c_rows: &mut [i32], at: Place) {
-    let sums = products::<R>(a_rows, at.k, at.first_row, row_pairs);
-    let width = PANEL.min(at.n - at.first_column);
-    for (c_row, sum) in c_rows.chunks_exact_mut(at.n).zip(sums) {
-        let c_row = &mut c_row[at.first_column..][..width];
-        let sum = to_array(sum);
-        match <&mut [i32; PANEL]>::try_from(&mut *c_row) {
-            Ok(c_row) if at.first_row == 0 => *c_row = sum,
-            _ if at.first_row == 0 => c_row.copy_from_slice(&sum[..width]),
-            _ => c_row.iter_mut().zip(sum).for_each(|(c, s)| *c = c.wrapping_add(s)),
+fn tile<const R: usize>(a: Rows, k: usize, first: usize, row_pairs: &[RowPair], c: &mut [[i32; PANEL]]) {
+    assert!(a.len() == R && c.len() == R && first <= k && k <= a.stride());
+    let whole = row_pairs.len().min((k - first) / 2);
+    let mut rows = [a.row(0)[first..].as_ptr(); R];
+    for (r, row) in rows.iter_mut().enumerate() {
+        *row = a.row(r)[first..].as_ptr();
+    }
+    let mut sums = [[_mm256_setzero_si256(); 2]; R];
+    for (i, row_pair) in row_pairs[..whole].iter().enumerate() {
+        let b = load(row_pair);
+        for (sum, row) in sums.iter_mut().zip(rows) {
+            // SAFETY: `first + 2i + 1 < k ≤ stride`: both codes are inside the row.
+            let pair = unsafe { row.cast::<i32>().add(i).read_unaligned() };
+            add_pair(sum, pair, b);
+        }
+    }
+    if let (Some(row_pair), 1) = (row_pairs.get(whole), (k - first) % 2) {
+        let b = load(row_pair);
+        for (r, sum) in sums.iter_mut().enumerate() {
+            // K is odd: the last code of the row and a zero (x86 is little-endian).
+            add_pair(sum, i32::from(a.row(r)[k - 1] as u16), b);
+        }
+    }
+    for (c, sum) in c.iter_mut().zip(sums) {
+        let start = c.as_mut_ptr().cast::<__m256i>();
+        for (half, sum) in sum.into_iter().enumerate() {
+            // SAFETY: 16 i32 are two vectors, and neither access needs alignment.
+            unsafe {
+                let to = start.add(half);
+                let before = if first == 0 { _mm256_setzero_si256() } else { _mm256_loadu_si256(to) };
+                _mm256_storeu_si256(to, _mm256_add_epi32(before, sum));
+            }
         }
     }
 }
 
-/// As [`Kernel::errors`], panel by panel: the product never leaves the registers.
+/// The codes of `quads` in i16, two row pairs each, in the front of `row_pairs`.
+#[target_feature(enable = "avx2")]
+fn expand<'p>(quads: &[Quad], row_pairs: &'p mut [RowPair]) -> &'p [RowPair] {
+    for (Quad(quad), pairs) in quads.iter().zip(row_pairs.chunks_exact_mut(2)) {
+        let from = quad.as_ptr().cast::<__m128i>();
+        let to = pairs.as_mut_ptr().cast::<__m256i>();
+        for half in 0..2 {
+            // SAFETY: a `Quad` is 64 bytes, four vectors; two `RowPair`s are 128 bytes, four larger ones; all aligned.
+            unsafe {
+                let low = _mm256_cvtepi8_epi16(_mm_load_si128(from.add(2 * half)));
+                let high = _mm256_cvtepi8_epi16(_mm_load_si128(from.add(2 * half + 1)));
+                _mm256_store_si256(to.add(half), deinterleave::<0b10_00_10_00>(low, high));
+                _mm256_store_si256(to.add(2 + half), deinterleave::<0b11_01_11_01>(low, high));
+            }
+        }
+    }
+    &row_pairs[..2 * quads.len()]
+}
+
+/// The even or the odd pairs of codes of four and four columns, in the order of the columns.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn deinterleave<const PAIRS: i32>(low: __m256i, high: __m256i) -> __m256i {
+    let both = _mm256_shuffle_ps::<PAIRS>(_mm256_castsi256_ps(low), _mm256_castsi256_ps(high));
+    _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_castps_si256(both))
+}
+
+/// As [`Kernel::errors`], panel by panel: the product never leaves the L1.
 #[target_feature(enable = "avx2")]
 fn errors(a: &[i16], b: &PackedB, scale: f32, target: &PackedTarget, sums: &mut [f32]) {
-    let k = b.k();
+    let (a, k) = (Rows::new(a, b.k()), b.k());
     let mut lanes = vec![[0f32; LANES]; sums.len()];
-    for (i, (_, panel)) in b.panels().enumerate() {
-        let target = target.panel(i).chunks(ROWS);
-        for ((a, target), lanes) in a.chunks(ROWS * k).zip(target).zip(lanes.chunks_mut(ROWS)) {
+    let mut row_pairs = vec![RowPair([[0; 2]; PANEL]); 2 * k.div_ceil(4)];
+    let mut products = [[0; PANEL]; ROWS];
+    for panel in 0..b.panels() {
+        let row_pairs = expand(b.panel(panel), &mut row_pairs);
+        let target = target.panel(panel).chunks(ROWS);
+        for ((a, target), lanes) in a.chunks(ROWS).zip(target).zip(lanes.chunks_mut(ROWS)) {
+            let products = &mut products[..lanes.len()];
             match lanes.len() {
-                1 => error_tile::<1>(a, panel, scale, target, lanes),
-                2 => error_tile::<2>(a, panel, scale, target, lanes),
-                3 => error_tile::<3>(a, panel, scale, target, lanes),
-                4 => error_tile::<4>(a, panel, scale, target, lanes),
-                5 => error_tile::<5>(a, panel, scale, target, lanes),
-                _ => error_tile::<ROWS>(a, panel, scale, target, lanes),
+                1 => tile::<1>(a, k, 0, row_pairs, products),
+                2 => tile::<2>(a, k, 0, row_pairs, products),
+                3 => tile::<3>(a, k, 0, row_pairs, products),
+                4 => tile::<4>(a, k, 0, row_pairs, products),
+                5 => tile::<5>(a, k, 0, row_pairs, products),
+                _ => tile::<ROWS>(a, k, 0, row_pairs, products),
             }
+            add_errors(products, scale, target, lanes);
         }
     }
     sums.iter_mut().zip(lanes).for_each(|(sum, lanes)| *sum = sum_of_lanes(lanes));
 }
 
-/// Adds the weighted squared errors of R rows and one panel to the lanes of the rows.
+/// Adds the weighted squared errors of some rows and one panel to the lanes of the rows.
+#[inline]
 #[target_feature(enable = "avx2")]
-fn error_tile<const R: usize>(
-    a_rows: &[i16],
-    panel: &[RowPair],
-    scale: f32,
-    target: &[TargetRow],
-    lanes: &mut [[f32; LANES]],
-) {
-    let products = products::<R>(a_rows, a_rows.len() / R, 0, panel);
+fn add_errors(products: &[[i32; PANEL]], scale: f32, target: &[TargetRow], lanes: &mut [[f32; LANES]]) {
     let scale = _mm256_set1_ps(scale);
-    for ((products, target), lanes) in products.into_iter().zip(target).zip(lanes) {
+    for ((products, target), lanes) in products.iter().zip(target).zip(lanes) {
         let mut total = load_floats(lanes);
         let (values, weights) = (halves(&target.values), halves(&target.weights));
-        for ((product, value), weight) in products.into_iter().zip(values).zip(weights) {
+        for ((half, value), weight) in values.into_iter().enumerate().zip(weights) {
+            // SAFETY: 16 i32 are two vectors, and the load needs no alignment.
+            let product = unsafe { _mm256_loadu_si256(products.as_ptr().cast::<__m256i>().add(half)) };
             let error = _mm256_sub_ps(_mm256_mul_ps(_mm256_cvtepi32_ps(product), scale), value);
             total = _mm256_add_ps(total, _mm256_mul_ps(weight, _mm256_mul_ps(error, error)));
         }
@@ -157,41 +204,6 @@ fn load_floats(values: &[f32; LANES]) -> __m256 {
     unsafe { _mm256_loadu_ps(values.as_ptr()) }
 }
 
-/// The sums of products of R rows of `A[R, K]`, from column `first`, with the columns of `row_pairs`.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn products<const R: usize>(
-    a_rows: &[i16],
-    k: usize,
-    first: usize,
-    row_pairs: &[RowPair],
-) -> [[__m256i; 2]; R] {
-    // No closure, which would not be inlined: it has features that `array::from_fn` lacks.
-    let mut rows = [&a_rows[..0]; R];
-    for (row, a_row) in rows.iter_mut().zip(a_rows.chunks_exact(k)) {
-        *row = &a_row[first..];
-    }
-    let whole = row_pairs.len().min(rows[0].len() / 2);
-    let mut sums = [[_mm256_setzero_si256(); 2]; R];
-    for (i, row_pair) in row_pairs[..whole].iter().enumerate() {
-        let b = load(row_pair);
-        for (sum, row) in sums.iter_mut().zip(rows) {
-            // SAFETY: `i < whole ≤ row.len() / 2`, so that elements 2i and 2i + 1 are inside the row: all rows of a
-            // tile have the same length.
-            let pair = unsafe { row.as_ptr().cast::<i32>().add(i).read_unaligned() };
-            add_pair(sum, pair, b);
-        }
-    }
-    if let Some(row_pair) = row_pairs.get(whole) {
-        let b = load(row_pair);
-        for (sum, row) in sums.iter_mut().zip(rows) {
-            // K is odd: the last code of the row and a zero (x86 is little-endian).
-            add_pair(sum, i32::from(row[2 * whole] as u16), b);
-        }
-    }
-    sums
-}
-
 /// `sum += [a0·b0 + a1·b1 for each column]`, where `pair` holds a0 and a1. With |b| ≤ 128 no pair sum overflows.
 #[inline]
 #[target_feature(enable = "avx2")]
@@ -208,17 +220,4 @@ fn load(RowPair(row_pair): &RowPair) -> [__m256i; 2] {
     let start = row_pair.as_ptr().cast::<__m256i>();
     // SAFETY: a `RowPair` is 64 bytes, aligned to 64: two aligned vectors.
     unsafe { [_mm256_load_si256(start), _mm256_load_si256(start.add(1))] }
-}
-
-#[inline]
-#[target_feature(enable = "avx2")]
-fn to_array(sum: [__m256i; 2]) -> [i32; PANEL] {
-    let mut array = [0i32; PANEL];
-    let start = array.as_mut_ptr().cast::<__m256i>();
-    // SAFETY: 16 i32 are 64 bytes: two vectors, and the store needs no alignment.
-    unsafe {
-        _mm256_storeu_si256(start, sum[0]);
-        _mm256_storeu_si256(start.add(1), sum[1]);
-    }
-    array
 }

@@ -9,29 +9,70 @@ mod errors;
 mod packed;
 mod portable;
 mod reference;
+#[cfg(target_arch = "x86_64")]
+mod vnni;
 
 use std::sync::OnceLock;
 
 #[cfg(target_arch = "x86_64")]
 pub use avx2::Avx2;
 pub use errors::{PackedTarget, squared_error};
-pub use packed::PackedB;
+pub use packed::{Bytes, PANEL, PackedB, Rows};
 pub use portable::Portable;
 pub use reference::Reference;
+#[cfg(target_arch = "x86_64")]
+pub use vnni::Vnni;
 
 /// One way to multiply codes.
+///
+/// It is the caller's duty that [`fits_i32`] holds for the largest `|a|`: then no sum, partial or whole, overflows.
+/// Otherwise the results are the true ones modulo 2³².
 pub trait Kernel: Send + Sync {
     /// A short name for reports and benchmarks.
     fn name(&self) -> &'static str;
 
-    /// `C[M, N] = A[M, K] · B[K, N]`, all row-major; what `c` held before is overwritten.
+    /// One panel of `C = A · B`: `c[M][16]`, the columns from `16·panel` on; what `c` held before is overwritten.
     ///
-    /// It is the caller's duty that [`fits_i32`] holds for the largest `|a|`: then no sum, partial or whole, overflows.
-    /// Otherwise the result is the true one modulo 2³².
+    /// # Panics
+    /// If a row of `a` is shorter than `b.k()`, `c` has not M rows, or there is no such panel.
+    fn panel(&self, a: Rows, b: &PackedB, panel: usize, c: &mut [[i32; PANEL]]);
+
+    /// Whether [`byte_panel`](Self::byte_panel) is the faster way for codes of a byte.
+    fn takes_bytes(&self) -> bool {
+        false
+    }
+
+    /// As [`panel`](Self::panel), for an A of codes that fit a byte.
+    fn byte_panel(&self, a: &Bytes, b: &PackedB, panel: usize, c: &mut [[i32; PANEL]]) {
+        check_byte_panel(a, b, panel, c);
+        let widen = |row| a.row(row)[..b.k()].iter().map(|&code| i16::from(code) - i16::from(Bytes::OFFSET));
+        let codes: Vec<i16> = (0..a.len()).flat_map(widen).collect();
+        match b.k() {
+            0 => c.fill([0; PANEL]),
+            k => self.panel(Rows::new(&codes, k), b, panel, c),
+        }
+    }
+
+    /// `C[M, N] = A[M, K] · B[K, N]`, all row-major; what `c` held before is overwritten.
     ///
     /// # Panics
     /// If `a` is not `m·b.k()` long or `c` is not `m·b.n()` long.
-    fn gemm(&self, a: &[i16], m: usize, b: &PackedB, c: &mut [i32]);
+    fn gemm(&self, a: &[i16], m: usize, b: &PackedB, c: &mut [i32]) {
+        let (k, n) = (b.k(), b.n());
+        assert_eq!(Some(a.len()), m.checked_mul(k), "A must be [{m}, {k}]");
+        assert_eq!(Some(c.len()), m.checked_mul(n), "C must be [{m}, {n}]");
+        if k == 0 || c.is_empty() {
+            return c.fill(0);
+        }
+        let mut sums = vec![[0; PANEL]; m];
+        for panel in 0..b.panels() {
+            self.panel(Rows::new(a, k), b, panel, &mut sums);
+            let columns = panel * PANEL..n.min((panel + 1) * PANEL);
+            for (c, sums) in c.chunks_exact_mut(n).zip(&sums) {
+                c[columns.clone()].copy_from_slice(&sums[..columns.len()]);
+            }
+        }
+    }
 
     /// By row of `C = A · B`, [`squared_error`] of `scale · C` against `target`, to the bit; overwrites `sums: [M]`.
     ///
@@ -60,30 +101,42 @@ pub fn fits_i32(max_abs_a: i32, b: &PackedB) -> bool {
 
 /// The fastest kernel of this CPU.
 pub fn best() -> &'static dyn Kernel {
-    vector_kernel().unwrap_or(&Portable)
+    all().last().copied().unwrap_or(&Portable)
 }
 
 /// Every kernel that this CPU can run, the slowest first.
-pub fn all() -> Vec<&'static dyn Kernel> {
-    let mut kernels: Vec<&'static dyn Kernel> = vec![&Reference, &Portable];
-    kernels.extend(vector_kernel());
-    kernels
+pub fn all() -> &'static [&'static dyn Kernel] {
+    static ALL: OnceLock<Vec<&'static dyn Kernel>> = OnceLock::new();
+    ALL.get_or_init(|| {
+        let mut kernels: Vec<&'static dyn Kernel> = vec![&Reference, &Portable];
+        kernels.extend(vector_kernels());
+        kernels
+    })
 }
 
 #[cfg(target_arch = "x86_64")]
-fn vector_kernel() -> Option<&'static dyn Kernel> {
+fn vector_kernels() -> impl Iterator<Item = &'static dyn Kernel> {
     static AVX2: OnceLock<Option<Avx2>> = OnceLock::new();
-    AVX2.get_or_init(Avx2::new).as_ref().map(|kernel| kernel as &dyn Kernel)
+    static VNNI: OnceLock<Option<Vnni>> = OnceLock::new();
+    let avx2 = AVX2.get_or_init(Avx2::new).as_ref().map(|kernel| kernel as &dyn Kernel);
+    avx2.into_iter().chain(VNNI.get_or_init(Vnni::new).as_ref().map(|kernel| kernel as &dyn Kernel))
 }
 
 #[cfg(not(target_arch = "x86_64"))]
-fn vector_kernel() -> Option<&'static dyn Kernel> {
-    None
+fn vector_kernels() -> impl Iterator<Item = &'static dyn Kernel> {
+    std::iter::empty()
 }
 
-fn check_lengths(a: &[i16], m: usize, b: &PackedB, c: &[i32]) {
-    assert_eq!(Some(a.len()), m.checked_mul(b.k()), "A must be [{m}, {}]", b.k());
-    assert_eq!(Some(c.len()), m.checked_mul(b.n()), "C must be [{m}, {}]", b.n());
+fn check_panel(a: Rows, b: &PackedB, panel: usize, c: &[[i32; PANEL]]) {
+    assert!(a.is_empty() || a.stride() >= b.k(), "rows of {} codes, expected {}", a.stride(), b.k());
+    assert_eq!(a.len(), c.len(), "C must have the rows of A");
+    assert!(panel < b.panels(), "panel {panel} of {}", b.panels());
+}
+
+fn check_byte_panel(a: &Bytes, b: &PackedB, panel: usize, c: &[[i32; PANEL]]) {
+    assert!(a.is_empty() || a.row(0).len() == b.k().next_multiple_of(4), "rows of K = {} codes", b.k());
+    assert_eq!(a.len(), c.len(), "C must have the rows of A");
+    assert!(panel < b.panels(), "panel {panel} of {}", b.panels());
 }
 
 fn check_errors(a: &[i16], b: &PackedB, target: &PackedTarget, sums: &[f32]) {

@@ -1,19 +1,101 @@
-//! The right operand in the order in which the kernels read it.
+//! The operands in the order in which the kernels read them.
 
 /// Columns of one panel.
-pub(super) const PANEL: usize = 16;
+pub const PANEL: usize = 16;
 
-/// Two successive rows of one panel: `[column][row]`, one cache line.
+/// Four successive rows of one panel, `[column][row]`: one cache line.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
-pub(super) struct RowPair(pub(super) [[i16; 2]; PANEL]);
+pub(super) struct Quad(pub(super) [[i8; 4]; PANEL]);
 
-/// `B[K, N]` of i8 codes, packed once as `[N/16][K/2][16][2]` of i16, K and N padded with zeros.
+/// Rows of codes, the left operand: `[M, K]` row-major, one after the other at a constant distance.
+#[derive(Clone, Copy)]
+pub struct Rows<'a> {
+    codes: &'a [i16],
+    stride: usize,
+}
+
+impl<'a> Rows<'a> {
+    /// Rows of `stride` codes; what is in a row beyond K is not read as codes.
+    ///
+    /// # Panics
+    /// If `codes` is not a whole number of rows.
+    pub fn new(codes: &'a [i16], stride: usize) -> Self {
+        assert!(codes.is_empty() || (stride > 0 && codes.len().is_multiple_of(stride)), "rows of {stride} codes");
+        Self { codes, stride }
+    }
+
+    /// M.
+    pub fn len(self) -> usize {
+        self.codes.len() / self.stride.max(1)
+    }
+
+    /// Whether there is no row.
+    pub fn is_empty(self) -> bool {
+        self.codes.is_empty()
+    }
+
+    /// The codes of a row, and what follows them up to the next.
+    pub(super) fn row(self, row: usize) -> &'a [i16] {
+        &self.codes[row * self.stride..][..self.stride]
+    }
+
+    /// `rows` at a time, the last ones fewer.
+    pub(super) fn chunks(self, rows: usize) -> impl Iterator<Item = Rows<'a>> {
+        self.codes.chunks(rows * self.stride.max(1)).map(move |codes| Self { codes, stride: self.stride })
+    }
+
+    pub(super) fn stride(self) -> usize {
+        self.stride
+    }
+}
+
+/// Rows of codes of −128…127, the left operand of the kernels that take bytes: code + 128, K padded to fours.
+pub struct Bytes {
+    codes: Vec<u8>,
+    stride: usize,
+    len: usize,
+}
+
+impl Bytes {
+    /// What is added to a code.
+    pub(super) const OFFSET: u8 = 128;
+
+    /// The codes of `a: [M, K]`, each in −128…127.
+    ///
+    /// # Panics
+    /// If `a` is not a whole number of rows of K.
+    pub fn new(a: &[i16], k: usize) -> Self {
+        let (stride, len) = (k.next_multiple_of(4), Rows::new(a, k).len());
+        let mut codes = vec![Self::OFFSET; stride * len];
+        for (to, from) in codes.chunks_exact_mut(stride.max(1)).zip(a.chunks_exact(k.max(1))) {
+            let offset = |(to, &code): (&mut u8, &i16)| *to = (code + i16::from(Self::OFFSET)) as u8;
+            to.iter_mut().zip(from).for_each(offset);
+        }
+        Self { codes, stride, len }
+    }
+
+    /// M.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there is no row.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// The bytes of a row, padded.
+    pub(super) fn row(&self, row: usize) -> &[u8] {
+        &self.codes[row * self.stride..][..self.stride]
+    }
+}
+
+/// `B[K, N]` of i8 codes, packed once as `[N/16][K/4][16][4]`, K and N padded with zeros.
 pub struct PackedB {
     k: usize,
     n: usize,
-    max_column_abs_sum: i64,
-    pairs: Vec<RowPair>,
+    quads: Vec<Quad>,
 }
 
 impl PackedB {
@@ -33,37 +115,54 @@ impl PackedB {
     /// If `b_t` is not `k·n` long.
     pub fn pack_transposed(b_t: &[i8], k: usize, n: usize) -> Self {
         assert_eq!(Some(b_t.len()), k.checked_mul(n), "B must hold {k} x {n} codes");
-        Self::pack_rows(k, n, |row, to| {
-            to.iter_mut().enumerate().for_each(|(column, to)| *to = b_t[column * k + row].into());
-        })
+        let widen = |(to, &code): (&mut i16, &i8)| *to = code.into();
+        Self::pack_columns(k, n, |column, to| to.iter_mut().zip(&b_t[column * k..]).for_each(widen))
     }
 
     /// Packs the rows that `fill(row, codes)` writes; the codes must be those of an i8.
     pub fn pack_rows(k: usize, n: usize, mut fill: impl FnMut(usize, &mut [i16])) -> Self {
-        let row_pairs = k.div_ceil(2);
-        let panels = n.div_ceil(PANEL);
-        let mut pairs = vec![RowPair([[0; 2]; PANEL]); panels * row_pairs];
-        let mut column_abs_sums = vec![0u32; n];
-        let mut rows = [vec![0i16; panels * PANEL], vec![0i16; panels * PANEL]];
-        for i in 0..row_pairs {
-            for (row, codes) in (2 * i..).zip(&mut rows) {
+        let quads_of_panel = k.div_ceil(4);
+        let mut packed = Self::zeros(k, n);
+        if n == 0 {
+            return packed;
+        }
+        let padded = n.next_multiple_of(PANEL);
+        let mut rows = vec![0i16; 4 * padded];
+        for i in 0..quads_of_panel {
+            for (row, codes) in (4 * i..).zip(rows.chunks_exact_mut(padded)) {
                 match row < k {
                     true => fill(row, &mut codes[..n]),
                     false => codes.fill(0),
                 }
-                let add = |(sum, code): (&mut u32, &i16)| *sum += u32::from(code.unsigned_abs());
-                column_abs_sums.iter_mut().zip(&*codes).for_each(add);
             }
-            let panels = rows[0].chunks_exact(PANEL).zip(rows[1].chunks_exact(PANEL));
-            for (panel, (even, odd)) in panels.enumerate() {
-                let RowPair(pair) = &mut pairs[panel * row_pairs + i];
-                for (slot, (&even, &odd)) in pair.iter_mut().zip(even.iter().zip(odd)) {
-                    *slot = [even, odd];
+            let [r0, r1, r2, r3] = [0, 1, 2, 3].map(|row| rows[row * padded..][..padded].chunks_exact(PANEL));
+            for (panel, (((r0, r1), r2), r3)) in r0.zip(r1).zip(r2).zip(r3).enumerate() {
+                let Quad(quad) = &mut packed.quads[panel * quads_of_panel + i];
+                for (column, to) in quad.iter_mut().enumerate() {
+                    *to = [r0[column], r1[column], r2[column], r3[column]].map(|code| code as i8);
                 }
             }
         }
-        let largest = column_abs_sums.into_iter().max().unwrap_or(0);
-        Self { k, n, max_column_abs_sum: largest.into(), pairs }
+        packed
+    }
+
+    /// Packs the columns that `fill(column, codes)` writes; the codes must be those of an i8.
+    pub fn pack_columns(k: usize, n: usize, mut fill: impl FnMut(usize, &mut [i16])) -> Self {
+        let quads_of_panel = k.div_ceil(4);
+        let mut packed = Self::zeros(k, n);
+        let mut codes = vec![0i16; 4 * quads_of_panel];
+        for column in 0..n {
+            fill(column, &mut codes[..k]);
+            let quads = &mut packed.quads[column / PANEL * quads_of_panel..][..quads_of_panel];
+            for (Quad(quad), codes) in quads.iter_mut().zip(codes.chunks_exact(4)) {
+                quad[column % PANEL] = [codes[0], codes[1], codes[2], codes[3]].map(|code| code as i8);
+            }
+        }
+        packed
+    }
+
+    fn zeros(k: usize, n: usize) -> Self {
+        Self { k, n, quads: vec![Quad([[0; 4]; PANEL]); n.div_ceil(PANEL) * k.div_ceil(4)] }
     }
 
     /// Rows of B: the length of the sums.
@@ -76,19 +175,28 @@ impl PackedB {
         self.n
     }
 
+    /// How many panels of [`PANEL`] columns there are, the last one perhaps in part.
+    pub fn panels(&self) -> usize {
+        self.n.div_ceil(PANEL)
+    }
+
     /// The largest `Σ|b|` of any column: times the largest `|a|`, it bounds every element of the product.
     pub fn max_column_abs_sum(&self) -> i64 {
-        self.max_column_abs_sum
+        let sum_of_panel = |panel| {
+            let mut sums = [0u32; PANEL];
+            for Quad(quad) in self.panel(panel) {
+                for (sum, codes) in sums.iter_mut().zip(quad) {
+                    *sum += codes.iter().map(|code| u32::from(code.unsigned_abs())).sum::<u32>();
+                }
+            }
+            sums.into_iter().max().unwrap_or(0)
+        };
+        (0..self.panels()).map(sum_of_panel).max().unwrap_or(0).into()
     }
 
-    /// The panels from left to right: the first column of each and its `⌈K/2⌉` row pairs.
-    pub(super) fn panels(&self) -> impl Iterator<Item = (usize, &[RowPair])> {
-        let row_pairs = self.k.div_ceil(2);
-        (0..self.n.div_ceil(PANEL)).map(move |p| (p * PANEL, &self.pairs[p * row_pairs..][..row_pairs]))
-    }
-
-    /// `B[row, column]`.
-    pub(super) fn code(&self, row: usize, column: usize) -> i16 {
-        self.pairs[column / PANEL * self.k.div_ceil(2) + row / 2].0[column % PANEL][row % 2]
+    /// The `⌈K/4⌉` quads of one panel.
+    pub(super) fn panel(&self, panel: usize) -> &[Quad] {
+        let quads = self.k.div_ceil(4);
+        &self.quads[panel * quads..][..quads]
     }
 }

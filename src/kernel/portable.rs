@@ -1,7 +1,7 @@
 //! Plain Rust in a shape that LLVM vectorizes: it serves every CPU without a kernel of its own.
 
-use super::packed::{PANEL, RowPair};
-use super::{Kernel, PackedB, check_lengths};
+use super::packed::{PANEL, Quad};
+use super::{Kernel, PackedB, Rows, check_panel};
 
 /// Columns of B that are read against one row of A.
 const COLUMNS: usize = 4;
@@ -14,28 +14,19 @@ impl Kernel for Portable {
         "portable"
     }
 
-    fn gemm(&self, a: &[i16], m: usize, b: &PackedB, c: &mut [i32]) {
-        check_lengths(a, m, b, c);
-        let (k, n) = (b.k(), b.n());
-        if k == 0 || n == 0 {
-            c.fill(0);
-            return;
-        }
-        for (first_of_panel, panel) in b.panels() {
-            for offset in (0..PANEL.min(n - first_of_panel)).step_by(COLUMNS) {
-                let columns: [Vec<i16>; COLUMNS] = std::array::from_fn(|j| column_of(panel, offset + j));
-                let first = first_of_panel + offset;
-                let width = COLUMNS.min(n - first);
-                for (a_row, c_row) in a.chunks_exact(k).zip(c.chunks_exact_mut(n)) {
-                    c_row[first..first + width].copy_from_slice(&dots(a_row, &columns)[..width]);
-                }
+    fn panel(&self, a: Rows, b: &PackedB, panel: usize, c: &mut [[i32; PANEL]]) {
+        check_panel(a, b, panel, c);
+        for first in (0..PANEL).step_by(COLUMNS) {
+            let columns: [Vec<i16>; COLUMNS] = std::array::from_fn(|j| column_of(b.panel(panel), first + j));
+            for (row, c) in c.iter_mut().enumerate() {
+                c[first..][..COLUMNS].copy_from_slice(&dots(&a.row(row)[..b.k()], &columns));
             }
         }
     }
 }
 
-fn column_of(panel: &[RowPair], column: usize) -> Vec<i16> {
-    panel.iter().flat_map(|RowPair(columns)| columns[column]).collect()
+fn column_of(panel: &[Quad], column: usize) -> Vec<i16> {
+    panel.iter().flat_map(|Quad(columns)| columns[column].map(i16::from)).collect()
 }
 
 fn dots(a: &[i16], columns: &[Vec<i16>; COLUMNS]) -> [i32; COLUMNS] {

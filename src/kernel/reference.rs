@@ -1,6 +1,7 @@
 //! The definition of the product, for the tests of the others.
 
-use super::{Kernel, PackedB, check_lengths};
+use super::packed::{PANEL, Quad};
+use super::{Kernel, PackedB, Rows, check_panel};
 
 /// The naive triple loop.
 pub struct Reference;
@@ -10,13 +11,17 @@ impl Kernel for Reference {
         "reference"
     }
 
-    fn gemm(&self, a: &[i16], m: usize, b: &PackedB, c: &mut [i32]) {
-        check_lengths(a, m, b, c);
-        for row in 0..m {
-            for column in 0..b.n() {
-                c[row * b.n() + column] = (0..b.k()).fold(0i32, |sum, i| {
-                    sum.wrapping_add(i32::from(a[row * b.k() + i]) * i32::from(b.code(i, column)))
-                });
+    fn panel(&self, a: Rows, b: &PackedB, panel: usize, c: &mut [[i32; PANEL]]) {
+        check_panel(a, b, panel, c);
+        let quads = b.panel(panel);
+        let code = |row: usize, column: usize| {
+            let Quad(quad) = quads[row / 4];
+            i32::from(quad[column][row % 4])
+        };
+        for (row, c) in c.iter_mut().enumerate() {
+            for (column, c) in c.iter_mut().enumerate() {
+                let products = (0..b.k()).map(|i| i32::from(a.row(row)[i]) * code(i, column));
+                *c = products.fold(0, i32::wrapping_add);
             }
         }
     }

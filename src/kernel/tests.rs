@@ -19,11 +19,27 @@ fn check(a: &[i16], b: &[i8], [m, k, n]: [usize; 3], what: &str) {
             let mut c = vec![i32::MIN; m * n];
             kernel.gemm(a, m, &packed, &mut c);
             assert_eq!(c, expected, "{} at {m}x{k}x{n}, {what}", kernel.name());
+            if a.iter().all(|code| (-128..128).contains(code)) && k > 0 {
+                check_bytes(*kernel, (a, k), &packed, &expected, what);
+            }
         }
     }
 }
 
-/// Both sides of every edge: 6 rows, 16 columns, pairs of K, blocks of 512 rows of B.
+fn check_bytes(kernel: &dyn Kernel, (a, k): (&[i16], usize), b: &PackedB, expected: &[i32], what: &str) {
+    let a = Bytes::new(a, k);
+    for panel in 0..b.panels() {
+        let mut c = vec![[i32::MIN; PANEL]; a.len()];
+        kernel.byte_panel(&a, b, panel, &mut c);
+        for (row, c) in c.iter().enumerate() {
+            let expected = &expected[row * b.n()..][..b.n()][panel * PANEL..];
+            let width = expected.len().min(PANEL);
+            assert_eq!(c[..width], expected[..width], "{} in bytes, K = {k}, {what}", kernel.name());
+        }
+    }
+}
+
+/// Both sides of every edge: 6 and 12 rows, 16 columns, pairs of K, blocks of 512 rows of B.
 #[test]
 fn every_kernel_computes_the_product() {
     let mut random = ChaCha8Rng::seed_from_u64(1);
@@ -45,12 +61,14 @@ fn check_sizes(random: &mut ChaCha8Rng, [m, k, n]: [usize; 3]) {
     let a: Vec<i16> = (0..m * k).map(|_| random.random()).collect();
     let b: Vec<i8> = (0..k * n).map(|_| random.random()).collect();
     check(&a, &b, [m, k, n], "random codes");
+    let a: Vec<i16> = (0..m * k).map(|_| random.random::<i8>().into()).collect();
+    check(&a, &b, [m, k, n], "random bytes");
 }
 
 /// The largest sums that fit, and sums that wrap alike in every kernel.
 #[test]
 fn extreme_codes() {
-    for (a, b) in [(i16::MAX, i8::MIN), (i16::MIN, i8::MIN), (i16::MIN, i8::MAX), (255, -128), (-1, -1)] {
+    for (a, b) in [(i16::MAX, i8::MIN), (i16::MIN, i8::MIN), (i16::MIN, i8::MAX), (255, -128), (-128, -128), (127, -128), (-1, -1)] {
         for k in [1, 2, 3, 511, 512, 513, 600] {
             check(&vec![a; 7 * k], &vec![b; k * 17], [7, k, 17], &format!("all {a} and {b}"));
         }
@@ -75,7 +93,7 @@ fn every_kernel_computes_the_same_errors() {
                 let at = row * n..(row + 1) * n;
                 (&reference[at.clone()], weighted.then(|| &weights[at]))
             });
-            let all = all().into_iter().map(|kernel| {
+            let all = all().iter().map(|kernel| {
                 let mut sums = vec![f32::NAN; m];
                 kernel.errors(&a, &packed, 1e-3, &target, &mut sums);
                 sums

@@ -255,21 +255,21 @@ impl Quantizer {
 }
 
 /// Eq. (2).
-#[inline]
+#[inline(always)]
 fn uniform_code(x: f32, delta: f32, bits: Bits) -> i32 {
     let half = bits.half() as f32;
     round_half_even((x / delta).clamp(-half, half - 1.0))
 }
 
 /// One range of Eq. (4): `clamp(round(x/Δ), 0, 2^(k−1)−1)`.
-#[inline]
+#[inline(always)]
 fn magnitude(x: f32, delta: f32, bits: Bits) -> i32 {
     round_half_even((x / delta).clamp(0.0, (bits.half() - 1) as f32))
 }
 
 /// `x`, of magnitude below 2^22, rounded half to even. Adding 1.5·2^23 leaves no room for a fraction, so the
 /// addition itself rounds; unlike `round_ties_even` this vectorizes on every CPU.
-#[inline]
+#[inline(always)]
 fn round_half_even(x: f32) -> i32 {
     const MAGIC: f32 = 12_582_912.0;
     (x + MAGIC).to_bits() as i32 - MAGIC.to_bits() as i32

@@ -1,4 +1,6 @@
-//! Quantization of whole slices to the i16 codes that the integer kernels take.
+//! Quantization of whole slices to the i16 codes that the integer kernels take, compiled once for each vector unit.
+
+use multiversion::multiversion;
 
 use super::{Bits, Quantizer, Scale, TwinScale, magnitude, uniform_code};
 
@@ -19,51 +21,67 @@ pub enum Codes {
 }
 
 /// The codes of a uniform quantizer, Eq. (2); as many as the shorter slice holds.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
 pub fn uniform_codes(xs: &[f32], scale: Scale, bits: Bits, codes: &mut [i16]) {
     codes.iter_mut().zip(xs).for_each(|(code, &x)| *code = uniform_code(x, scale.get(), bits) as i16);
 }
 
 impl Quantizer {
+    /// As [`uniform_codes`].
+    ///
+    /// # Panics
+    /// If it is a twin.
+    pub fn uniform_codes(self, xs: &[f32], codes: &mut [i16]) {
+        let Self::Uniform { scale, bits } = self else { panic!("a twin has two ranges") };
+        uniform_codes(xs, scale, bits, codes);
+    }
+
     /// The codes of `xs`; fused if every possible `|code| ≤ max_fused` (at most `i16::MAX`), else split.
     pub fn codes(self, xs: &[f32], max_fused: i32) -> Codes {
         let fused = self.max_abs_code() <= max_fused.min(i16::MAX.into());
+        let mut codes = vec![0; xs.len()];
         match self {
-            Self::Uniform { scale, bits } => {
-                let mut codes = vec![0; xs.len()];
-                uniform_codes(xs, scale, bits, &mut codes);
-                Codes::Fused(codes)
+            Self::Uniform { scale, bits } => uniform_codes(xs, scale, bits, &mut codes),
+            Self::TwinSoftmax { scale, .. } | Self::TwinGelu { scale, .. } if !fused => {
+                let mut coarse = codes.clone();
+                self.twin_codes(xs, [1, 0], &mut codes);
+                self.twin_codes(xs, [0, 1], &mut coarse);
+                return Codes::Split { fine: codes, coarse, shift: scale.shift };
             }
-            Self::TwinSoftmax { .. } | Self::TwinGelu { .. } if fused => {
-                Codes::Fused(self.twin_codes(xs, |shift, fine, coarse| (fine + (coarse << shift)) as i16))
+            Self::TwinSoftmax { scale, .. } | Self::TwinGelu { scale, .. } => {
+                self.twin_codes(xs, [1, 1 << scale.shift], &mut codes);
             }
-            Self::TwinSoftmax { scale, .. } | Self::TwinGelu { scale, .. } => Codes::Split {
-                fine: self.twin_codes(xs, |_, fine, _| fine as i16),
-                coarse: self.twin_codes(xs, |_, _, coarse| coarse as i16),
-                shift: scale.shift,
-            },
         }
+        Codes::Fused(codes)
     }
 
-    /// `join(m, a, b)` of every element, where one of `a` and `b` is 0. Free of branches, so that it vectorizes.
-    fn twin_codes(self, xs: &[f32], join: impl Fn(u8, i32, i32) -> i16) -> Vec<i16> {
+    /// `a·units[0] + b·units[1]` of every element, where a and b are its codes in R1 and R2.
+    fn twin_codes(self, xs: &[f32], units: [i32; 2], codes: &mut [i16]) {
         match self {
             Self::Uniform { .. } => unreachable!("a uniform quantizer has one range"),
-            Self::TwinGelu { scale: scale @ TwinScale { fine, shift }, bits } => {
-                let (fine, coarse) = (fine.get(), scale.coarse());
-                // Each clamp at 0 empties the range to which the element does not belong.
-                let code = |&x: &f32| join(shift, -magnitude(-x, fine, bits), magnitude(x, coarse, bits));
-                xs.iter().map(code).collect()
-            }
-            Self::TwinSoftmax { scale: scale @ TwinScale { fine, shift }, bits } => {
-                let (fine, coarse) = (fine.get(), scale.coarse());
-                let end = bits.half() as f32 * fine;
-                let code = |&x: &f32| {
-                    let (a, b) = (magnitude(x, fine, bits), magnitude(x, coarse, bits));
-                    join(shift, if x >= end { 0 } else { a }, if x >= end { b } else { 0 })
-                };
-                xs.iter().map(code).collect()
-            }
+            Self::TwinGelu { scale, bits } => gelu_codes(xs, scale, bits, units, codes),
+            Self::TwinSoftmax { scale, bits } => softmax_codes(xs, scale, bits, units, codes),
         }
+    }
+}
+
+/// Free of branches, so that it vectorizes: each clamp at 0 empties the range to which the element does not belong.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
+fn gelu_codes(xs: &[f32], scale: TwinScale, bits: Bits, units: [i32; 2], codes: &mut [i16]) {
+    let (fine, coarse) = (scale.fine.get(), scale.coarse());
+    for (code, &x) in codes.iter_mut().zip(xs) {
+        *code = (magnitude(x, coarse, bits) * units[1] - magnitude(-x, fine, bits) * units[0]) as i16;
+    }
+}
+
+/// Free of branches, so that it vectorizes.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
+fn softmax_codes(xs: &[f32], scale: TwinScale, bits: Bits, units: [i32; 2], codes: &mut [i16]) {
+    let (fine, coarse) = (scale.fine.get(), scale.coarse());
+    let end = bits.half() as f32 * fine;
+    for (code, &x) in codes.iter_mut().zip(xs) {
+        let (a, b) = (magnitude(x, fine, bits) * units[0], magnitude(x, coarse, bits) * units[1]);
+        *code = (if x >= end { b } else { a }) as i16;
     }
 }
 

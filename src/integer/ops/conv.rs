@@ -48,7 +48,8 @@ impl Conv {
                 }
             }
         }
-        let product = self.patches.rows(&patches);
+        let mut product = vec![0.0; rows * columns * self.patches.n()];
+        self.patches.rows(&patches, None, &mut product);
         for m in 0..self.patches.n() {
             let bias = self.bias.as_ref().map_or(0.0, |bias| bias[m]);
             out.extend(product.chunks_exact(self.patches.n()).map(|patch| patch[m] + bias));

@@ -1,21 +1,32 @@
-//! `x[…, K] · W[K, N]`.
+//! `x[…, K] · W[K, N]`, and what follows it.
 
+use std::sync::Arc;
+
+use rayon::prelude::*;
 use tract_core::internal::*;
 
-use super::product::{is_exact, multiply};
+use super::product::{by_panel, is_exact, max_fused, multiply, rows_of_task, store};
+use super::written;
+use crate::integer::math::{self, Activation};
 use crate::integer::site::{Outliers, Weight};
-use crate::kernel::PackedB;
+use crate::kernel::{PANEL, PackedB};
 use crate::quant::Quantizer;
 use crate::{Error, Result};
 
+#[derive(Clone)]
 pub(super) struct Linear {
     a: Quantizer,
-    b: PackedB,
-    /// `unit_A · Δ_W`, one or one a column.
-    steps: Vec<f32>,
-    /// `b[N]`; it comes with an `x` of two axes.
-    bias: Option<Vec<f32>>,
+    /// The largest code for one product instead of two.
+    fused: i32,
+    b: Arc<PackedB>,
+    /// `unit_A · Δ_W` by panel.
+    steps: Vec<[f32; PANEL]>,
     outliers: Outliers,
+    /// `b[N]` by panel.
+    bias: Option<Vec<[f32; PANEL]>>,
+    /// Whether the bias is the site's own, which comes with an `x` of two axes.
+    classifier: bool,
+    activation: Option<Activation>,
 }
 
 impl Linear {
@@ -27,16 +38,37 @@ impl Linear {
                 format!("sums over {} codes overflow", weight.k),
             ));
         }
-        let steps = weight.scales.iter().map(|scale| a.unit() * scale).collect();
-        Ok(Self { a, b, steps, bias: None, outliers: Outliers::default() })
+        let scale = |column: usize| weight.scales[if weight.scales.len() == 1 { 0 } else { column }];
+        let steps: Vec<f32> = (0..weight.n).map(|column| a.unit() * scale(column)).collect();
+        Ok(Self {
+            a,
+            fused: max_fused(a, &b),
+            b: Arc::new(b),
+            steps: by_panel(&steps),
+            outliers: Outliers::default(),
+            bias: None,
+            classifier: false,
+            activation: None,
+        })
     }
 
-    pub(super) fn with_bias(self, bias: Option<Vec<f32>>) -> Self {
-        Self { bias, ..self }
+    pub(super) fn classifier(self, bias: Option<&[f32]>) -> Self {
+        Self { classifier: bias.is_some(), bias: bias.map(by_panel), ..self }
     }
 
     pub(super) fn with_outliers(self, outliers: Outliers) -> Self {
         Self { outliers, ..self }
+    }
+
+    /// With a bias; `None` if it has one, or something else already follows.
+    pub(super) fn then_bias(&self, bias: &[f32]) -> Option<Self> {
+        let free = self.bias.is_none() && self.activation.is_none() && bias.len() == self.n();
+        free.then(|| Self { bias: Some(by_panel(bias)), ..self.clone() })
+    }
+
+    /// With an activation; `None` if it has one.
+    pub(super) fn then(&self, activation: Activation) -> Option<Self> {
+        self.activation.is_none().then(|| Self { activation: Some(activation), ..self.clone() })
     }
 
     pub(super) fn k(&self) -> usize {
@@ -49,43 +81,85 @@ impl Linear {
 
     pub(super) fn output_shape(&self, x: &[TDim]) -> TractResult<TVec<TDim>> {
         let Some((k, rows)) = x.split_last() else { bail!("a scalar times a weight") };
-        ensure!(self.bias.is_none() || x.len() == 2, "a bias of three axes for {} axes", x.len());
+        ensure!(!self.classifier || x.len() == 2, "a bias of three axes for {} axes", x.len());
         ensure!(*k == self.k().to_dim(), "{k} columns times a weight of {} rows", self.k());
         Ok(rows.iter().cloned().chain([self.n().to_dim()]).collect())
     }
 
-    pub(super) fn eval(&self, x: &Tensor) -> TractResult<Tensor> {
+    /// The result, plus `residual`, of the result's shape, if there is one.
+    pub(super) fn eval(&self, x: &Tensor, residual: Option<&Tensor>) -> TractResult<Tensor> {
         let mut shape: TVec<usize> = x.shape().into();
-        let plain = x.try_as_plain_ram()?;
-        let out = self.rows(plain.as_slice::<f32>()?);
         *shape.last_mut().context("a scalar times a weight")? = self.n();
-        Ok(tract_ndarray::ArrayD::from_shape_vec(&*shape, out)?.into_tensor())
+        let x = x.try_as_plain_ram()?;
+        let residual = residual.map(Tensor::try_as_plain_ram).transpose()?;
+        let residual = residual.as_ref().map(|residual| residual.as_slice::<f32>()).transpose()?;
+        let x = x.as_slice::<f32>()?;
+        written(&shape, |out| {
+            self.rows(x, residual, out);
+            Ok(())
+        })
     }
 
-    /// `x[M, K] · W`.
-    pub(super) fn rows(&self, x: &[f32]) -> Vec<f32> {
-        let mut out = vec![0.0; x.len() / self.k() * self.n()];
-        multiply(self.a, x, &self.b, &self.steps, &mut out);
-        self.add_outliers(x, &mut out);
-        for row in out.chunks_exact_mut(self.n()).filter(|_| self.bias.is_some()) {
-            row.iter_mut().zip(self.bias.iter().flatten()).for_each(|(out, b)| *out += b);
+    /// Writes `x[M, K] · W`, and what follows, to `out: [M, N]`.
+    pub(super) fn rows(&self, x: &[f32], residual: Option<&[f32]>, out: &mut [f32]) {
+        let (k, n) = (self.k(), self.n());
+        if k == 0 || out.is_empty() {
+            return out.fill(0.0);
         }
-        out
+        assert_eq!(x.len() / k, out.len() / n, "as many rows in as out");
+        let rows = rows_of_task(x.len() / k);
+        let tasks = out.par_chunks_mut(rows * n).zip(x.par_chunks(rows * k)).enumerate();
+        tasks.for_each(|(task, (out, x))| {
+            let residual = residual.map(|residual| &residual[task * rows * n..][..out.len()]);
+            self.task(x, residual, out);
+        });
     }
 
-    /// `out += x[…, channels] · rows`, the product first, as the file has it.
-    fn add_outliers(&self, x: &[f32], out: &mut [f32]) {
+    fn task(&self, x: &[f32], residual: Option<&[f32]>, out: &mut [f32]) {
+        multiply((self.a, self.fused), x, &self.b, |panel| self.steps[panel], |panel, values| {
+            self.add_outliers(x, panel, values);
+            if let Some(bias) = &self.bias {
+                math::add_bias(values, &bias[panel]);
+            }
+            if let Some(activation) = self.activation {
+                math::activate(values.as_flattened_mut(), activation);
+            }
+            if let Some(residual) = residual {
+                add_rows(values, residual, panel, self.n());
+            }
+            store(panel, self.n(), values, out, self.n());
+        });
+    }
+
+    /// `values += x[…, channels] · rows` in the columns of a panel, the product first, as the file has it.
+    fn add_outliers(&self, x: &[f32], panel: usize, values: &mut [[f32; PANEL]]) {
         let Outliers { channels, rows } = &self.outliers;
         if channels.is_empty() {
             return;
         }
-        let mut product = vec![0f32; self.n()];
-        for (x, out) in x.chunks_exact(self.k()).zip(out.chunks_exact_mut(self.n())) {
-            product.fill(0.0);
+        for (x, values) in x.chunks_exact(self.k()).zip(values) {
+            let mut products = [0f32; PANEL];
             for (&channel, row) in channels.iter().zip(rows.chunks_exact(self.n())) {
-                product.iter_mut().zip(row).for_each(|(sum, w)| *sum += x[channel] * w);
+                let columns = &row[panel * PANEL..];
+                products.iter_mut().zip(columns).for_each(|(sum, w)| *sum += x[channel] * w);
             }
-            out.iter_mut().zip(&product).for_each(|(out, product)| *out += product);
+            values.iter_mut().zip(products).for_each(|(value, product)| *value += product);
         }
+    }
+}
+
+impl std::fmt::Display for Linear {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Linear")?;
+        f.write_str(if self.bias.is_some() { " + bias" } else { "" })?;
+        self.activation.map_or(Ok(()), |activation| write!(f, " + {activation:?}"))
+    }
+}
+
+/// Adds the columns of a panel of `addend[M, n]`.
+fn add_rows(values: &mut [[f32; PANEL]], addend: &[f32], panel: usize, n: usize) {
+    for (values, addend) in values.iter_mut().zip(addend.chunks_exact(n)) {
+        let addend = &addend[panel * PANEL..n.min((panel + 1) * PANEL)];
+        values.iter_mut().zip(addend).for_each(|(value, addend)| *value += addend);
     }
 }

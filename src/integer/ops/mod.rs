@@ -1,9 +1,12 @@
 //! The node of a site in tract: what it computes, and what it says of its result's shape.
 
+mod attention;
 mod conv;
 mod heads;
 mod linear;
 mod product;
+mod rows;
+mod written;
 #[cfg(test)]
 mod tests;
 
@@ -13,25 +16,33 @@ use tract_core::internal::*;
 use tract_onnx::tract_hir::infer::{InferenceResult, Solver, TensorProxy};
 use tract_onnx::tract_hir::ops::expandable::Expansion;
 
+pub(super) use attention::{Operand, Sizes, Step};
+use attention::Attention;
 use conv::Conv;
 use heads::Heads;
 use linear::Linear;
+pub(super) use rows::RowOp;
+use written::written;
 
+use super::math::Activation;
 use super::site::{Product, Site};
 use crate::Result;
 
-/// One site, its weights packed.
+/// One site, its weights packed, with what follows it at once; or the two sites of an attention.
 #[derive(Clone, Debug)]
 pub(super) struct SiteOp {
-    /// Its place among the sites of the file.
-    pub(super) index: usize,
+    /// Their places among the sites of the file.
+    pub(super) sites: Vec<usize>,
     compute: Arc<Compute>,
+    /// Whether a second input is added to the result.
+    residual: bool,
 }
 
 enum Compute {
     Linear(Linear),
     Heads(Heads),
     Conv(Conv),
+    Attention(Attention),
 }
 
 impl SiteOp {
@@ -41,22 +52,77 @@ impl SiteOp {
         let compute = match &site.product {
             Product::Linear { a, weight, bias, outliers } => {
                 let linear = Linear::new(name, *a, weight)?;
-                Compute::Linear(linear.with_bias(bias.clone()).with_outliers(outliers.clone()))
+                Compute::Linear(linear.classifier(bias.as_deref()).with_outliers(outliers.clone()))
             }
             Product::Heads { a, b } => Compute::Heads(Heads::new(a.clone(), b.clone())),
             Product::Conv { a, weight, kernel, bias } => {
                 Compute::Conv(Conv::new(Linear::new(name, *a, weight)?, *kernel, bias.clone()))
             }
         };
-        Ok(Self { index, compute: Arc::new(compute) })
+        Ok(Self::of(vec![index], compute))
+    }
+
+    fn of(sites: Vec<usize>, compute: Compute) -> Self {
+        Self { sites, compute: Arc::new(compute), residual: false }
+    }
+
+    fn linear(&self) -> Option<&Linear> {
+        match &*self.compute {
+            Compute::Linear(linear) if !self.residual => Some(linear),
+            _ => None,
+        }
+    }
+
+    /// A linear layer with a bias of its columns; `None` if something else follows it already.
+    pub(super) fn then_bias(&self, bias: &[f32]) -> Option<Self> {
+        Some(Self::of(self.sites.clone(), Compute::Linear(self.linear()?.then_bias(bias)?)))
+    }
+
+    /// A linear layer with an activation; `None` if something that comes after one follows it already.
+    pub(super) fn then_activation(&self, activation: Activation) -> Option<Self> {
+        Some(Self::of(self.sites.clone(), Compute::Linear(self.linear()?.then(activation)?)))
+    }
+
+    /// A linear layer to whose result a second input is added; `None` if one is added already.
+    pub(super) fn then_residual(&self) -> Option<Self> {
+        self.linear()?;
+        Some(Self { residual: true, ..self.clone() })
+    }
+
+    /// Scores and values, and what is between them, as one; its inputs are the values that Q, K and V come from, its
+    /// output is `[batch, rows, heads, width]`. `None` unless both are products of heads.
+    pub(super) fn attention(
+        scores: &Self,
+        values: &Self,
+        operands: [Operand; 3],
+        (steps, or_zero): (Vec<Step>, bool),
+        sizes: Sizes,
+    ) -> Option<Self> {
+        let (Compute::Heads(of_scores), Compute::Heads(of_values)) = (&*scores.compute, &*values.compute) else {
+            return None;
+        };
+        let (sites, scores, values) =
+            ([&scores.sites[..], &values.sites[..]].concat(), of_scores.clone(), of_values.clone());
+        Some(Self::of(sites, Compute::Attention(Attention { scores, values, operands, steps, or_zero, sizes })))
+    }
+
+    /// Whether it is a product of heads that is not yet part of an attention.
+    pub(super) fn is_heads(&self) -> bool {
+        matches!(&*self.compute, Compute::Heads(_))
     }
 
     /// The shape of the result.
     fn output_shape(&self, inputs: &[&[TDim]]) -> TractResult<TVec<TDim>> {
         match (&*self.compute, inputs) {
             (Compute::Linear(op), [x]) => op.output_shape(x),
+            (Compute::Linear(op), [x, residual]) if self.residual => {
+                let shape = op.output_shape(x)?;
+                ensure!(shape[..] == **residual, "{residual:?} is added to {shape:?}");
+                Ok(shape)
+            }
             (Compute::Heads(op), [a, b]) => op.output_shape(a, b),
             (Compute::Conv(op), [x]) => op.output_shape(x),
+            (Compute::Attention(op), [_, _, _]) => Ok(op.output_shape()),
             _ => bail!("a quantized product of {} inputs", inputs.len()),
         }
     }
@@ -68,13 +134,25 @@ impl std::fmt::Debug for Compute {
             Self::Linear(_) => "Linear",
             Self::Heads(_) => "Heads",
             Self::Conv(_) => "Conv",
+            Self::Attention(_) => "Attention",
         })
+    }
+}
+
+/// What it computes.
+impl std::fmt::Display for SiteOp {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &*self.compute {
+            Compute::Linear(linear) => write!(f, "{linear}")?,
+            other => write!(f, "{other:?}")?,
+        }
+        f.write_str(if self.residual { " + residual" } else { "" })
     }
 }
 
 impl PartialEq for SiteOp {
     fn eq(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.compute, &other.compute)
+        Arc::ptr_eq(&self.compute, &other.compute) && self.residual == other.residual
     }
 }
 
@@ -93,9 +171,11 @@ impl EvalOp for SiteOp {
 
     fn eval(&self, _: &EvalContext, inputs: TVec<TValue>) -> TractResult<TVec<TValue>> {
         let output = match (&*self.compute, &inputs[..]) {
-            (Compute::Linear(op), [x]) => op.eval(x)?,
+            (Compute::Linear(op), [x]) => op.eval(x, None)?,
+            (Compute::Linear(op), [x, residual]) => op.eval(x, Some(residual))?,
             (Compute::Heads(op), [a, b]) => op.eval(a, b)?,
             (Compute::Conv(op), [x]) => op.eval(x)?,
+            (Compute::Attention(op), [q, k, v]) => op.eval([q, k, v])?,
             _ => bail!("a quantized product of {} inputs", inputs.len()),
         };
         Ok(tvec!(output.into_tvalue()))

@@ -4,7 +4,7 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::*;
-use crate::integer::site::Weight;
+use crate::integer::site::{Outliers, Weight};
 use crate::quant::{Bits, Quantizer, Scale, TwinScale};
 
 /// One f32 rounding of the step and one of the sum, relative to the largest result.
@@ -50,7 +50,7 @@ fn product(a: &[f64], b: &[f64], k: usize, n: usize) -> Vec<f64> {
 
 #[track_caller]
 fn check(op: Compute, inputs: &[(&[usize], &[f32])], expected: &[f64], case: &str) {
-    let op = SiteOp { index: 0, compute: Arc::new(op) };
+    let op = SiteOp::of(vec![0], op);
     let tensors: Vec<Tensor> =
         inputs.iter().map(|(shape, x)| Tensor::from_shape(shape, x).unwrap()).collect();
     let dims: Vec<TVec<TDim>> = inputs
@@ -215,4 +215,91 @@ fn sums_that_might_overflow_are_refused_at_load() {
     let long = |k: usize| Linear::new("fc", q, &Weight { codes: vec![-128; k], k, n: 1, scales: vec![0.1] });
     assert!(long(k - 1).is_ok());
     assert!(long(k).is_err());
+}
+
+/// What `op` makes of its inputs.
+fn evaluated(op: &SiteOp, inputs: &[(&[usize], &[f32])]) -> (Vec<usize>, Vec<f32>) {
+    let inputs = inputs.iter().map(|(shape, x)| Tensor::from_shape(shape, x).unwrap().into_tvalue()).collect();
+    let output = op.eval(&EvalContext::out_of_plan(), inputs).unwrap().remove(0);
+    (output.shape().to_vec(), output.to_plain_array_view::<f32>().unwrap().iter().copied().collect())
+}
+
+#[test]
+fn what_follows_a_linear_layer_changes_no_bit() {
+    let mut rng = ChaCha8Rng::seed_from_u64(4);
+    for (m, k, n) in [(1, 5, 3), (7, 37, 19), (300, 12, 33)] {
+        let codes: Vec<i8> = (0..k * n).map(|_| rng.random_range(-128..=127)).collect();
+        let x = floats(&mut rng, m * k, -2.0..2.0);
+        let (bias, residual) = (floats(&mut rng, n, -1.0..1.0), floats(&mut rng, m * n, -1.0..1.0));
+        let outliers = Outliers { channels: vec![0, 4], rows: floats(&mut rng, 2 * n, -1.0..1.0) };
+        let q = quantizers(8)[0];
+        for outliers in [Outliers::default(), outliers] {
+            let weight = Weight { codes: codes.clone(), k, n, scales: vec![0.01] };
+            let linear = Linear::new("fc", q, &weight).unwrap().with_outliers(outliers);
+            let plain = SiteOp::of(vec![0], Compute::Linear(linear));
+            let (shape, mut expected) = evaluated(&plain, &[(&[1, m, k], &x)]);
+            expected.iter_mut().enumerate().for_each(|(i, y)| *y += bias[i % n]);
+            crate::integer::math::activate(&mut expected, Activation::Gelu);
+            expected.iter_mut().zip(&residual).for_each(|(y, residual)| *y += residual);
+
+            let fused = plain.then_bias(&bias).unwrap().then_activation(Activation::Gelu).unwrap();
+            let fused = fused.then_residual().unwrap();
+            assert!(fused.then_bias(&bias).is_none() && fused.then_activation(Activation::Gelu).is_none());
+            let found = evaluated(&fused, &[(&[1, m, k], &x), (&[1, m, n], &residual)]);
+            assert_eq!(found, (shape, expected), "{m}x{k}x{n}");
+        }
+    }
+}
+
+/// Q, K and V in one `[batch, token, 3, head, depth]`, as a fused projection leaves them.
+#[test]
+fn attention_is_its_parts_to_the_bit() {
+    let mut rng = ChaCha8Rng::seed_from_u64(5);
+    let [batch, heads, tokens, depth] = [2, 3, 131, 8];
+    let qkv = floats(&mut rng, batch * tokens * 3 * heads * depth, -2.0..2.0);
+    let at = |b: usize, t: usize, part: usize, h: usize, d: usize| {
+        (((b * tokens + t) * 3 + part) * heads + h) * depth + d
+    };
+    let factor = 0.35;
+    let rows = |part: usize, factor: f32| -> Vec<f32> {
+        let all = (0..batch).flat_map(|b| (0..heads).flat_map(move |h| (0..tokens).map(move |t| (b, h, t))));
+        all.flat_map(|(b, h, t)| (0..depth).map(move |d| (b, h, t, d)))
+            .map(|(b, h, t, d)| qkv[at(b, t, part, h, d)] * factor)
+            .collect()
+    };
+    let (q, k, v) = (rows(0, factor), rows(1, 1.0), rows(2, 1.0));
+    let transposed = |x: &[f32]| -> Vec<f32> {
+        let one = |x: &[f32]| (0..depth * tokens).map(|i| x[i % tokens * depth + i / tokens]).collect::<Vec<_>>();
+        x.chunks(tokens * depth).flat_map(one).collect()
+    };
+    let bias = floats(&mut rng, heads * tokens * tokens, -1.0..1.0);
+
+    for kind in [0, 1, 3] {
+        let per_head = |base: Quantizer| (0..heads as u8).map(|h| shifted(base, h)).collect::<Vec<_>>();
+        let uniform = per_head(quantizers(8)[0]);
+        let scores = SiteOp::of(vec![0], Compute::Heads(Heads::new(uniform.clone(), uniform.clone())));
+        let probabilities = if kind == 0 { uniform.clone() } else { per_head(quantizers(8)[kind]) };
+        let values = SiteOp::of(vec![1], Compute::Heads(Heads::new(probabilities, uniform)));
+
+        let dims: &[usize] = &[batch, heads, tokens, depth];
+        let (_, mut p) = evaluated(&scores, &[(dims, &q), (&[batch, heads, depth, tokens], &transposed(&k))]);
+        p.iter_mut().enumerate().for_each(|(i, p)| *p = *p * 0.5 + bias[i % bias.len()]);
+        p.chunks_mut(tokens).for_each(|row| crate::integer::math::softmax(row, false));
+        let (_, expected) = evaluated(&values, &[(&[batch, heads, tokens, tokens], &p), (dims, &v)]);
+
+        let operand = |part: usize, factor| {
+            let strides = [at(1, 0, 0, 0, 0), at(0, 0, 0, 1, 0), at(0, 1, 0, 0, 0)];
+            Operand { offset: at(0, 0, part, 0, 0), strides, factor }
+        };
+        let steps = vec![Step::Scale(0.5), Step::Add { bias: bias.clone().into(), batch: 1, heads }];
+        let sizes = Sizes { batch, heads, rows: tokens, keys: tokens, depth, width: depth };
+        let operands = [operand(0, Some(factor)), operand(1, None), operand(2, None)];
+        let op = SiteOp::attention(&scores, &values, operands, (steps, false), sizes).unwrap();
+        let (shape, found) = evaluated(&op, &[(&[qkv.len()][..], &qkv[..]); 3]);
+        assert_eq!(shape, [batch, tokens, heads, depth]);
+        for (i, expected) in expected.into_iter().enumerate() {
+            let [b, h, t, d] = [i / (depth * tokens * heads), i / (depth * tokens) % heads, i / depth % tokens, i % depth];
+            assert_eq!(found[((b * tokens + t) * heads + h) * depth + d], expected, "kind {kind}, {b} {h} {t} {d}");
+        }
+    }
 }

@@ -1,0 +1,231 @@
+//! `bench`: how fast a model is, beside another one.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use ndarray::Array4;
+use onnx_ptq4vit::Error;
+use onnx_ptq4vit::integer::{OperatorTime, Runner};
+use onnx_ptq4vit::onnx::Graph;
+use onnx_ptq4vit::report::{Align, table};
+use onnx_ptq4vit::session::{FloatModel, input_spec, outputs};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use serde::Serialize;
+
+use super::model::{ModelArgs, is_quantized};
+use super::output::print;
+use super::run::run_float;
+
+/// Measure how fast a model runs
+///
+/// A quantized model runs in integer arithmetic, a float model in tract. The pictures are noise: their content costs
+/// nothing. With --against, the two models take turns, so that both see the same machine.
+#[derive(clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(super) struct Args {
+    /// The model
+    model: PathBuf,
+    /// Another model to compare with, usually the float one
+    #[arg(long, value_name = "MODEL")]
+    against: Option<PathBuf>,
+    /// Pictures in one run
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=4096))]
+    batch: u16,
+    /// How long to measure
+    #[arg(long, value_name = "SECONDS", default_value_t = 5.0, value_parser = seconds)]
+    seconds: f64,
+    /// Both sides of a picture, where the model leaves them open
+    #[arg(long, value_name = "PIXELS", default_value_t = 224, value_parser = clap::value_parser!(u16).range(1..))]
+    size: u16,
+    /// Also say where the time of a quantized model goes, by operator
+    #[arg(long)]
+    profile: bool,
+    /// Print as JSON
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    reading: ModelArgs,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  onnx-ptq4vit bench vit.int8.onnx --against vit.onnx
+  onnx-ptq4vit bench vit.int8.onnx --batch 8 --threads 2";
+
+/// Runs that are measured even if they take longer than asked.
+const LEAST_RUNS: usize = 5;
+
+fn seconds(text: &str) -> Result<f64, String> {
+    let seconds: f64 = text.parse().map_err(|_| format!("`{text}` is no number"))?;
+    if (0.0..=86_400.0).contains(&seconds) { Ok(seconds) } else { Err("expected 0 to 86400".into()) }
+}
+
+pub(super) fn run(args: &Args) -> Result<ExitCode> {
+    let contestants = std::iter::once(&args.model).chain(&args.against);
+    let contestants = contestants.map(|path| Contestant::load(path, args)).collect::<Result<Vec<_>>>()?;
+    let report = measure(contestants, args)?;
+    print(&report, args.json)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+enum Engine {
+    Integer(Runner),
+    Float { model: FloatModel, batch: usize },
+}
+
+/// A model that is ready to run, and its pictures.
+struct Contestant {
+    name: String,
+    engine: Engine,
+    pictures: Array4<f32>,
+    load: Duration,
+}
+
+impl Contestant {
+    fn load(path: &Path, args: &Args) -> Result<Self> {
+        let start = Instant::now();
+        let model = args.reading.read(path)?.model;
+        let graph = Graph::new(&model)?;
+        let input = input_spec(&graph)?;
+        let [_, channels, height, width] = input.dims;
+        let side = usize::from(args.size);
+        let picture = [channels.unwrap_or(3), height.unwrap_or(side), width.unwrap_or(side)];
+        let shape = input.shape_for(picture)?;
+        let engine = if is_quantized(&graph) {
+            Engine::Integer(Runner::with_picture(&model, picture)?)
+        } else {
+            let model = FloatModel::new(&model, shape, &outputs(&graph)?.names[..1])?;
+            Engine::Float { model, batch: shape[0] }
+        };
+        let load = start.elapsed();
+        let batch = usize::from(args.batch);
+        if !batch.is_multiple_of(shape[0]) {
+            let why = format!("--batch {batch}: the model fixes batches of {}", shape[0]);
+            return Err(Error::usage(why).into());
+        }
+        let mut random = ChaCha8Rng::seed_from_u64(0);
+        let pictures = Array4::from_shape_simple_fn([batch, picture[0], picture[1], picture[2]], || {
+            random.random_range(-1.0..1.0)
+        });
+        Ok(Self { name: path.display().to_string(), engine, pictures, load })
+    }
+
+    /// How long one run takes.
+    fn run(&self) -> Result<Duration> {
+        let start = Instant::now();
+        match &self.engine {
+            Engine::Integer(runner) => runner.run(&self.pictures.view())?,
+            Engine::Float { model, batch } => run_float(model, *batch, &self.pictures)?,
+        };
+        Ok(start.elapsed())
+    }
+}
+
+/// One run of each in turn, until the time is up.
+fn measure(contestants: Vec<Contestant>, args: &Args) -> Result<Report> {
+    let first = contestants.iter().map(Contestant::run).collect::<Result<Vec<_>>>()?;
+    let mut times = vec![Vec::new(); contestants.len()];
+    let start = Instant::now();
+    while times[0].len() < LEAST_RUNS || start.elapsed().as_secs_f64() < args.seconds {
+        for (times, contestant) in times.iter_mut().zip(&contestants) {
+            times.push(contestant.run()?);
+        }
+    }
+    let profile = match &contestants[0].engine {
+        Engine::Integer(runner) if args.profile => {
+            let mut operators = runner.profile(&contestants[0].pictures.view())?;
+            operators.iter_mut().for_each(|time| time.seconds /= f64::from(args.batch));
+            operators
+        }
+        _ => Vec::new(),
+    };
+    let batch = usize::from(args.batch);
+    let models = contestants.into_iter().zip(first).zip(times);
+    let models: Vec<Speed> =
+        models.map(|((contestant, first), times)| Speed::new(contestant, first, times, batch)).collect();
+    let ratio = models.get(1).map(|other| other.p50_ms / models[0].p50_ms);
+    Ok(Report { batch, threads: rayon::current_num_threads(), models, ratio, profile })
+}
+
+/// What is printed.
+#[derive(Serialize)]
+struct Report {
+    batch: usize,
+    threads: usize,
+    models: Vec<Speed>,
+    /// How many times as fast as the second model the first one is, by the medians.
+    ratio: Option<f64>,
+    /// Of the first model, a picture.
+    profile: Vec<OperatorTime>,
+}
+
+/// Milliseconds of one model.
+#[derive(Serialize)]
+struct Speed {
+    model: String,
+    kind: &'static str,
+    runs: usize,
+    load_ms: f64,
+    /// The first run after loading.
+    first_ms: f64,
+    p50_ms: f64,
+    p90_ms: f64,
+    p99_ms: f64,
+    /// By the mean.
+    images_per_second: f64,
+}
+
+impl Speed {
+    fn new(contestant: Contestant, first: Duration, mut times: Vec<Duration>, batch: usize) -> Self {
+        let ms = |time: Duration| time.as_secs_f64() * 1e3;
+        times.sort_unstable();
+        let total: Duration = times.iter().sum();
+        let percentile = |percent: usize| ms(times[(times.len() * percent / 100).min(times.len() - 1)]);
+        Self {
+            model: contestant.name,
+            kind: if matches!(contestant.engine, Engine::Integer(_)) { "integer" } else { "float" },
+            runs: times.len(),
+            load_ms: ms(contestant.load),
+            first_ms: ms(first),
+            p50_ms: percentile(50),
+            p90_ms: percentile(90),
+            p99_ms: percentile(99),
+            images_per_second: (batch * times.len()) as f64 / total.as_secs_f64(),
+        }
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let plural = |n: usize| if n == 1 { "" } else { "s" };
+        let Self { batch, threads, .. } = self;
+        writeln!(f, "batch {batch}, {threads} thread{}; milliseconds a run", plural(*threads))?;
+        let heading = ["model", "arithmetic", "load", "first", "p50", "p90", "p99", "images/s"];
+        let mut align = [Align::Right; 8];
+        align[..2].fill(Align::Left);
+        let rows = self.models.iter().map(|speed| {
+            let ms = [speed.load_ms, speed.first_ms, speed.p50_ms, speed.p90_ms, speed.p99_ms];
+            let numbers = ms.into_iter().chain([speed.images_per_second]).map(|x| format!("{x:.1}"));
+            [speed.model.clone(), speed.kind.into()].into_iter().chain(numbers).collect()
+        });
+        f.write_str(&table(&heading, &align, rows))?;
+        if let Some(ratio) = self.ratio {
+            writeln!(f, "{:.2} times as fast as {}", ratio, self.models[1].model)?;
+        }
+        if self.profile.is_empty() {
+            return Ok(());
+        }
+        let total: f64 = self.profile.iter().map(|time| time.seconds).sum();
+        let rows = self.profile.iter().map(|OperatorTime { operator, nodes, seconds }| {
+            let share = format!("{:.1} %", 100.0 * seconds / total);
+            vec![operator.clone(), nodes.to_string(), format!("{:.2}", seconds * 1e3), share]
+        });
+        let mut align = [Align::Right; 4];
+        align[0] = Align::Left;
+        write!(f, "\nby operator, one picture\n{}", table(&["operator", "nodes", "ms", "share"], &align, rows))
+    }
+}

@@ -1,0 +1,257 @@
+//! Float arithmetic on slices, compiled once for each vector unit.
+//!
+//! Nothing here contracts or reorders: sums run in [`PANEL`] lanes whatever the CPU, so that every CPU, and any
+//! division of the work, gives the same bits.
+
+use multiversion::multiversion;
+
+use crate::kernel::PANEL;
+
+/// What follows a linear layer at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Activation {
+    /// `x·(1 + erf(x/√2))/2`.
+    Gelu,
+    /// `x·(1 + tanh(√(2/π)·(x + 0.044715·x³)))/2`.
+    TanhGelu,
+}
+
+/// Columns of a product as floats: `acc · step`.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
+pub(super) fn scale(sums: &[[i32; PANEL]], steps: &[f32; PANEL], values: &mut [[f32; PANEL]]) {
+    for (values, sums) in values.iter_mut().zip(sums) {
+        for ((value, &sum), step) in values.iter_mut().zip(sums).zip(steps) {
+            *value = sum as f32 * step;
+        }
+    }
+}
+
+/// As [`scale`], of the ranges of a twin that were multiplied apart: `(fine + coarse·2^shift) · step`.
+pub(super) fn scale_split(
+    [fine, coarse]: [&[[i32; PANEL]]; 2],
+    shift: u8,
+    steps: &[f32; PANEL],
+    values: &mut [[f32; PANEL]],
+) {
+    for (values, (fine, coarse)) in values.iter_mut().zip(fine.iter().zip(coarse)) {
+        for (i, value) in values.iter_mut().enumerate() {
+            *value = (i64::from(fine[i]) + (i64::from(coarse[i]) << shift)) as f32 * steps[i];
+        }
+    }
+}
+
+/// Adds the bias of each column.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
+pub(super) fn add_bias(values: &mut [[f32; PANEL]], bias: &[f32; PANEL]) {
+    for values in values {
+        values.iter_mut().zip(bias).for_each(|(value, bias)| *value += bias);
+    }
+}
+
+/// The activation of every value.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
+pub(super) fn activate(values: &mut [f32], activation: Activation) {
+    match activation {
+        Activation::Gelu => values.iter_mut().for_each(|x| *x = gelu(*x)),
+        Activation::TanhGelu => values.iter_mut().for_each(|x| *x = tanh_gelu(*x)),
+    }
+}
+
+/// ONNX `Softmax` of one row, in place; with `or_zero`, a row without a number becomes zeros.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
+pub(super) fn softmax(row: &mut [f32], or_zero: bool) {
+    let max = fold(row, f32::NEG_INFINITY, |max, x| if x > max { x } else { max });
+    row.iter_mut().for_each(|x| *x = exp(*x - max));
+    let sum = fold(row, 0.0, |sum, x| sum + x);
+    row.iter_mut().for_each(|x| *x /= sum);
+    if or_zero && sum.is_nan() {
+        row.iter_mut().filter(|x| x.is_nan()).for_each(|x| *x = 0.0);
+    }
+}
+
+/// ONNX `LayerNormalization` of one row: `(x − mean)/√(variance + ε)·γ + β`.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
+pub(super) fn layer_norm(row: &[f32], gamma: &[f32], beta: &[f32], epsilon: f32, out: &mut [f32]) {
+    let n = row.len() as f32;
+    let mean = fold(row, 0.0, |sum, x| sum + x) / n;
+    let variance = fold(row, 0.0, |sum, x| sum + (x - mean) * (x - mean)) / n;
+    let factor = 1.0 / (variance + epsilon).sqrt();
+    for (out, ((x, gamma), beta)) in out.iter_mut().zip(row.iter().zip(gamma).zip(beta)) {
+        *out = (x - mean) * factor * gamma + beta;
+    }
+}
+
+/// `f` over the elements in [`PANEL`] lanes, then over the lanes.
+#[inline(always)]
+fn fold(row: &[f32], start: f32, f: impl Fn(f32, f32) -> f32) -> f32 {
+    let mut lanes = [start; PANEL];
+    let (chunks, rest) = row.as_chunks::<PANEL>();
+    for chunk in chunks {
+        for (lane, &x) in lanes.iter_mut().zip(chunk) {
+            *lane = f(*lane, x);
+        }
+    }
+    lanes.iter_mut().zip(rest).for_each(|(lane, &x)| *lane = f(*lane, x));
+    // A lane holds what `f` made of elements; `start` is neutral.
+    (1..PANEL).fold(lanes[0], |total, i| join(total, lanes[i], start))
+}
+
+/// Two lanes of a sum (which starts at 0) or of a maximum (which starts at −∞).
+#[inline(always)]
+fn join(a: f32, b: f32, start: f32) -> f32 {
+    if start == 0.0 {
+        a + b
+    } else if b > a {
+        b
+    } else {
+        a
+    }
+}
+
+#[inline(always)]
+fn gelu(x: f32) -> f32 {
+    0.5 * x * (1.0 + erf(x * std::f32::consts::FRAC_1_SQRT_2))
+}
+
+#[inline(always)]
+fn tanh_gelu(x: f32) -> f32 {
+    const SQRT_2_OVER_PI: f32 = 0.797_884_56;
+    let inner = SQRT_2_OVER_PI * (x + 0.044_715 * (x * x * x));
+    // (1 + tanh y)/2 = 1/(1 + e^(−2y))
+    x / (1.0 + exp(-2.0 * inner))
+}
+
+/// `erf(x)`, a rational minimax approximation of ours on |x| ≤ 3.92, where it is 1 to the last bit but one; absolute
+/// error below 4e-7.
+#[inline(always)]
+fn erf(x: f32) -> f32 {
+    const END: f32 = 3.92;
+    const P: [f32; 6] =
+        [1.128_379, 0.192_765, 0.053_060_606, 0.003_868_367_3, 0.000_287_480_16, 2.034_726_8e-6];
+    const Q: [f32; 6] = [1.0, 0.504_165_23, 0.115_085_01, 0.015_172_377, 0.001_188_124_5, 3.807_059_3e-5];
+    let x = clamp(x, END);
+    let t = x * x;
+    x * horner(&P, t) / horner(&Q, t)
+}
+
+/// `e^x`: `2^n·e^r`, |r| ≤ ln 2/2, the Taylor polynomial of degree 7. Zero below −87, and x is taken for 88 above it.
+#[inline(always)]
+fn exp(x: f32) -> f32 {
+    const MAGIC: f32 = 12_582_912.0;
+    // ln 2 in two parts; the first has so few bits that its product with n is exact.
+    const LN_2_HIGH: f32 = 0.693_359_375;
+    const LN_2_LOW: f32 = -2.121_944_4e-4;
+    const TAYLOR: [f32; 8] =
+        [1.0, 1.0, 0.5, 1.0 / 6.0, 1.0 / 24.0, 1.0 / 120.0, 1.0 / 720.0, 1.0 / 5040.0];
+    let bounded = clamp(x, 88.0);
+    // Adding 1.5·2^23 rounds to an integer.
+    let shifted = bounded * std::f32::consts::LOG2_E + MAGIC;
+    let n = shifted - MAGIC;
+    let r = bounded - n * LN_2_HIGH - n * LN_2_LOW;
+    let exponent = (shifted.to_bits() as i32).wrapping_sub(MAGIC.to_bits() as i32);
+    let power = f32::from_bits((exponent.wrapping_add(127) << 23) as u32);
+    let value = horner(&TAYLOR, r) * power;
+    if x < -87.0 { 0.0 } else { value }
+}
+
+/// `x` in `−end…end`; NaN stays.
+#[inline(always)]
+fn clamp(x: f32, end: f32) -> f32 {
+    let x = if x > end { end } else { x };
+    if x < -end { -end } else { x }
+}
+
+#[inline(always)]
+fn horner<const N: usize>(coefficients: &[f32; N], x: f32) -> f32 {
+    let mut value = coefficients[N - 1];
+    let mut i = N - 1;
+    while i > 0 {
+        i -= 1;
+        value = value * x + coefficients[i];
+    }
+    value
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The Maclaurin series, in f64.
+    fn exact_erf(x: f64) -> f64 {
+        if x.abs() > 5.0 {
+            return x.signum();
+        }
+        let mut term = x;
+        let mut sum = x;
+        for n in 1..200 {
+            term *= -x * x / f64::from(n);
+            sum += term / f64::from(2 * n + 1);
+        }
+        sum * std::f64::consts::FRAC_2_SQRT_PI
+    }
+
+    fn points(end: f32) -> impl Iterator<Item = f32> {
+        (-20_000..=20_000).map(move |i| end * i as f32 / 20_000.0)
+    }
+
+    fn worst(xs: impl Iterator<Item = f32>, ours: impl Fn(f32) -> f32, exact: impl Fn(f64) -> f64) -> f64 {
+        xs.map(|x| (f64::from(ours(x)) - exact(x.into())).abs()).fold(0.0, f64::max)
+    }
+
+    #[test]
+    fn functions_are_near_their_definitions() {
+        assert!(worst(points(6.0), erf, exact_erf) < 4e-7);
+        let relative = |x: f32| (exp(x) as f64 / f64::from(x).exp() - 1.0).abs();
+        assert!(points(86.9).map(relative).fold(0.0, f64::max) < 3e-7);
+        assert_eq!([exp(-87.1), exp(f32::NEG_INFINITY), exp(0.0)], [0.0, 0.0, 1.0]);
+        assert!(exp(1e9).is_finite() && exp(f32::NAN).is_nan() && erf(f32::NAN).is_nan());
+
+        let exact = |x: f64| 0.5 * x * (1.0 + exact_erf(x / std::f64::consts::SQRT_2));
+        assert!(worst(points(8.0), gelu, exact) < 2e-6);
+        let exact = |x: f64| {
+            let inner = (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044_715 * x.powi(3));
+            0.5 * x * (1.0 + inner.tanh())
+        };
+        assert!(worst(points(8.0), tanh_gelu, exact) < 2e-6);
+    }
+
+    #[test]
+    fn rows_are_normalized_as_onnx_says() {
+        for n in [1, 2, 15, 16, 17, 197] {
+            let row: Vec<f32> = (0..n).map(|i| ((i * 37 + 11) % 23) as f32 * 0.7 - 5.0).collect();
+            let wide = || row.iter().map(|&x| f64::from(x));
+
+            let mut ours = row.clone();
+            softmax(&mut ours, false);
+            let max = wide().fold(f64::NEG_INFINITY, f64::max);
+            let sum: f64 = wide().map(|x| (x - max).exp()).sum();
+            for (ours, x) in ours.iter().zip(wide()) {
+                assert!((f64::from(*ours) - (x - max).exp() / sum).abs() < 1e-6, "softmax of {n}");
+            }
+
+            let (gamma, beta): (Vec<f32>, Vec<f32>) =
+                (0..n).map(|i| (1.0 + i as f32 * 0.01, 0.5 - i as f32 * 0.02)).unzip();
+            let mut ours = vec![0.0; n];
+            layer_norm(&row, &gamma, &beta, 1e-5, &mut ours);
+            let mean = wide().sum::<f64>() / n as f64;
+            let variance = wide().map(|x| (x - mean).powi(2)).sum::<f64>() / n as f64;
+            for (i, x) in wide().enumerate() {
+                let normal = (x - mean) / (variance + 1e-5).sqrt();
+                let expected = normal * f64::from(gamma[i]) + f64::from(beta[i]);
+                assert!((f64::from(ours[i]) - expected).abs() < 1e-5, "layer norm of {n}");
+            }
+        }
+    }
+
+    #[test]
+    fn masked_scores_get_nothing() {
+        let mut row = vec![0.5, f32::NEG_INFINITY, 0.5, f32::MIN];
+        softmax(&mut row, true);
+        assert_eq!(row, [0.5, 0.0, 0.5, 0.0]);
+        let mut row = vec![f32::NEG_INFINITY; 20];
+        softmax(&mut row, false);
+        assert!(row.iter().all(|x| x.is_nan()), "as ONNX has it");
+        softmax(&mut row, true);
+        assert_eq!(row, [0.0; 20]);
+    }
+}

@@ -1,0 +1,157 @@
+//! `Softmax(Q·Kᵀ + …)·V` of two sites as one node: rows of scores live only in the cache.
+
+use rayon::prelude::*;
+use tract_core::internal::*;
+
+use super::heads::Heads;
+use super::product::{rows_of_task, store};
+use super::written;
+use crate::integer::math;
+use crate::kernel::PackedB;
+
+/// Where the rows `[batch, head, token]` of an operand lie in the value that it comes from; a row is contiguous.
+#[derive(Clone, Debug)]
+pub(in crate::integer) struct Operand {
+    pub(in crate::integer) offset: usize,
+    pub(in crate::integer) strides: [usize; 3],
+    /// What the row is multiplied by before it is quantized.
+    pub(in crate::integer) factor: Option<f32>,
+}
+
+/// What is done to the scores before Softmax.
+#[derive(Clone, Debug)]
+pub(in crate::integer) enum Step {
+    /// `· factor`.
+    Scale(f32),
+    /// `+ bias`: `[1 or batch, 1 or heads, rows, keys]`.
+    Add { bias: Arc<[f32]>, batch: usize, heads: usize },
+}
+
+/// The sizes of an attention.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::integer) struct Sizes {
+    pub(in crate::integer) batch: usize,
+    pub(in crate::integer) heads: usize,
+    pub(in crate::integer) rows: usize,
+    pub(in crate::integer) keys: usize,
+    /// The length of a row of Q and of K.
+    pub(in crate::integer) depth: usize,
+    /// The length of a row of V.
+    pub(in crate::integer) width: usize,
+}
+
+/// The node's inputs are the values that Q, K and V come from; its output is `[batch, rows, heads, width]`.
+#[derive(Clone)]
+pub(super) struct Attention {
+    pub(super) scores: Heads,
+    pub(super) values: Heads,
+    pub(super) operands: [Operand; 3],
+    pub(super) steps: Vec<Step>,
+    /// Of [`RowOp::Softmax`](super::RowOp::Softmax).
+    pub(super) or_zero: bool,
+    pub(super) sizes: Sizes,
+}
+
+/// The right operands of one head.
+struct Packed {
+    keys: PackedB,
+    values: PackedB,
+}
+
+impl Attention {
+    pub(super) fn output_shape(&self) -> TVec<TDim> {
+        let Sizes { batch, rows, heads, width, .. } = self.sizes;
+        [batch, rows, heads, width].into_iter().map(|dim| dim.to_dim()).collect()
+    }
+
+    pub(super) fn eval(&self, inputs: [&Tensor; 3]) -> TractResult<Tensor> {
+        let Sizes { batch, heads, rows, width, .. } = self.sizes;
+        let plain = inputs.map(Tensor::try_as_plain_ram);
+        let [q, k, v] = plain;
+        let (q, k, v) = (q?, k?, v?);
+        let [q, k, v] = [q.as_slice::<f32>()?, k.as_slice::<f32>()?, v.as_slice::<f32>()?];
+        let packed = (0..batch * heads).into_par_iter().map(|i| self.pack(k, v, i / heads, i % heads));
+        let packed: Vec<Packed> = packed.collect::<TractResult<_>>()?;
+
+        let rows_of_task = rows_of_task(rows);
+        written(&[batch, rows, heads, width], |out| {
+            let pictures = out.par_chunks_mut(rows * heads * width).enumerate();
+            pictures.for_each(|(picture, out)| {
+                let tasks = out.par_chunks_mut(rows_of_task * heads * width).enumerate();
+                tasks.for_each(|(task, out)| {
+                    let packed = &packed[picture * heads..][..heads];
+                    self.task(q, [picture, task * rows_of_task], packed, out);
+                });
+            });
+            Ok(())
+        })
+    }
+
+    fn pack(&self, k: &[f32], v: &[f32], picture: usize, head: usize) -> TractResult<Packed> {
+        let Sizes { keys, depth, width, .. } = self.sizes;
+        let [_, k_rows, v_rows] = &self.operands;
+        let (k_quantizer, v_quantizer) = (self.scores.quantizers(head)[1], self.values.quantizers(head)[1]);
+        let mut buffer = Vec::new();
+        let packed_keys = PackedB::pack_columns(depth, keys, |token, codes| {
+            k_quantizer.uniform_codes(k_rows.row(k, [picture, head, token], depth, &mut buffer), codes);
+        });
+        let packed_values = PackedB::pack_rows(keys, width, |token, codes| {
+            v_quantizer.uniform_codes(v_rows.row(v, [picture, head, token], width, &mut buffer), codes);
+        });
+        self.scores.check_exact(head, &packed_keys)?;
+        self.values.check_exact(head, &packed_values)?;
+        Ok(Packed { keys: packed_keys, values: packed_values })
+    }
+
+    /// The rows from `first` on of all heads, as many as `out: [rows, heads, width]` holds.
+    fn task(&self, q: &[f32], [picture, first]: [usize; 2], packed: &[Packed], out: &mut [f32]) {
+        let Sizes { heads, keys, depth, width, .. } = self.sizes;
+        let rows = out.len() / (heads * width);
+        let mut buffer = Vec::new();
+        let mut queries = Vec::with_capacity(rows * depth);
+        let mut scores = vec![0.0; rows * keys];
+        for (head, packed) in packed.iter().enumerate() {
+            queries.clear();
+            for token in first..first + rows {
+                let row = self.operands[0].row(q, [picture, head, token], depth, &mut buffer);
+                queries.extend_from_slice(row);
+            }
+            self.scores.product(head, &queries, &packed.keys, |panel, values| {
+                store(panel, keys, values, &mut scores, keys);
+            });
+            for (row, scores) in scores.chunks_exact_mut(keys).enumerate() {
+                self.steps.iter().for_each(|step| step.apply(scores, [picture, head, first + row], self.sizes));
+                math::softmax(scores, self.or_zero);
+            }
+            let out = &mut out[head * width..];
+            self.values.product(head, &scores, &packed.values, |panel, values| {
+                store(panel, width, values, out, heads * width);
+            });
+        }
+    }
+}
+
+impl Operand {
+    /// The row of a token, `length` long.
+    fn row<'x>(&self, x: &'x [f32], at: [usize; 3], length: usize, buffer: &'x mut Vec<f32>) -> &'x [f32] {
+        let start: usize = at.iter().zip(&self.strides).map(|(at, stride)| at * stride).sum();
+        let row = &x[self.offset + start..][..length];
+        let Some(factor) = self.factor else { return row };
+        buffer.clear();
+        buffer.extend(row.iter().map(|x| x * factor));
+        buffer
+    }
+}
+
+impl Step {
+    fn apply(&self, scores: &mut [f32], [picture, head, row]: [usize; 3], sizes: Sizes) {
+        match self {
+            Self::Scale(factor) => scores.iter_mut().for_each(|score| *score *= factor),
+            Self::Add { bias, batch, heads } => {
+                let matrix = picture % batch * heads + head % heads;
+                let bias = &bias[(matrix * sizes.rows + row) * sizes.keys..];
+                scores.iter_mut().zip(bias).for_each(|(score, bias)| *score += bias);
+            }
+        }
+    }
+}

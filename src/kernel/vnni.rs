@@ -1,0 +1,107 @@
+//! `vpdpbusd` of AVX-512 VNNI: 64 multiply-adds an instruction, 12 rows × 16 columns in registers.
+#![allow(unsafe_code)]
+// Every access through a cast pointer is an unaligned one, or to a `Quad`, which is aligned to 64.
+#![allow(clippy::cast_ptr_alignment)]
+
+use std::arch::x86_64::{
+    __m512i, _mm512_dpbusd_epi32, _mm512_load_si512, _mm512_set1_epi8, _mm512_set1_epi32, _mm512_setzero_si512,
+    _mm512_storeu_si512, _mm512_sub_epi32,
+};
+
+use super::packed::{PANEL, Quad};
+use super::{Avx2, Bytes, Kernel, PackedB, PackedTarget, Rows, check_byte_panel};
+
+/// Rows of A in registers: enough independent sums to hide the latency of `vpdpbusd`.
+const ROWS: usize = 12;
+
+/// A proof that this CPU has AVX-512F and VNNI. What does not fit a byte is left to AVX2.
+pub struct Vnni(Avx2);
+
+impl Vnni {
+    /// `None` on a CPU without AVX-512F and AVX-512 VNNI.
+    pub fn new() -> Option<Self> {
+        let has = is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vnni");
+        Avx2::new().filter(|_| has).map(Self)
+    }
+}
+
+impl Kernel for Vnni {
+    fn name(&self) -> &'static str {
+        "avx512-vnni"
+    }
+
+    fn panel(&self, a: Rows, b: &PackedB, panel: usize, c: &mut [[i32; PANEL]]) {
+        self.0.panel(a, b, panel, c);
+    }
+
+    fn takes_bytes(&self) -> bool {
+        true
+    }
+
+    fn byte_panel(&self, a: &Bytes, b: &PackedB, panel: usize, c: &mut [[i32; PANEL]]) {
+        check_byte_panel(a, b, panel, c);
+        // SAFETY: `self` exists only on a CPU with AVX-512F and VNNI.
+        unsafe { panel_of_product(a, b.panel(panel), c) }
+    }
+
+    fn errors(&self, a: &[i16], b: &PackedB, scale: f32, target: &PackedTarget, sums: &mut [f32]) {
+        self.0.errors(a, b, scale, target, sums);
+    }
+}
+
+#[target_feature(enable = "avx512f,avx512vnni")]
+fn panel_of_product(a: &Bytes, quads: &[Quad], c: &mut [[i32; PANEL]]) {
+    // A holds code + 128: what that adds to each column is taken away again.
+    let mut offset = _mm512_setzero_si512();
+    for quad in quads {
+        offset = _mm512_dpbusd_epi32(offset, _mm512_set1_epi8(Bytes::OFFSET as i8), load(quad));
+    }
+    for (first, c) in (0..).step_by(ROWS).zip(c.chunks_mut(ROWS)) {
+        match c.len() {
+            1 => tile::<1>(a, first, quads, offset, c),
+            2 => tile::<2>(a, first, quads, offset, c),
+            3 => tile::<3>(a, first, quads, offset, c),
+            4 => tile::<4>(a, first, quads, offset, c),
+            5 => tile::<5>(a, first, quads, offset, c),
+            6 => tile::<6>(a, first, quads, offset, c),
+            7 => tile::<7>(a, first, quads, offset, c),
+            8 => tile::<8>(a, first, quads, offset, c),
+            9 => tile::<9>(a, first, quads, offset, c),
+            10 => tile::<10>(a, first, quads, offset, c),
+            11 => tile::<11>(a, first, quads, offset, c),
+            _ => tile::<ROWS>(a, first, quads, offset, c),
+        }
+    }
+}
+
+/// `C[R, 16] = A[R, K] · B[K, 16] − offset`, the rows from `first` on.
+#[target_feature(enable = "avx512f,avx512vnni")]
+fn tile<const R: usize>(a: &Bytes, first: usize, quads: &[Quad], offset: __m512i, c: &mut [[i32; PANEL]]) {
+    assert!(c.len() == R);
+    let mut rows = [a.row(first).as_ptr(); R];
+    for (r, row) in rows.iter_mut().enumerate() {
+        let codes = a.row(first + r);
+        assert!(codes.len() >= 4 * quads.len());
+        *row = codes.as_ptr();
+    }
+    let mut sums = [_mm512_setzero_si512(); R];
+    for (i, quad) in quads.iter().enumerate() {
+        let b = load(quad);
+        for (sum, row) in sums.iter_mut().zip(rows) {
+            // SAFETY: a row has four codes for every quad.
+            let codes = unsafe { row.cast::<i32>().add(i).read_unaligned() };
+            *sum = _mm512_dpbusd_epi32(*sum, _mm512_set1_epi32(codes), b);
+        }
+    }
+    for (c, sum) in c.iter_mut().zip(sums) {
+        // SAFETY: 16 i32 are 64 bytes, and the store needs no alignment.
+        unsafe { _mm512_storeu_si512(c.as_mut_ptr().cast(), _mm512_sub_epi32(sum, offset)) };
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn load(Quad(quad): &Quad) -> __m512i {
+    // SAFETY: a `Quad` is 64 bytes, aligned to 64.
+    unsafe { _mm512_load_si512(quad.as_ptr().cast()) }
+}
