@@ -17,12 +17,10 @@ pub(super) enum Activation {
 }
 
 /// Columns of a product as floats: `acc · step`.
-#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
+#[multiversion(targets("x86_64+avx2"))]
 pub(super) fn scale(sums: &[[i32; PANEL]], steps: &[f32; PANEL], values: &mut [[f32; PANEL]]) {
     for (values, sums) in values.iter_mut().zip(sums) {
-        for ((value, &sum), step) in values.iter_mut().zip(sums).zip(steps) {
-            *value = sum as f32 * step;
-        }
+        *values = std::array::from_fn(|i| sums[i] as f32 * steps[i]);
     }
 }
 
@@ -41,7 +39,7 @@ pub(super) fn scale_split(
 }
 
 /// Adds the bias of each column.
-#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
+#[multiversion(targets("x86_64+avx2"))]
 pub(super) fn add_bias(values: &mut [[f32; PANEL]], bias: &[f32; PANEL]) {
     for values in values {
         values.iter_mut().zip(bias).for_each(|(value, bias)| *value += bias);
@@ -49,7 +47,7 @@ pub(super) fn add_bias(values: &mut [[f32; PANEL]], bias: &[f32; PANEL]) {
 }
 
 /// The activation of every value.
-#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
+#[multiversion(targets("x86_64+avx2"))]
 pub(super) fn activate(values: &mut [f32], activation: Activation) {
     match activation {
         Activation::Gelu => values.iter_mut().for_each(|x| *x = gelu(*x)),
@@ -58,7 +56,7 @@ pub(super) fn activate(values: &mut [f32], activation: Activation) {
 }
 
 /// ONNX `Softmax` of one row, in place; with `or_zero`, a row without a number becomes zeros.
-#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
+#[multiversion(targets("x86_64+avx2"))]
 pub(super) fn softmax(row: &mut [f32], or_zero: bool) {
     let max = fold(row, f32::NEG_INFINITY, |max, x| if x > max { x } else { max });
     row.iter_mut().for_each(|x| *x = exp(*x - max));
@@ -70,7 +68,7 @@ pub(super) fn softmax(row: &mut [f32], or_zero: bool) {
 }
 
 /// ONNX `LayerNormalization` of one row: `(x − mean)/√(variance + ε)·γ + β`.
-#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
+#[multiversion(targets("x86_64+avx2"))]
 pub(super) fn layer_norm(row: &[f32], gamma: &[f32], beta: &[f32], epsilon: f32, out: &mut [f32]) {
     let n = row.len() as f32;
     let mean = fold(row, 0.0, |sum, x| sum + x) / n;

@@ -20,7 +20,37 @@ use crate::normalize::Normalized;
 use crate::onnx::Model;
 use crate::{Error, Result};
 
-/// A quantized model on integer kernels.
+/// A quantized model on integer kernels, for any number of threads at once.
+///
+/// Loading packs the weights; what is read of the file is let go. A pass works on as many pictures as the file fixes,
+/// or on one; several passes run side by side, and the parts of one are divided among the threads that are free.
+///
+/// ```
+/// use std::path::Path;
+///
+/// use ndarray::Array4;
+/// use onnx_ptq4vit::integer::Runner;
+/// # use onnx_ptq4vit::calibrate::{Method, Options, Run, calibrate};
+/// # use onnx_ptq4vit::data::{Dataset, Preprocess, Selection};
+/// # use onnx_ptq4vit::export::{TwinForm, export};
+/// # use onnx_ptq4vit::onnx::{Graph, Model, Storage};
+/// # let model = Model::read(Path::new("fixtures/digits_vit_ts17.onnx"))?;
+/// # let plan = onnx_ptq4vit::plan::plan(&Graph::new(&model)?, &[])?;
+/// # let calib = Path::new("fixtures/digits_calib.npz");
+/// # let data = Dataset::open(calib, &Preprocess::timm_vit(8), Selection { limit: Some(2), seed: 0 })?;
+/// # let scales = calibrate(&model, &plan, &data, &Options::new(Method::Base), Run::default(), &())?;
+/// # let quantized = export(&model, &plan, &scales, TwinForm::Function)?;
+/// # let folder = tempfile::tempdir().unwrap();
+/// # let path = folder.path().join("vit.int8.onnx");
+/// # quantized.write(&path, Storage::for_model(&quantized))?;
+///
+/// let runner = Runner::load(&path)?;
+/// let [_, channels, height, width] = runner.input_shape();
+/// let pictures = Array4::<f32>::zeros([5, channels, height, width]);
+/// let logits = runner.run(&pictures.view())?;
+/// assert_eq!(logits.shape(), [5, 10]);
+/// # Ok::<(), onnx_ptq4vit::Error>(())
+/// ```
 pub struct Runner {
     plan: Arc<TypedSimplePlan>,
     /// What [`run_sites`](Self::run_sites) runs: a node for each site. Made when it is first needed.
@@ -49,6 +79,11 @@ pub struct OperatorTime {
     /// Wall-clock time, all passes together.
     pub seconds: f64,
 }
+
+const _: () = {
+    const fn is_shared<T: Send + Sync>() {}
+    is_shared::<Runner>();
+};
 
 impl Runner {
     /// Reads the emitted file at `path`.

@@ -21,7 +21,7 @@ pub enum Codes {
 }
 
 /// The codes of a uniform quantizer, Eq. (2); as many as the shorter slice holds.
-#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
+#[multiversion(targets("x86_64+avx2"))]
 pub fn uniform_codes(xs: &[f32], scale: Scale, bits: Bits, codes: &mut [i16]) {
     codes.iter_mut().zip(xs).for_each(|(code, &x)| *code = uniform_code(x, scale.get(), bits) as i16);
 }
@@ -38,21 +38,32 @@ impl Quantizer {
 
     /// The codes of `xs`; fused if every possible `|code| ≤ max_fused` (at most `i16::MAX`), else split.
     pub fn codes(self, xs: &[f32], max_fused: i32) -> Codes {
-        let fused = self.max_abs_code() <= max_fused.min(i16::MAX.into());
         let mut codes = vec![0; xs.len()];
         match self {
-            Self::Uniform { scale, bits } => uniform_codes(xs, scale, bits, &mut codes),
-            Self::TwinSoftmax { scale, .. } | Self::TwinGelu { scale, .. } if !fused => {
+            Self::TwinSoftmax { scale, .. } | Self::TwinGelu { scale, .. } if !self.fuses(max_fused) => {
                 let mut coarse = codes.clone();
                 self.twin_codes(xs, [1, 0], &mut codes);
                 self.twin_codes(xs, [0, 1], &mut coarse);
                 return Codes::Split { fine: codes, coarse, shift: scale.shift };
             }
-            Self::TwinSoftmax { scale, .. } | Self::TwinGelu { scale, .. } => {
-                self.twin_codes(xs, [1, 1 << scale.shift], &mut codes);
-            }
+            _ => self.fused_codes(xs, &mut codes),
         }
         Codes::Fused(codes)
+    }
+
+    /// Whether [`codes`](Self::codes) gives one code an element.
+    pub fn fuses(self, max_fused: i32) -> bool {
+        matches!(self, Self::Uniform { .. }) || self.max_abs_code() <= max_fused.min(i16::MAX.into())
+    }
+
+    /// The fused codes of `xs`, modulo 2¹⁶ where they do not fit; as many as the shorter slice holds.
+    pub fn fused_codes(self, xs: &[f32], codes: &mut [i16]) {
+        match self {
+            Self::Uniform { scale, bits } => uniform_codes(xs, scale, bits, codes),
+            Self::TwinSoftmax { scale, .. } | Self::TwinGelu { scale, .. } => {
+                self.twin_codes(xs, [1, 1 << scale.shift], codes);
+            }
+        }
     }
 
     /// `a·units[0] + b·units[1]` of every element, where a and b are its codes in R1 and R2.
@@ -66,7 +77,7 @@ impl Quantizer {
 }
 
 /// Free of branches, so that it vectorizes: each clamp at 0 empties the range to which the element does not belong.
-#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
+#[multiversion(targets("x86_64+avx2"))]
 fn gelu_codes(xs: &[f32], scale: TwinScale, bits: Bits, units: [i32; 2], codes: &mut [i16]) {
     let (fine, coarse) = (scale.fine.get(), scale.coarse());
     for (code, &x) in codes.iter_mut().zip(xs) {
@@ -75,7 +86,7 @@ fn gelu_codes(xs: &[f32], scale: TwinScale, bits: Bits, units: [i32; 2], codes: 
 }
 
 /// Free of branches, so that it vectorizes.
-#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
+#[multiversion(targets("x86_64+avx2"))]
 fn softmax_codes(xs: &[f32], scale: TwinScale, bits: Bits, units: [i32; 2], codes: &mut [i16]) {
     let (fine, coarse) = (scale.fine.get(), scale.coarse());
     let end = bits.half() as f32 * fine;

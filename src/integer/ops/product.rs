@@ -1,11 +1,13 @@
 //! `codes(x) · B · Δ`, the arithmetic of every site.
 
+use std::cell::RefCell;
+
 use crate::integer::math;
 use crate::kernel::{self, Bytes, PANEL, PackedB, Rows, fits_i32};
 use crate::quant::{Codes, Quantizer};
 
 /// Rows that are worked on together: their codes and a panel's sums stay in the L2.
-const MOST_ROWS: usize = 128;
+const MOST_ROWS: usize = 256;
 
 /// The largest magnitude of a code of B.
 const LARGEST_B: i64 = 128;
@@ -50,40 +52,62 @@ pub(super) fn multiply(
     mut each: impl FnMut(usize, &mut [[f32; PANEL]]),
 ) {
     let m = x.len() / b.k().max(1);
-    let mut values = vec![[0f32; PANEL]; m];
-    let mut sums = vec![[0i32; PANEL]; m];
-    match a.codes(x, fused) {
-        Codes::Fused(codes) => {
+    SCRATCH.with_borrow_mut(|Scratch { codes, sums, coarse_sums, values }| {
+        let sums = grown(sums, m, [0; PANEL]);
+        let values = grown(values, m, [0.0; PANEL]);
+        if a.fuses(fused) {
+            let codes = grown(codes, x.len(), 0);
+            a.fused_codes(x, codes);
             let codes = Left::new(codes, b.k(), matches!(a, Quantizer::Uniform { .. }));
             for panel in 0..b.panels() {
-                codes.panel(b, panel, &mut sums);
-                math::scale(&sums, &steps(panel), &mut values);
-                each(panel, &mut values);
+                codes.panel(b, panel, sums);
+                math::scale(sums, &steps(panel), values);
+                each(panel, values);
             }
-        }
-        Codes::Split { fine, coarse, shift } => {
-            let (fine, coarse) = (Left::new(fine, b.k(), true), Left::new(coarse, b.k(), true));
-            let mut coarse_sums = sums.clone();
+        } else if let Codes::Split { fine, coarse, shift } = a.codes(x, fused) {
+            let [fine, coarse] = [&fine, &coarse].map(|codes| Left::new(codes, b.k(), true));
+            let coarse_sums = grown(coarse_sums, m, [0; PANEL]);
             for panel in 0..b.panels() {
-                fine.panel(b, panel, &mut sums);
-                coarse.panel(b, panel, &mut coarse_sums);
-                math::scale_split([&sums, &coarse_sums], shift, &steps(panel), &mut values);
-                each(panel, &mut values);
+                fine.panel(b, panel, sums);
+                coarse.panel(b, panel, coarse_sums);
+                math::scale_split([sums, coarse_sums], shift, &steps(panel), values);
+                each(panel, values);
             }
         }
+    });
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
+/// Memory that a thread keeps from one product to the next.
+#[derive(Default)]
+struct Scratch {
+    codes: Vec<i16>,
+    sums: Vec<[i32; PANEL]>,
+    coarse_sums: Vec<[i32; PANEL]>,
+    values: Vec<[f32; PANEL]>,
+}
+
+/// The first `len` elements, whatever they hold.
+fn grown<T: Clone>(buffer: &mut Vec<T>, len: usize, fill: T) -> &mut [T] {
+    if buffer.len() < len {
+        buffer.resize(len, fill);
     }
+    &mut buffer[..len]
 }
 
 /// The codes of A as the kernel takes them.
-enum Left {
-    Words(Vec<i16>),
+enum Left<'a> {
+    Words(&'a [i16]),
     Bytes(Bytes),
 }
 
-impl Left {
-    fn new(codes: Vec<i16>, k: usize, fit_bytes: bool) -> Self {
+impl<'a> Left<'a> {
+    fn new(codes: &'a [i16], k: usize, fit_bytes: bool) -> Self {
         match fit_bytes && kernel::best().takes_bytes() {
-            true => Self::Bytes(Bytes::new(&codes, k)),
+            true => Self::Bytes(Bytes::new(codes, k)),
             false => Self::Words(codes),
         }
     }
