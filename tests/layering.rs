@@ -42,8 +42,7 @@ const WORDS: &[(&str, &[&str])] = &[
     ("sysinfo", &["cli/"]),
     ("bytesize", &["cli/", "import/"]),
 ];
-const UNSAFE: &[&str] =
-    &["kernel/avx2.rs", "kernel/vnni.rs", "integer/ops/written.rs", "onnx/mmap.rs"];
+const UNSAFE: &[&str] = &["kernel/avx2.rs", "kernel/vnni.rs", "integer/ops/written.rs", "onnx/mmap.rs"];
 
 const LONGEST_FILE: usize = 450;
 

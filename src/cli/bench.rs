@@ -73,7 +73,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
 }
 
 enum Engine {
-    Integer(Runner),
+    Integer(Box<Runner>),
     Float { model: FloatModel, batch: usize },
 }
 
@@ -96,7 +96,7 @@ impl Contestant {
         let picture = [channels.unwrap_or(3), height.unwrap_or(side), width.unwrap_or(side)];
         let shape = input.shape_for(picture)?;
         let engine = if is_quantized(&graph) {
-            Engine::Integer(Runner::with_picture(&model, picture)?)
+            Engine::Integer(Box::new(Runner::with_picture(&model, picture)?))
         } else {
             let model = FloatModel::new(&model, shape, &outputs(&graph)?.names[..1])?;
             Engine::Float { model, batch: shape[0] }
@@ -138,7 +138,9 @@ fn measure(contestants: Vec<Contestant>, args: &Args) -> Result<Report> {
     let profile = match &contestants[0].engine {
         Engine::Integer(runner) if args.profile => {
             let mut operators = runner.profile(&contestants[0].pictures.view())?;
-            operators.iter_mut().for_each(|time| time.seconds /= f64::from(args.batch));
+            for time in &mut operators {
+                time.seconds /= f64::from(args.batch);
+            }
             operators
         }
         _ => Vec::new(),
@@ -226,6 +228,10 @@ impl fmt::Display for Report {
         });
         let mut align = [Align::Right; 4];
         align[0] = Align::Left;
-        write!(f, "\nby operator, one picture\n{}", table(&["operator", "nodes", "ms", "share"], &align, rows))
+        write!(
+            f,
+            "\nby operator, one picture\n{}",
+            table(&["operator", "nodes", "ms", "share"], &align, rows)
+        )
     }
 }

@@ -2,6 +2,8 @@
 //!
 //! Nothing here contracts or reorders: sums run in [`PANEL`] lanes whatever the CPU, so that every CPU, and any
 //! division of the work, gives the same bits.
+// What is compiled once for each vector unit must be inlined into it.
+#![allow(clippy::inline_always)]
 
 use multiversion::multiversion;
 
@@ -50,8 +52,16 @@ pub(super) fn add_bias(values: &mut [[f32; PANEL]], bias: &[f32; PANEL]) {
 #[multiversion(targets("x86_64+avx2"))]
 pub(super) fn activate(values: &mut [f32], activation: Activation) {
     match activation {
-        Activation::Gelu => values.iter_mut().for_each(|x| *x = gelu(*x)),
-        Activation::TanhGelu => values.iter_mut().for_each(|x| *x = tanh_gelu(*x)),
+        Activation::Gelu => {
+            for x in values {
+                *x = gelu(*x);
+            }
+        }
+        Activation::TanhGelu => {
+            for x in values {
+                *x = tanh_gelu(*x);
+            }
+        }
     }
 }
 
@@ -59,9 +69,13 @@ pub(super) fn activate(values: &mut [f32], activation: Activation) {
 #[multiversion(targets("x86_64+avx2"))]
 pub(super) fn softmax(row: &mut [f32], or_zero: bool) {
     let max = fold(row, f32::NEG_INFINITY, |max, x| if x > max { x } else { max });
-    row.iter_mut().for_each(|x| *x = exp(*x - max));
+    for x in &mut *row {
+        *x = exp(*x - max);
+    }
     let sum = fold(row, 0.0, |sum, x| sum + x);
-    row.iter_mut().for_each(|x| *x /= sum);
+    for x in &mut *row {
+        *x /= sum;
+    }
     if or_zero && sum.is_nan() {
         row.iter_mut().filter(|x| x.is_nan()).for_each(|x| *x = 0.0);
     }
@@ -113,7 +127,7 @@ fn gelu(x: f32) -> f32 {
 
 #[inline(always)]
 fn tanh_gelu(x: f32) -> f32 {
-    const SQRT_2_OVER_PI: f32 = 0.797_884_56;
+    const SQRT_2_OVER_PI: f32 = 0.797_884_6;
     let inner = SQRT_2_OVER_PI * (x + 0.044_715 * (x * x * x));
     // (1 + tanh y)/2 = 1/(1 + e^(−2y))
     x / (1.0 + exp(-2.0 * inner))
@@ -124,6 +138,8 @@ fn tanh_gelu(x: f32) -> f32 {
 #[inline(always)]
 fn erf(x: f32) -> f32 {
     const END: f32 = 3.92;
+    // The first is nearly 2/√π.
+    #[allow(clippy::approx_constant)]
     const P: [f32; 6] =
         [1.128_379, 0.192_765, 0.053_060_606, 0.003_868_367_3, 0.000_287_480_16, 2.034_726_8e-6];
     const Q: [f32; 6] = [1.0, 0.504_165_23, 0.115_085_01, 0.015_172_377, 0.001_188_124_5, 3.807_059_3e-5];
@@ -137,10 +153,9 @@ fn erf(x: f32) -> f32 {
 fn exp(x: f32) -> f32 {
     const MAGIC: f32 = 12_582_912.0;
     // ln 2 in two parts; the first has so few bits that its product with n is exact.
-    const LN_2_HIGH: f32 = 0.693_359_375;
+    const LN_2_HIGH: f32 = 355.0 / 512.0;
     const LN_2_LOW: f32 = -2.121_944_4e-4;
-    const TAYLOR: [f32; 8] =
-        [1.0, 1.0, 0.5, 1.0 / 6.0, 1.0 / 24.0, 1.0 / 120.0, 1.0 / 720.0, 1.0 / 5040.0];
+    const TAYLOR: [f32; 8] = [1.0, 1.0, 0.5, 1.0 / 6.0, 1.0 / 24.0, 1.0 / 120.0, 1.0 / 720.0, 1.0 / 5040.0];
     let bounded = clamp(x, 88.0);
     // Adding 1.5·2^23 rounds to an integer.
     let shifted = bounded * std::f32::consts::LOG2_E + MAGIC;

@@ -136,12 +136,11 @@ impl Runner {
 
     /// As [`run`](Self::run), with what entered and left each of the [`sites`](Self::sites) on the way.
     pub fn run_sites(&self, images: &ArrayView4<f32>) -> Result<(ArrayD<f32>, Vec<SiteValues>)> {
-        let plan = match self.plain.get() {
-            Some(plan) => plan.clone(),
-            None => {
-                let plan = plain_plan(&self.graph, &self.sites)?;
-                self.plain.get_or_init(|| plan).clone()
-            }
+        let plan = if let Some(plan) = self.plain.get() {
+            plan.clone()
+        } else {
+            let plan = plain_plan(&self.graph, &self.sites)?;
+            self.plain.get_or_init(|| plan).clone()
         };
         let mut outputs = Vec::new();
         let mut passes = vec![Vec::new(); self.sites.len()];
@@ -156,7 +155,7 @@ impl Runner {
     pub fn profile(&self, images: &ArrayView4<f32>) -> Result<Vec<OperatorTime>> {
         let mut times: Vec<OperatorTime> = Vec::new();
         for (pass, input) in self.batches(images)?.into_iter().enumerate() {
-            self.run_with(&self.plan, input, |context, state, node, inputs| {
+            run_with(&self.plan, input, |context, state, node, inputs| {
                 let start = Instant::now();
                 let outputs = eval(context, state, node, inputs);
                 let seconds = start.elapsed().as_secs_f64();
@@ -194,7 +193,7 @@ impl Runner {
     }
 
     fn pass(&self, input: Tensor) -> Result<ArrayD<f32>> {
-        self.run_with(&self.plan, input, eval)
+        run_with(&self.plan, input, eval)
     }
 
     fn recording_pass(
@@ -203,7 +202,7 @@ impl Runner {
         input: Tensor,
     ) -> Result<(ArrayD<f32>, Vec<SiteValues>)> {
         let mut recorded: Vec<Option<SiteValues>> = vec![None; self.sites.len()];
-        let output = self.run_with(plan, input, |context, state, node, inputs| {
+        let output = run_with(plan, input, |context, state, node, inputs| {
             let Some(op) = node.op_as::<SiteOp>() else { return eval(context, state, node, inputs) };
             let entered = inputs.clone();
             let outputs = eval(context, state, node, inputs)?;
@@ -217,23 +216,22 @@ impl Runner {
         let values = recorded.into_iter().map(|values| values.expect("every site is in the plan once"));
         Ok((output, values.collect()))
     }
+}
 
-    /// The first output of one pass, each node computed by `evaluate`.
-    fn run_with(
-        &self,
-        plan: &Arc<TypedSimplePlan>,
-        input: Tensor,
-        evaluate: impl FnMut(
-            &EvalContext,
-            Option<&mut (dyn OpState + 'static)>,
-            &TypedNode,
-            TVec<TValue>,
-        ) -> TractResult<TVec<TValue>>,
-    ) -> Result<ArrayD<f32>> {
-        let run = || SimpleState::new(plan)?.run_plan_with_eval(tvec!(input.into_tvalue()), evaluate);
-        let outputs = guarded(run).map_err(|panic| Error::model("running the model", panic))?;
-        array(&outputs.map_err(|e| failed(&e))?[0])
-    }
+/// The first output of one pass, each node computed by `evaluate`.
+fn run_with(
+    plan: &Arc<TypedSimplePlan>,
+    input: Tensor,
+    evaluate: impl FnMut(
+        &EvalContext,
+        Option<&mut (dyn OpState + 'static)>,
+        &TypedNode,
+        TVec<TValue>,
+    ) -> TractResult<TVec<TValue>>,
+) -> Result<ArrayD<f32>> {
+    let run = || SimpleState::new(plan)?.run_plan_with_eval(tvec!(input.into_tvalue()), evaluate);
+    let outputs = guarded(run).map_err(|panic| Error::model("running the model", panic))?;
+    array(&outputs.map_err(|e| failed(&e))?[0])
 }
 
 fn operator_name(node: &TypedNode) -> String {

@@ -21,7 +21,10 @@ impl<'a> Rows<'a> {
     /// # Panics
     /// If `codes` is not a whole number of rows.
     pub fn new(codes: &'a [i16], stride: usize) -> Self {
-        assert!(codes.is_empty() || (stride > 0 && codes.len().is_multiple_of(stride)), "rows of {stride} codes");
+        assert!(
+            codes.is_empty() || (stride > 0 && codes.len().is_multiple_of(stride)),
+            "rows of {stride} codes"
+        );
         Self { codes, stride }
     }
 

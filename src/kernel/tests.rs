@@ -68,7 +68,15 @@ fn check_sizes(random: &mut ChaCha8Rng, [m, k, n]: [usize; 3]) {
 /// The largest sums that fit, and sums that wrap alike in every kernel.
 #[test]
 fn extreme_codes() {
-    for (a, b) in [(i16::MAX, i8::MIN), (i16::MIN, i8::MIN), (i16::MIN, i8::MAX), (255, -128), (-128, -128), (127, -128), (-1, -1)] {
+    for (a, b) in [
+        (i16::MAX, i8::MIN),
+        (i16::MIN, i8::MIN),
+        (i16::MIN, i8::MAX),
+        (255, -128),
+        (-128, -128),
+        (127, -128),
+        (-1, -1),
+    ] {
         for k in [1, 2, 3, 511, 512, 513, 600] {
             check(&vec![a; 7 * k], &vec![b; k * 17], [7, k, 17], &format!("all {a} and {b}"));
         }

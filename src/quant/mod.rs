@@ -256,6 +256,7 @@ impl Quantizer {
 
 /// Eq. (2).
 #[inline(always)]
+#[allow(clippy::inline_always)] // inlined into what is compiled for each vector unit
 fn uniform_code(x: f32, delta: f32, bits: Bits) -> i32 {
     let half = bits.half() as f32;
     round_half_even((x / delta).clamp(-half, half - 1.0))
@@ -263,6 +264,7 @@ fn uniform_code(x: f32, delta: f32, bits: Bits) -> i32 {
 
 /// One range of Eq. (4): `clamp(round(x/Δ), 0, 2^(k−1)−1)`.
 #[inline(always)]
+#[allow(clippy::inline_always)] // inlined into what is compiled for each vector unit
 fn magnitude(x: f32, delta: f32, bits: Bits) -> i32 {
     round_half_even((x / delta).clamp(0.0, (bits.half() - 1) as f32))
 }
@@ -270,6 +272,7 @@ fn magnitude(x: f32, delta: f32, bits: Bits) -> i32 {
 /// `x`, of magnitude below 2^22, rounded half to even. Adding 1.5·2^23 leaves no room for a fraction, so the
 /// addition itself rounds; unlike `round_ties_even` this vectorizes on every CPU.
 #[inline(always)]
+#[allow(clippy::inline_always)] // inlined into what is compiled for each vector unit
 fn round_half_even(x: f32) -> i32 {
     const MAGIC: f32 = 12_582_912.0;
     (x + MAGIC).to_bits() as i32 - MAGIC.to_bits() as i32

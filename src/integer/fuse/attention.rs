@@ -6,7 +6,7 @@ use tract_core::ops::math::{Add, Mul};
 
 use super::view::View;
 use super::{binary, constant, dims, floats, rewrite, scalar, sole};
-use crate::integer::ops::{Operand, RowOp, Sizes, SiteOp, Step};
+use crate::integer::ops::{Operand, RowOp, SiteOp, Sizes, Step};
 
 /// Puts one node in the place of the two products of each attention.
 pub(in crate::integer) fn attention(model: &mut TypedModel) -> TractResult<()> {
@@ -49,7 +49,8 @@ fn found(model: &TypedModel, node: &TypedNode) -> Option<Found> {
     k.strides.swap(2, 3);
     let [batch, heads, rows, depth] = q.shape[..] else { return None };
     let sizes = Sizes { batch, heads, rows, keys: k.shape[2], depth, width: v.shape[3] };
-    let fits = k.shape[..] == [batch, heads, sizes.keys, depth] && v.shape[..] == [batch, heads, sizes.keys, sizes.width];
+    let fits = k.shape[..] == [batch, heads, sizes.keys, depth]
+        && v.shape[..] == [batch, heads, sizes.keys, sizes.width];
     let empty = [batch, heads, rows, sizes.keys, depth, sizes.width].contains(&0);
     let contiguous = |view: &View| view.strides[3] == 1 || view.shape[3] == 1;
     if !fits || empty || ![&q, &k, &v].into_iter().all(contiguous) {
@@ -94,5 +95,6 @@ fn bias_of(bias: &Tensor, shape: &[usize]) -> Option<Step> {
     };
     let whole = [*rows, *keys] == [of_rows, of_keys];
     let repeats = (*batch == 1 || *batch == of_batch) && (*heads == 1 || *heads == of_heads);
-    (whole && repeats).then(|| Some(Step::Add { bias: floats(bias)?.into(), batch: *batch, heads: *heads }))?
+    (whole && repeats)
+        .then(|| Some(Step::Add { bias: floats(bias)?.into(), batch: *batch, heads: *heads }))?
 }

@@ -39,7 +39,7 @@ fn rewrite(model: &mut TypedModel, rules: &[Rule]) -> TractResult<()> {
 }
 
 /// The node whose output `outlet` is, if nothing else takes it.
-fn sole<'m>(model: &'m TypedModel, outlet: OutletId) -> Option<&'m TypedNode> {
+fn sole(model: &TypedModel, outlet: OutletId) -> Option<&TypedNode> {
     let node = model.node(outlet.node);
     let alone = node.outputs.len() == 1 && node.outputs[0].successors.len() == 1;
     (alone && !model.output_outlets().ok()?.contains(&outlet)).then_some(node)

@@ -56,7 +56,11 @@ fn softmax(model: &TypedModel, node: &TypedNode) -> TractResult<Option<TypedMode
     let fact = model.outlet_fact(node.id.into())?;
     let last = fact.rank().checked_sub(1);
     let plain = op.kind == SoftmaxKind::Softmax && op.quant_output_dt.is_none();
-    if !plain || fact.datum_type != f32::datum_type() || op.axes.first().copied() != last || op.axes.len() != 1 {
+    if !plain
+        || fact.datum_type != f32::datum_type()
+        || op.axes.first().copied() != last
+        || op.axes.len() != 1
+    {
         return Ok(None);
     }
     TypedModelPatch::replace_single_op(model, node, &node.inputs, RowOp::Softmax { or_zero: false }).map(Some)
@@ -75,7 +79,8 @@ fn softmax_or_zero(model: &TypedModel, node: &TypedNode) -> TractResult<Option<T
     if !matches {
         return Ok(None);
     }
-    TypedModelPatch::replace_single_op(model, node, &made_by.inputs, RowOp::Softmax { or_zero: true }).map(Some)
+    TypedModelPatch::replace_single_op(model, node, &made_by.inputs, RowOp::Softmax { or_zero: true })
+        .map(Some)
 }
 
 fn activation(model: &TypedModel, node: &TypedNode) -> TractResult<Option<TypedModelPatch>> {

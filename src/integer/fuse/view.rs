@@ -19,12 +19,12 @@ pub(super) struct View {
 impl View {
     /// The view of `outlet` on what it is made from, as far back as it goes.
     pub(super) fn new(model: &TypedModel, outlet: OutletId) -> Option<Self> {
-        Self::through(model, outlet).or_else(|| Self::whole(outlet, dims(model, outlet)?))
+        Self::through(model, outlet).or_else(|| Some(Self::whole(outlet, dims(model, outlet)?)))
     }
 
-    fn whole(source: OutletId, shape: TVec<usize>) -> Option<Self> {
+    fn whole(source: OutletId, shape: TVec<usize>) -> Self {
         let strides = (0..shape.len()).map(|axis| shape[axis + 1..].iter().product()).collect();
-        Some(Self { source, offset: 0, shape, strides, factor: None })
+        Self { source, offset: 0, shape, strides, factor: None }
     }
 
     /// The view through the node that makes `outlet`, if it only rearranges.

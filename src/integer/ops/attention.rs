@@ -120,7 +120,9 @@ impl Attention {
                 store(panel, keys, values, &mut scores, keys);
             });
             for (row, scores) in scores.chunks_exact_mut(keys).enumerate() {
-                self.steps.iter().for_each(|step| step.apply(scores, [picture, head, first + row], self.sizes));
+                self.steps
+                    .iter()
+                    .for_each(|step| step.apply(scores, [picture, head, first + row], self.sizes));
                 math::softmax(scores, self.or_zero);
             }
             let out = &mut out[head * width..];

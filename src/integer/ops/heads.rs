@@ -63,7 +63,8 @@ impl Heads {
         out: &mut [f32],
     ) -> TractResult<()> {
         let [_, quantizer] = self.quantizers(head);
-        let packed = PackedB::pack_rows(k, n, |row, codes| quantizer.uniform_codes(&b[row * n..][..n], codes));
+        let packed =
+            PackedB::pack_rows(k, n, |row, codes| quantizer.uniform_codes(&b[row * n..][..n], codes));
         self.check_exact(head, &packed)?;
         self.product(head, a, &packed, |panel, values| store(panel, n, values, out, n));
         Ok(())

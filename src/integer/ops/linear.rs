@@ -92,7 +92,10 @@ impl Linear {
         *shape.last_mut().context("a scalar times a weight")? = self.n();
         let x = x.try_as_plain_ram()?;
         let residual = residual.map(Tensor::try_as_plain_ram).transpose()?;
-        let residual = residual.as_ref().map(|residual| residual.as_slice::<f32>()).transpose()?;
+        let residual = match &residual {
+            Some(residual) => Some(residual.as_slice::<f32>()?),
+            None => None,
+        };
         let x = x.as_slice::<f32>()?;
         written(&shape, |out| {
             self.rows(x, residual, out);
@@ -116,19 +119,25 @@ impl Linear {
     }
 
     fn task(&self, x: &[f32], residual: Option<&[f32]>, out: &mut [f32]) {
-        multiply((self.a, self.fused), x, &self.b, |panel| self.steps[panel], |panel, values| {
-            self.add_outliers(x, panel, values);
-            if let Some(bias) = &self.bias {
-                math::add_bias(values, &bias[panel]);
-            }
-            if let Some(activation) = self.activation {
-                math::activate(values.as_flattened_mut(), activation);
-            }
-            if let Some(residual) = residual {
-                add_rows(values, residual, panel, self.n());
-            }
-            store(panel, self.n(), values, out, self.n());
-        });
+        multiply(
+            (self.a, self.fused),
+            x,
+            &self.b,
+            |panel| self.steps[panel],
+            |panel, values| {
+                self.add_outliers(x, panel, values);
+                if let Some(bias) = &self.bias {
+                    math::add_bias(values, &bias[panel]);
+                }
+                if let Some(activation) = self.activation {
+                    math::activate(values.as_flattened_mut(), activation);
+                }
+                if let Some(residual) = residual {
+                    add_rows(values, residual, panel, self.n());
+                }
+                store(panel, self.n(), values, out, self.n());
+            },
+        );
     }
 
     /// `values += x[…, channels] · rows` in the columns of a panel, the product first, as the file has it.

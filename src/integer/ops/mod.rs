@@ -6,9 +6,9 @@ mod heads;
 mod linear;
 mod product;
 mod rows;
-mod written;
 #[cfg(test)]
 mod tests;
+mod written;
 
 use std::sync::Arc;
 
@@ -16,8 +16,8 @@ use tract_core::internal::*;
 use tract_onnx::tract_hir::infer::{InferenceResult, Solver, TensorProxy};
 use tract_onnx::tract_hir::ops::expandable::Expansion;
 
-pub(super) use attention::{Operand, Sizes, Step};
 use attention::Attention;
+pub(super) use attention::{Operand, Sizes, Step};
 use conv::Conv;
 use heads::Heads;
 use linear::Linear;
@@ -98,12 +98,16 @@ impl SiteOp {
         (steps, or_zero): (Vec<Step>, bool),
         sizes: Sizes,
     ) -> Option<Self> {
-        let (Compute::Heads(of_scores), Compute::Heads(of_values)) = (&*scores.compute, &*values.compute) else {
+        let (Compute::Heads(of_scores), Compute::Heads(of_values)) = (&*scores.compute, &*values.compute)
+        else {
             return None;
         };
         let (sites, scores, values) =
             ([&scores.sites[..], &values.sites[..]].concat(), of_scores.clone(), of_values.clone());
-        Some(Self::of(sites, Compute::Attention(Attention { scores, values, operands, steps, or_zero, sizes })))
+        Some(Self::of(
+            sites,
+            Compute::Attention(Attention { scores, values, operands, steps, or_zero, sizes }),
+        ))
     }
 
     /// Whether it is a product of heads that is not yet part of an attention.

@@ -219,7 +219,8 @@ fn sums_that_might_overflow_are_refused_at_load() {
 
 /// What `op` makes of its inputs.
 fn evaluated(op: &SiteOp, inputs: &[(&[usize], &[f32])]) -> (Vec<usize>, Vec<f32>) {
-    let inputs = inputs.iter().map(|(shape, x)| Tensor::from_shape(shape, x).unwrap().into_tvalue()).collect();
+    let inputs =
+        inputs.iter().map(|(shape, x)| Tensor::from_shape(shape, x).unwrap().into_tvalue()).collect();
     let output = op.eval(&EvalContext::out_of_plan(), inputs).unwrap().remove(0);
     (output.shape().to_vec(), output.to_plain_array_view::<f32>().unwrap().iter().copied().collect())
 }
@@ -269,7 +270,8 @@ fn attention_is_its_parts_to_the_bit() {
     };
     let (q, k, v) = (rows(0, factor), rows(1, 1.0), rows(2, 1.0));
     let transposed = |x: &[f32]| -> Vec<f32> {
-        let one = |x: &[f32]| (0..depth * tokens).map(|i| x[i % tokens * depth + i / tokens]).collect::<Vec<_>>();
+        let one =
+            |x: &[f32]| (0..depth * tokens).map(|i| x[i % tokens * depth + i / tokens]).collect::<Vec<_>>();
         x.chunks(tokens * depth).flat_map(one).collect()
     };
     let bias = floats(&mut rng, heads * tokens * tokens, -1.0..1.0);
@@ -298,8 +300,13 @@ fn attention_is_its_parts_to_the_bit() {
         let (shape, found) = evaluated(&op, &[(&[qkv.len()][..], &qkv[..]); 3]);
         assert_eq!(shape, [batch, tokens, heads, depth]);
         for (i, expected) in expected.into_iter().enumerate() {
-            let [b, h, t, d] = [i / (depth * tokens * heads), i / (depth * tokens) % heads, i / depth % tokens, i % depth];
-            assert_eq!(found[((b * tokens + t) * heads + h) * depth + d], expected, "kind {kind}, {b} {h} {t} {d}");
+            let [b, h, t, d] =
+                [i / (depth * tokens * heads), i / (depth * tokens) % heads, i / depth % tokens, i % depth];
+            assert_eq!(
+                found[((b * tokens + t) * heads + h) * depth + d],
+                expected,
+                "kind {kind}, {b} {h} {t} {d}"
+            );
         }
     }
 }
