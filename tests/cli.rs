@@ -397,6 +397,10 @@ fn a_model_is_quantized_checked_and_run() {
     for file in ["0.json", "0_in0.npy", "0_out.npy"] {
         assert!(bench.path("sites").join(file).exists(), "{file}");
     }
+    let speed = bench.json(&format!("bench %q.onnx --against @{MODEL} --seconds 0 --batch 3 --profile"));
+    assert_eq!(speed["models"][1]["kind"], "float");
+    assert!(speed["ratio"].as_f64().unwrap() > 0.0);
+    assert!(speed["profile"].as_array().unwrap().iter().any(|time| time["operator"] == "Attention"));
     bench.refuses(
         "quantize %q.onnx --calib @digits_calib.npz -o %out.onnx",
         3,
