@@ -68,15 +68,21 @@ fn panel_of_product(a: Rows, b: &PackedB, panel: usize, c: &mut [[i32; PANEL]]) 
         let row_pairs = expand(quads, &mut row_pairs);
         let first = 4 * block * BLOCK;
         for (a, c) in a.chunks(ROWS).zip(c.chunks_mut(ROWS)) {
-            match c.len() {
-                1 => tile::<1>(a, b.k(), first, row_pairs, c),
-                2 => tile::<2>(a, b.k(), first, row_pairs, c),
-                3 => tile::<3>(a, b.k(), first, row_pairs, c),
-                4 => tile::<4>(a, b.k(), first, row_pairs, c),
-                5 => tile::<5>(a, b.k(), first, row_pairs, c),
-                _ => tile::<ROWS>(a, b.k(), first, row_pairs, c),
-            }
+            some_rows(a, b.k(), first, row_pairs, c);
         }
+    }
+}
+
+/// [`tile`] for up to [`ROWS`] rows.
+#[target_feature(enable = "avx2")]
+fn some_rows(a: Rows, k: usize, first: usize, row_pairs: &[RowPair], c: &mut [[i32; PANEL]]) {
+    match c.len() {
+        1 => tile::<1>(a, k, first, row_pairs, c),
+        2 => tile::<2>(a, k, first, row_pairs, c),
+        3 => tile::<3>(a, k, first, row_pairs, c),
+        4 => tile::<4>(a, k, first, row_pairs, c),
+        5 => tile::<5>(a, k, first, row_pairs, c),
+        _ => tile::<ROWS>(a, k, first, row_pairs, c),
     }
 }
 
@@ -157,14 +163,7 @@ fn errors(a: &[i16], b: &PackedB, scale: f32, target: &PackedTarget, sums: &mut 
         let target = target.panel(panel).chunks(ROWS);
         for ((a, target), lanes) in a.chunks(ROWS).zip(target).zip(lanes.chunks_mut(ROWS)) {
             let products = &mut products[..lanes.len()];
-            match lanes.len() {
-                1 => tile::<1>(a, k, 0, row_pairs, products),
-                2 => tile::<2>(a, k, 0, row_pairs, products),
-                3 => tile::<3>(a, k, 0, row_pairs, products),
-                4 => tile::<4>(a, k, 0, row_pairs, products),
-                5 => tile::<5>(a, k, 0, row_pairs, products),
-                _ => tile::<ROWS>(a, k, 0, row_pairs, products),
-            }
+            some_rows(a, k, 0, row_pairs, products);
             add_errors(products, scale, target, lanes);
         }
     }
