@@ -1,4 +1,4 @@
-//! The gradient of Conv with respect to its input.
+//! The gradients of Conv with respect to its input.
 
 use tract_core::internal::*;
 use tract_core::ops::cnn::conv::{Conv, KernelFormat};
@@ -20,10 +20,10 @@ pub(super) fn vjp(
     let w: ArrayViewD<f32> = weight.to_plain_array_view()?;
     let padding = spec.computed_padding(&x_shape[2..]);
     let (in_per_group, out_per_group) = (w.shape()[1], w.shape()[0] / op.group);
-    let mut dx = ArrayD::<f32>::zeros(x_shape);
+    let mut dx = ArrayD::<f32>::zeros([&dy.shape()[..1], x_shape].concat());
     for (at, &g) in dy.indexed_iter() {
         let at = at.as_array_view().to_vec();
-        let (n, o, p) = (at[0], at[1], &at[2..]);
+        let (seed, n, o, p) = (at[0], at[1], at[2], &at[3..]);
         for q in tract_ndarray::indices(&w.shape()[2..]) {
             let q = q.as_array_view().to_vec();
             let position = |d: usize| {
@@ -35,10 +35,10 @@ pub(super) fn vjp(
             if target.iter().zip(&x_shape[2..]).any(|(t, dim)| t >= dim) {
                 continue;
             }
-            target.splice(0..0, [n, 0]);
+            target.splice(0..0, [seed, n, 0]);
             let mut tap = [&[o, 0][..], &q].concat();
             for i in 0..in_per_group {
-                target[1] = o / out_per_group * in_per_group + i;
+                target[2] = o / out_per_group * in_per_group + i;
                 tap[1] = i;
                 dx[&target[..]] += w[&tap[..]] * g;
             }

@@ -24,7 +24,7 @@ pub(super) fn eval(op: &EinSum, inputs: &[TValue]) -> TractResult<TValue> {
     Ok(out.into_tensor().into_tvalue())
 }
 
-/// For `a,b->o`: `da = o,b->a` of (dy, b) and `db = a,o->b` of (a, dy).
+/// For `a,b->o`: `da = o,b->a` of (dy, b) and `db = a,o->b` of (a, dy), with the axis of the seeds before all others.
 pub(super) fn vjp(
     op: &EinSum,
     dy: &ArrayD<f32>,
@@ -32,13 +32,14 @@ pub(super) fn vjp(
     needed: &[bool],
 ) -> TractResult<Vec<Option<ArrayD<f32>>>> {
     ensure!(op.q_params.is_none() && inputs.len() <= 2, "only float EinSum of one or two operands");
+    const SEED: &[char] = &['*'];
     let Subscripts { a, b, out } = subscripts(op)?;
     let one = Some(tensor0(1f32).into_tvalue());
     let operands = [&inputs[0], inputs.get(1).unwrap_or(&one)];
     let mut grads = Vec::new();
     for (i, &need) in needed.iter().enumerate() {
         let (of, other) = if i == 0 { (&a, &b) } else { (&b, &a) };
-        let swapped = Subscripts { a: out.clone(), b: other.clone(), out: of.clone() };
+        let swapped = Subscripts { a: [SEED, &out].concat(), b: other.clone(), out: [SEED, of].concat() };
         let grad = || -> TractResult<_> {
             let other = operands[1 - i].as_ref().context("the other operand was not kept")?;
             contract(&swapped, &dy.view(), &other.to_plain_array_view()?)

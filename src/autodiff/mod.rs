@@ -8,7 +8,7 @@ mod rules;
 #[cfg(test)]
 mod rules_check;
 
-use std::cell::OnceCell;
+use std::collections::hash_map::Entry;
 
 use tract_core::internal::*;
 use tract_core::ops::einsum::EinSum;
@@ -132,48 +132,47 @@ impl Tape<'_> {
         own.flat_map(|(values, _)| values.iter().flatten()).map(bytes).sum()
     }
 
-    /// With as many seeds `dy` for each outlet `o` of `from`, the gradients `∂(Σ_o ⟨dy_o, value(o)⟩)/∂value(w)` of each
-    /// `w` of `wanted`: `found(index of w, by seed)` is called when they are known; with zeros where nothing depends on
-    /// `w`. Values are freed once no rule needs them. [`Error::Unsupported`] names an op on the way that has no rule.
+    /// With S seeds `dy` for each outlet `o` of `from`, `[S, shape of o]`, the gradients
+    /// `∂(Σ_o ⟨dy_o, value(o)⟩)/∂value(w)` of each `w` of `wanted`: `found(index of w, [S, shape of w])` is called when
+    /// they are known; with zeros where nothing depends on `w`. Values are freed once no rule needs them.
+    /// [`Error::Unsupported`] names an op on the way that has no rule.
     pub fn backward(
         mut self,
-        from: Vec<(OutletId, Vec<ArrayD<f32>>)>,
+        from: Vec<(OutletId, ArrayD<f32>)>,
         wanted: &[OutletId],
-        mut found: impl FnMut(usize, &[ArrayD<f32>]) -> Result<()>,
+        mut found: impl FnMut(usize, &ArrayD<f32>) -> Result<()>,
     ) -> Result<()> {
         let model = &self.network.model;
         let leads = self.leads_to(wanted);
-        let count = from.first().map_or(0, |(_, seeds)| seeds.len());
+        let count = from.first().map_or(0, |(_, seeds)| seeds.shape()[0]);
         let mut missing = vec![true; wanted.len()];
-        let mut grads: HashMap<OutletId, Vec<ArrayD<f32>>> = from.into_iter().collect();
+        let mut grads: HashMap<OutletId, ArrayD<f32>> = from.into_iter().collect();
         for &id in self.network.order.iter().rev() {
             let node = &model.nodes[id];
             for slot in 0..node.outputs.len() {
                 let outlet = OutletId::new(id, slot);
-                let Some(dys) = grads.remove(&outlet) else { continue };
+                let Some(dy) = grads.remove(&outlet) else { continue };
                 if let Some(index) = wanted.iter().position(|w| *w == outlet) {
                     missing[index] = false;
-                    found(index, &dys)?;
+                    found(index, &dy)?;
                 }
                 let needed: Vec<bool> = node.inputs.iter().map(|i| leads[i.node]).collect();
-                if needed.contains(&true) {
-                    for (seed, dxs) in self.pull_back(node, slot, dys, &needed)?.into_iter().enumerate() {
-                        for (&input, dx) in node.inputs.iter().zip(dxs) {
-                            let Some(dx) = dx else { continue };
-                            let dx = sum_to_shape(dx, self.shape(input));
-                            let sums = grads.entry(input).or_default();
-                            match sums.get_mut(seed) {
-                                Some(sum) => *sum += &dx,
-                                None => sums.push(dx),
-                            }
-                        }
+                if !needed.contains(&true) {
+                    continue;
+                }
+                for (&input, dx) in node.inputs.iter().zip(self.pull_back(node, slot, dy, &needed)?) {
+                    let Some(dx) = dx else { continue };
+                    let dx = sum_to_shape(dx, self.shape(input));
+                    match grads.entry(input) {
+                        Entry::Occupied(mut sum) => *sum.get_mut() += &dx,
+                        Entry::Vacant(sum) => drop(sum.insert(dx)),
                     }
                 }
             }
             self.values[id] = None;
         }
         for index in (0..wanted.len()).filter(|&index| missing[index]) {
-            found(index, &vec![ArrayD::zeros(self.shape(wanted[index])); count])?;
+            found(index, &ArrayD::zeros([&[count], self.shape(wanted[index])].concat()))?;
         }
         Ok(())
     }
@@ -188,14 +187,14 @@ impl Tape<'_> {
         leads
     }
 
-    /// By seed, the gradient of each needed input of `node`, in the shape of the broadcast operands.
+    /// The gradient of each needed input of `node`, in the shape of the broadcast operands.
     fn pull_back(
         &self,
         node: &TypedNode,
         slot: usize,
-        dys: Vec<ArrayD<f32>>,
+        dy: ArrayD<f32>,
         needed: &[bool],
-    ) -> Result<Vec<Vec<Option<ArrayD<f32>>>>> {
+    ) -> Result<Vec<Option<ArrayD<f32>>>> {
         let name = node.op.name();
         let (keep, rule) = rules::find(&name).filter(|_| slot == 0).ok_or_else(|| {
             Error::unsupported(format!("node `{}`", node.name), format!("op {name} has no gradient rule"))
@@ -207,10 +206,8 @@ impl Tape<'_> {
             inputs: node.inputs.iter().map(value).collect(),
             output: value(&OutletId::new(node.id, 0)).filter(|_| keep == rules::Keep::Output),
             needed,
-            sources: OnceCell::new(),
         };
-        let failed = |e| Error::model(self.name(node.id), format!("gradient of {name}: {e}"));
-        dys.into_iter().map(|dy| rule(dy, &saved).map_err(failed)).collect()
+        rule(dy, &saved).map_err(|e| Error::model(self.name(node.id), format!("gradient of {name}: {e}")))
     }
 
     fn name(&self, node: usize) -> String {
@@ -233,15 +230,15 @@ fn eval(node: &TypedNode, inputs: TVec<TValue>) -> Result<TVec<TValue>> {
     outcome.map_err(|e| Error::model(format!("node `{}`", node.name), format!("{}: {e}", node.op.name())))
 }
 
-/// Sums `grad` over the axes along which an operand of `shape` was broadcast.
-fn sum_to_shape(mut grad: ArrayD<f32>, shape: &[usize]) -> ArrayD<f32> {
-    while grad.ndim() > shape.len() {
-        grad = grad.sum_axis(Axis(0));
+/// Sums `grads`, `[S, ..]`, over the axes along which an operand of `shape` was broadcast.
+fn sum_to_shape(mut grads: ArrayD<f32>, shape: &[usize]) -> ArrayD<f32> {
+    while grads.ndim() > 1 + shape.len() {
+        grads = grads.sum_axis(Axis(1));
     }
-    for (axis, &dim) in shape.iter().enumerate() {
-        if dim == 1 && grad.shape()[axis] != 1 {
-            grad = grad.sum_axis(Axis(axis)).insert_axis(Axis(axis));
+    for (axis, &dim) in (1..).zip(shape) {
+        if dim == 1 && grads.shape()[axis] != 1 {
+            grads = grads.sum_axis(Axis(axis)).insert_axis(Axis(axis));
         }
     }
-    grad
+    grads
 }

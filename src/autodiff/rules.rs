@@ -1,13 +1,13 @@
 //! The table of vector-Jacobian products: one op, one rule, one formula.
 //!
 //! A rule maps `dy` to the gradient of each needed input, in the shape to which that input was broadcast; the
-//! driver sums back over the broadcast axes.
+//! driver sums back over the broadcast axes. Both have one axis before those of the values: S seeds at once.
 
-use std::cell::OnceCell;
 use std::f32::consts::{FRAC_2_SQRT_PI, PI};
+use std::ops::AddAssign;
 
 use tract_core::internal::*;
-use tract_core::ops::array::{Pad, TypedConcat};
+use tract_core::ops::array::{Gather, Pad, TypedConcat};
 use tract_core::ops::change_axes::AxisOp;
 use tract_core::ops::cnn::conv::Conv;
 use tract_core::ops::einsum::EinSum;
@@ -26,8 +26,6 @@ pub(super) struct Saved<'a> {
     pub(super) output: Option<TValue>,
     /// By input: is its gradient wanted?
     pub(super) needed: &'a [bool],
-    /// Of [`moved_elements`], the same for every `dy`.
-    pub(super) sources: OnceCell<Vec<usize>>,
 }
 
 /// Which values of the forward pass a rule reads: all others may be dropped.
@@ -71,6 +69,11 @@ impl Saved<'_> {
     fn output_array(&self) -> TractResult<ArrayViewD<'_, f32>> {
         self.output.as_ref().context("the output was not kept")?.to_plain_array_view()
     }
+
+    /// The shape of the first input's gradients, one for each seed of `dy`.
+    fn with_seeds(&self, dy: &ArrayD<f32>) -> Vec<usize> {
+        [&dy.shape()[..1], self.shapes[0]].concat()
+    }
 }
 
 type Grads = TractResult<Vec<Option<ArrayD<f32>>>>;
@@ -104,16 +107,16 @@ pub(super) const RULES: &[(&str, Keep, Rule)] = &[
     ("Cast",    Keep::Nothing, |dy, _| Ok(vec![Some(dy)])),
     ("Iff",     Keep::First, |dy, s| select(&dy, s)),
     ("Softmax", Keep::Output, softmax),
-    ("Reduce<Sum>", Keep::Nothing, |dy, s| Ok(vec![Some(dy.broadcast(s.shapes[0]).context("shape of the sum")?.to_owned())])),
+    ("Reduce<Sum>", Keep::Nothing, |dy, s| Ok(vec![Some(dy.broadcast(s.with_seeds(&dy)).context("shape of the sum")?.to_owned())])),
     ("Reshape", Keep::Nothing, same_elements),
     ("AddAxis", Keep::Nothing, same_elements),
     ("RmAxis",  Keep::Nothing, same_elements),
     ("MoveAxis", Keep::Nothing, move_axis),
     ("Concat",  Keep::Nothing, |dy, s| concat(&dy, s)),
     ("Pad",     Keep::Nothing, |dy, s| pad(&dy, s)),
-    ("Slice",   Keep::Rest, |dy, s| moved_elements(&dy, s)),
+    ("Slice",   Keep::Nothing, |dy, s| slice(&dy, s)),
+    ("Gather",  Keep::Rest, |dy, s| gather(&dy, s)),
     ("StridedSlice", Keep::Rest, |dy, s| moved_elements(&dy, s)),
-    ("Gather",  Keep::Rest, |dy, s| moved_elements(&dy, s)),
     ("MultiBroadcastTo", Keep::Rest, |dy, s| moved_elements(&dy, s)),
 ];
 
@@ -128,7 +131,10 @@ fn op_as<'a, O: TypedOp>(saved: &Saved<'a>) -> TractResult<&'a O> {
 /// `dx = dy ⊙ f(kept)`, where the rule keeps x or y, and not both.
 fn unary(mut dy: ArrayD<f32>, saved: &Saved, slope: impl Fn(f32) -> f32) -> Grads {
     let kept = if saved.output.is_some() { saved.output_array()? } else { saved.input_array(0)? };
-    dy.zip_mut_with(&kept, |dy, &x| *dy *= slope(x));
+    let slopes = kept.mapv(slope);
+    for mut dy in dy.outer_iter_mut() {
+        dy *= &slopes;
+    }
     Ok(vec![Some(dy)])
 }
 
@@ -162,14 +168,18 @@ fn binary(
         None => Ok(unread.view()),
     };
     let (a, b) = (array(0)?, array(1)?);
-    let a = a.broadcast(dy.raw_dim()).context("broadcast")?;
-    let b = b.broadcast(dy.raw_dim()).context("broadcast")?;
+    let a = a.broadcast(&dy.shape()[1..]).context("broadcast")?;
+    let b = b.broadcast(&dy.shape()[1..]).context("broadcast")?;
     let da = |mut dy: ArrayD<f32>| {
-        Zip::from(&mut dy).and(&a).and(&b).for_each(|dy, &a, &b| *dy = f(*dy, a, b));
+        for dy in dy.outer_iter_mut() {
+            Zip::from(dy).and(&a).and(&b).for_each(|dy, &a, &b| *dy = f(*dy, a, b));
+        }
         Some(dy)
     };
     let db = |mut dy: ArrayD<f32>| {
-        Zip::from(&mut dy).and(&a).and(&b).for_each(|dy, &a, &b| *dy = g(*dy, a, b));
+        for dy in dy.outer_iter_mut() {
+            Zip::from(dy).and(&a).and(&b).for_each(|dy, &a, &b| *dy = g(*dy, a, b));
+        }
         Some(dy)
     };
     Ok(match saved.needed {
@@ -192,27 +202,30 @@ fn softmax(mut dy: ArrayD<f32>, saved: &Saved) -> Grads {
     let op = op_as::<Softmax>(saved)?;
     ensure!(matches!(op.kind, SoftmaxKind::Softmax), "LogSoftmax");
     let y = saved.output_array()?;
-    let mut inner = &dy * &y;
-    for &axis in &op.axes {
-        inner = inner.sum_axis(Axis(axis)).insert_axis(Axis(axis));
+    for mut dy in dy.outer_iter_mut() {
+        let mut inner = &dy * &y;
+        for &axis in &op.axes {
+            inner = inner.sum_axis(Axis(axis)).insert_axis(Axis(axis));
+        }
+        dy -= &inner;
+        dy *= &y;
     }
-    dy -= &inner;
-    dy *= &y;
     Ok(vec![Some(dy)])
 }
 
 /// The same elements in the same order: `dx = dy` in the input's shape.
 fn same_elements(dy: ArrayD<f32>, saved: &Saved) -> Grads {
+    let shape = saved.with_seeds(&dy);
     let dx = if dy.is_standard_layout() { dy } else { dy.as_standard_layout().into_owned() };
-    Ok(vec![Some(dx.into_shape_with_order(saved.shapes[0])?)])
+    Ok(vec![Some(dx.into_shape_with_order(shape)?)])
 }
 
 /// The inverse permutation.
 fn move_axis(dy: ArrayD<f32>, saved: &Saved) -> Grads {
     let AxisOp::Move(from, to) = op_as::<AxisOp>(saved)? else { bail!("MoveAxis expected") };
     let mut order: Vec<usize> = (0..dy.ndim()).collect();
-    let axis = order.remove(*to);
-    order.insert(*from, axis);
+    let axis = order.remove(1 + to);
+    order.insert(1 + from, axis);
     Ok(vec![Some(dy.permuted_axes(order).as_standard_layout().into_owned())])
 }
 
@@ -223,7 +236,7 @@ fn concat(dy: &ArrayD<f32>, saved: &Saved) -> Grads {
     let mut grads = Vec::new();
     for shape in &saved.shapes {
         let end = start + shape[axis];
-        grads.push(Some(dy.slice_axis(Axis(axis), Slice::from(start..end)).to_owned()));
+        grads.push(Some(dy.slice_axis(Axis(1 + axis), Slice::from(start..end)).to_owned()));
         start = end;
     }
     Ok(grads)
@@ -235,29 +248,54 @@ fn pad(dy: &ArrayD<f32>, saved: &Saved) -> Grads {
     ensure!(matches!(op.mode, tract_core::ops::array::PadMode::Constant(_)), "Pad mode {:?}", op.mode);
     let mut dx = dy.view();
     for (axis, (&(before, _), &dim)) in op.pads.iter().zip(saved.shapes[0]).enumerate() {
-        dx.slice_axis_inplace(Axis(axis), Slice::from(before..before + dim));
+        dx.slice_axis_inplace(Axis(1 + axis), Slice::from(before..before + dim));
     }
     Ok(vec![Some(dx.to_owned())])
+}
+
+/// `dx[start + i] = dy[i]` along the axis.
+fn slice(dy: &ArrayD<f32>, saved: &Saved) -> Grads {
+    let op = op_as::<tract_core::ops::array::Slice>(saved)?;
+    let mut dx = ArrayD::zeros(saved.with_seeds(dy));
+    let start = op.start.to_usize()?;
+    let range = Slice::from(start..start + dy.shape()[1 + op.axis]);
+    dx.slice_axis_mut(Axis(1 + op.axis), range).assign(dy);
+    Ok(vec![Some(dx)])
+}
+
+/// `dx[index of i] += dy[i]` along the axis, which in `dy` is as many axes as the indices have.
+fn gather(dy: &ArrayD<f32>, saved: &Saved) -> Grads {
+    let axis = 1 + op_as::<Gather>(saved)?.axis;
+    let indices = saved.input(1)?.cast_to::<i64>()?;
+    let indices = indices.to_plain_array_view::<i64>()?;
+    let mut dx = ArrayD::zeros(saved.with_seeds(dy));
+    let len = dx.shape()[axis] as i64;
+    let by_index = [&dx.shape()[..axis], &[indices.len()], &dx.shape()[axis + 1..]].concat();
+    let dy = dy.to_shape(by_index)?;
+    for (&index, dy) in indices.iter().zip(dy.axis_iter(Axis(axis))) {
+        let index = if index < 0 { index + len } else { index } as usize;
+        dx.index_axis_mut(Axis(axis), index).add_assign(&dy);
+    }
+    Ok(vec![Some(dx), None])
 }
 
 /// An op that only moves elements of its first input: run on the numbers of the elements, it says where each
 /// output came from, so `dx[source of i] += dy[i]`.
 fn moved_elements(dy: &ArrayD<f32>, saved: &Saved) -> Grads {
     let shape = saved.shapes[0];
-    if saved.sources.get().is_none() {
-        let numbers: Vec<i64> = (0..shape.iter().product::<usize>() as i64).collect();
-        let mut inputs = tvec!(tensor1(&numbers).into_shape(shape)?.into_tvalue());
-        for index in 1..saved.inputs.len() {
-            inputs.push(saved.input(index)?.clone());
-        }
-        let sources = saved.op.eval(&EvalContext::out_of_plan(), inputs)?.remove(0);
-        let sources = sources.to_plain_array_view::<i64>()?.iter().map(|&i| i as usize).collect();
-        saved.sources.set(sources).expect("it is empty");
+    let numbers: Vec<i64> = (0..shape.iter().product::<usize>() as i64).collect();
+    let mut inputs = tvec!(tensor1(&numbers).into_shape(shape)?.into_tvalue());
+    for index in 1..saved.inputs.len() {
+        inputs.push(saved.input(index)?.clone());
     }
-    let mut dx = ArrayD::zeros(shape);
-    let flat = dx.as_slice_mut().context("zeros are in standard layout")?;
-    for (&source, &dy) in saved.sources.get().into_iter().flatten().zip(dy) {
-        flat[source] += dy;
+    let sources = saved.op.eval(&EvalContext::out_of_plan(), inputs)?.remove(0);
+    let sources = sources.to_plain_array_view::<i64>()?;
+    let mut dx = ArrayD::zeros(saved.with_seeds(dy));
+    for (mut dx, dy) in dx.outer_iter_mut().zip(dy.outer_iter()) {
+        let flat = dx.as_slice_mut().context("zeros are in standard layout")?;
+        for (&source, &dy) in sources.iter().zip(dy) {
+            flat[source as usize] += dy;
+        }
     }
     let mut grads = vec![None; saved.inputs.len()];
     grads[0] = Some(dx);

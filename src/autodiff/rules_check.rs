@@ -12,7 +12,7 @@ use tract_core::ops::element_wise::ElementWiseOp;
 use tract_core::ops::logic::Iff;
 use tract_core::ops::math;
 use tract_core::ops::nn::{DataFormat, GeluApproximate, Reduce, Reducer, Sigmoid, Softmax, SoftmaxKind};
-use tract_ndarray::ArrayD;
+use tract_ndarray::{ArrayD, Axis, stack};
 
 use super::{Network, rules};
 
@@ -167,15 +167,16 @@ fn check(case: &Case, input: usize) {
         values(&shape, 9).to_plain_array_view::<f32>().unwrap().to_owned() - 1.0
     };
     // Two seeds at once: the second is minus twice the first.
-    let mut grads = Vec::new();
-    let seeds = vec![weights.clone(), &weights * -2.0];
+    let mut grads = None;
+    let seeds = stack(Axis(0), &[weights.view(), (&weights * -2.0).view()]).unwrap();
     tape.backward(vec![(out, seeds)], &[source], |_, found| {
-        grads = found.to_vec();
+        grads = Some(found.clone());
         Ok(())
     })
     .unwrap();
-    let grad = &grads[0];
-    assert_eq!(grads[1], grad * -2.0, "{name}");
+    let grads = grads.expect("the source was wanted");
+    let grad = grads.index_axis(Axis(0), 0);
+    assert_eq!(grads.index_axis(Axis(0), 1), &grad * -2.0, "{name}");
     let loss = |x: &ArrayD<f32>| -> f32 { (&run(x).value(out).unwrap() * &weights).sum() };
     let slopes: Vec<f32> = (0..x.len())
         .map(|i| {
@@ -213,7 +214,7 @@ fn an_op_without_a_rule_is_named() {
     let network = network(&case, 0);
     let tape = network.forward(case.inputs[0].clone(), &[]).unwrap();
     let model = network.model();
-    let seeds = vec![ArrayD::ones(vec![2, 3])];
+    let seeds = ArrayD::ones(vec![1, 2, 3]);
     let error =
         tape.backward(vec![(model.outputs[0], seeds)], &[model.inputs[0]], |_, _| Ok(())).unwrap_err();
     assert_eq!(error.to_string(), "unsupported: node `op`: op Cos has no gradient rule");

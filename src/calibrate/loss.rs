@@ -52,8 +52,8 @@ impl From<Gradient> for String {
 }
 
 impl Gradient {
-    /// The gradients at each of `outputs` to back-propagate, one a pass: of a classifier at the `logits`, the first and
-    /// only one. `stream` numbers the batch, so that every batch has probes of its own, whatever the order in which
+    /// The gradients at each of `outputs` to back-propagate, `[probes, its shape]`: of a classifier at the `logits`, the
+    /// first and only one. `stream` numbers the batch, so that every batch has probes of its own, whatever the order in which
     /// batches are run.
     pub fn seeds(
         self,
@@ -61,11 +61,11 @@ impl Gradient {
         logits: bool,
         seed: u64,
         stream: u64,
-    ) -> Result<Vec<Vec<ArrayD<f32>>>> {
+    ) -> Result<Vec<ArrayD<f32>>> {
         let is_logits = |output: &ArrayViewD<f32>| logits && output.ndim() == 2;
         match self {
             Self::PseudoLabel => match outputs {
-                [output] if is_logits(output) => Ok(vec![vec![pseudo_label(output)]]),
+                [output] if is_logits(output) => Ok(vec![pseudo_label(output).insert_axis(Axis(0))]),
                 _ => Err(Error::unsupported(
                     "gradient pseudo-label",
                     "the model gives features, not the logits of a classifier; use fisher:4",
@@ -75,11 +75,13 @@ impl Gradient {
                 let mut rng = ChaCha8Rng::seed_from_u64(seed);
                 rng.set_stream(stream);
                 let mut sign = || if rng.next_u32() & 1 == 0 { 1.0 } else { -1.0 };
-                let mut seeds = vec![Vec::new(); outputs.len()];
-                for _ in 0..probes {
+                let shape = |output: &ArrayViewD<f32>| [&[probes], output.shape()].concat();
+                let mut seeds: Vec<_> = outputs.iter().map(|o| ArrayD::zeros(shape(o))).collect();
+                for probe in 0..probes {
                     for (output, seeds) in outputs.iter().zip(&mut seeds) {
                         let signs = ArrayD::from_shape_simple_fn(output.raw_dim(), &mut sign);
-                        seeds.push(if is_logits(output) { fisher(output, &signs) } else { signs });
+                        let seed = if is_logits(output) { fisher(output, &signs) } else { signs };
+                        seeds.index_axis_mut(Axis(0), probe).assign(&seed);
                     }
                 }
                 Ok(seeds)

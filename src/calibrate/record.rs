@@ -161,12 +161,12 @@ impl Recorder<'_> {
     }
 }
 
-/// Element by element, of at least one array.
-fn mean_square(arrays: &[ArrayD<f32>]) -> ArrayD<f32> {
-    let share = 1.0 / arrays.len() as f32;
-    let mut sum = arrays[0].mapv(|x| x * x * share);
-    for array in &arrays[1..] {
-        sum.zip_mut_with(array, |sum, x| *sum += x * x * share);
+/// Element by element, over the first axis.
+fn mean_square(gradients: &ArrayD<f32>) -> ArrayD<f32> {
+    let share = 1.0 / gradients.shape()[0] as f32;
+    let mut sum = ArrayD::zeros(&gradients.shape()[1..]);
+    for gradient in gradients.outer_iter() {
+        sum.zip_mut_with(&gradient, |sum, x| *sum += x * x * share);
     }
     sum
 }

@@ -72,13 +72,13 @@ impl Recorded<'_> {
         self.tape.bytes()
     }
 
-    /// With seeds for every output, as many for each, `∂(Σ ⟨seed, output⟩)/∂value` of each named tap: `found(index of
-    /// the name, by seed)` is called when they are known. Uses the values up.
+    /// With S seeds for every output, `[S, its shape]`, `∂(Σ ⟨seed, output⟩)/∂value` of each named tap:
+    /// `found(index of the name, [S, its shape])` is called when they are known. Uses the values up.
     pub fn gradients(
         self,
-        seeds: Vec<Vec<ArrayD<f32>>>,
+        seeds: Vec<ArrayD<f32>>,
         names: &[&str],
-        found: impl FnMut(usize, &[ArrayD<f32>]) -> Result<()>,
+        found: impl FnMut(usize, &ArrayD<f32>) -> Result<()>,
     ) -> Result<()> {
         let outlets: Vec<OutletId> = names.iter().map(|n| self.session.outlet(n)).collect::<Result<_>>()?;
         let from = self.session.outputs.iter().copied().zip(seeds).collect();
