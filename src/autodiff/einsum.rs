@@ -5,6 +5,9 @@ use tract_core::ops::einsum::EinSum;
 use tract_ndarray::linalg::general_mat_mul;
 use tract_ndarray::{ArrayBase, ArrayD, ArrayViewD, ArrayViewMutD, Axis, CowArray, Data, IxDyn};
 
+/// The axis of the seeds, which is no letter of tract's.
+const SEEDS: char = '*';
+
 /// `a,b->out`, one letter an axis; `b` is empty for a single operand.
 struct Subscripts {
     a: Vec<char>,
@@ -32,14 +35,17 @@ pub(super) fn vjp(
     needed: &[bool],
 ) -> TractResult<Vec<Option<ArrayD<f32>>>> {
     ensure!(op.q_params.is_none() && inputs.len() <= 2, "only float EinSum of one or two operands");
-    const SEED: &[char] = &['*'];
     let Subscripts { a, b, out } = subscripts(op)?;
     let one = Some(tensor0(1f32).into_tvalue());
     let operands = [&inputs[0], inputs.get(1).unwrap_or(&one)];
     let mut grads = Vec::new();
     for (i, &need) in needed.iter().enumerate() {
         let (of, other) = if i == 0 { (&a, &b) } else { (&b, &a) };
-        let swapped = Subscripts { a: [SEED, &out].concat(), b: other.clone(), out: [SEED, of].concat() };
+        let swapped = Subscripts {
+            a: [&[SEEDS], &out[..]].concat(),
+            b: other.clone(),
+            out: [&[SEEDS], &of[..]].concat(),
+        };
         let grad = || -> TractResult<_> {
             let other = operands[1 - i].as_ref().context("the other operand was not kept")?;
             contract(&swapped, &dy.view(), &other.to_plain_array_view()?)

@@ -4,7 +4,6 @@
 //! driver sums back over the broadcast axes. Both have one axis before those of the values: S seeds at once.
 
 use std::f32::consts::{FRAC_2_SQRT_PI, PI};
-use std::ops::AddAssign;
 
 use tract_core::internal::*;
 use tract_core::ops::array::{Gather, Pad, TypedConcat};
@@ -274,7 +273,8 @@ fn gather(dy: &ArrayD<f32>, saved: &Saved) -> Grads {
     let dy = dy.to_shape(by_index)?;
     for (&index, dy) in indices.iter().zip(dy.axis_iter(Axis(axis))) {
         let index = if index < 0 { index + len } else { index } as usize;
-        dx.index_axis_mut(Axis(axis), index).add_assign(&dy);
+        let mut dx = dx.index_axis_mut(Axis(axis), index);
+        dx += &dy;
     }
     Ok(vec![Some(dx), None])
 }
