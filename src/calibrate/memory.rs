@@ -48,7 +48,7 @@ pub(super) fn divide(
     for (i, (site, weight)) in footprint.sites.iter().zip(weights).enumerate().skip(from) {
         let curvature = if metric == Metric::Hessian { site.output } else { 0 };
         let record = (site.a + site.b + curvature) * chunks;
-        // Float outputs, rows in order, their codes; and B of every candidate in i16.
+        // Float outputs, rows in order, their codes; and B of every candidate, at two bytes a code (it takes one).
         let rows = (2 * site.a + 3 * site.output) * chunks / site.heads;
         let operands = (weight + site.b * chunks / site.heads) / 2 * CANDIDATES;
         let of_site = rows + operands;
