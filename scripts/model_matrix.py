@@ -146,7 +146,7 @@ def show(rows) -> str:
         kinds = ", ".join(f"{count} {kind}" for kind, count in found["sites"].items())
         total = sum(found["sites"].values())
         lines.append(
-            f"| {model} | {exporter} | {found['batch']} | {found['data']} | {total}: {kinds} | {found.get('processor_seconds', '–')} "
+            f"| {model} | {exporter} | {found['batch']} | {found['data']} | {total}: {kinds} | {found['processor_seconds']} "
             f"| {found['gibibytes']} | {found['error']:.0e} | {found['sqnr']:.1f} | {found['runtime_sqnr']:.1f} |"
         )
     return "\n".join(lines) + "\n"

@@ -32,7 +32,10 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         for version in range(args.versions):
             path = Path(scratch) / f"{version}.onnx"
-            onnx.save(moved(onnx.load(args.quantized), version) if version else onnx.load(args.quantized), path)
+            model = onnx.load(args.quantized)
+            if version > 0:
+                move(model, version)
+            onnx.save(model, path)
             found["ours"].append(ours(args.binary, path, args.input))
             found["ORT"].append(runtime(path, images, levels.ORT_DISABLE_ALL))
             found["ORT optimized"].append(runtime(path, images, levels.ORT_ENABLE_ALL))
@@ -47,16 +50,15 @@ def main() -> None:
             print(f"| – the file itself | {agreement[0]:.1f} | {divergence[0]:.4f} | 1 |")
 
 
-def moved(model: onnx.ModelProto, seed: int) -> onnx.ModelProto:
-    """Every float vector of `model` that is no scale, and its embeddings, moved by one unit in the last place."""
+def move(model: onnx.ModelProto, seed: int) -> None:
+    """Moves every float array of `model` that is no scale by one unit in the last place."""
     rng = np.random.default_rng(seed)
     for tensor in model.graph.initializer:
-        is_vector = tensor.data_type == onnx.TensorProto.FLOAT and np.prod(tensor.dims) > 1
-        if is_vector and not tensor.name.endswith("_scale"):
+        is_array = tensor.data_type == onnx.TensorProto.FLOAT and np.prod(tensor.dims) > 1
+        if is_array and not tensor.name.endswith("_scale"):
             values = numpy_helper.to_array(tensor)
             towards = np.where(rng.random(values.shape) < 0.5, np.inf, -np.inf).astype(np.float32)
             tensor.CopyFrom(numpy_helper.from_array(np.nextafter(values, towards), tensor.name))
-    return model
 
 
 def ours(binary: Path, model: Path, images: Path) -> np.ndarray:

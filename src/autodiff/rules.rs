@@ -116,7 +116,8 @@ pub(super) const RULES: &[(&str, Keep, Rule)] = &[
     ("Slice",   Keep::Nothing, |dy, s| slice(&dy, s)),
     ("Gather",  Keep::Rest, |dy, s| gather(&dy, s)),
     ("StridedSlice", Keep::Rest, |dy, s| moved_elements(&dy, s)),
-    ("MultiBroadcastTo", Keep::Rest, |dy, s| moved_elements(&dy, s)),
+    // What was broadcast is summed by the driver.
+    ("MultiBroadcastTo", Keep::Nothing, |dy, _| Ok(vec![Some(dy)])),
 ];
 
 pub(super) fn find(op_name: &str) -> Option<(Keep, Rule)> {
@@ -169,23 +170,26 @@ fn binary(
     let (a, b) = (array(0)?, array(1)?);
     let a = a.broadcast(&dy.shape()[1..]).context("broadcast")?;
     let b = b.broadcast(&dy.shape()[1..]).context("broadcast")?;
-    let da = |mut dy: ArrayD<f32>| {
-        for dy in dy.outer_iter_mut() {
-            Zip::from(dy).and(&a).and(&b).for_each(|dy, &a, &b| *dy = f(*dy, a, b));
-        }
-        Some(dy)
-    };
-    let db = |mut dy: ArrayD<f32>| {
-        for dy in dy.outer_iter_mut() {
-            Zip::from(dy).and(&a).and(&b).for_each(|dy, &a, &b| *dy = g(*dy, a, b));
-        }
-        Some(dy)
-    };
+    let da = |dy| Some(by_seed(dy, &a, &b, &f));
+    let db = |dy| Some(by_seed(dy, &a, &b, &g));
     Ok(match saved.needed {
         [_, false] => vec![da(dy), None],
         [false, _] => vec![None, db(dy)],
         _ => vec![da(dy.clone()), db(dy)],
     })
+}
+
+/// `f(dy, a, b)` element by element, the same a and b for every seed.
+fn by_seed(
+    mut dy: ArrayD<f32>,
+    a: &ArrayViewD<f32>,
+    b: &ArrayViewD<f32>,
+    f: impl Fn(f32, f32, f32) -> f32,
+) -> ArrayD<f32> {
+    for dy in dy.outer_iter_mut() {
+        Zip::from(dy).and(a).and(b).for_each(|dy, &a, &b| *dy = f(*dy, a, b));
+    }
+    dy
 }
 
 /// `dt = c ? dy : 0`, `df = c ? 0 : dy`.

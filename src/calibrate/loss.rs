@@ -53,8 +53,8 @@ impl From<Gradient> for String {
 
 impl Gradient {
     /// The gradients at each of `outputs` to back-propagate, `[probes, its shape]`: of a classifier at the `logits`, the
-    /// first and only one. `stream` numbers the batch, so that every batch has probes of its own, whatever the order in which
-    /// batches are run.
+    /// first and only one. `stream` numbers the batch, so that every batch has probes of its own, whatever the order in
+    /// which batches are run.
     pub fn seeds(
         self,
         outputs: &[ArrayViewD<f32>],
