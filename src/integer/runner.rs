@@ -218,7 +218,8 @@ impl Runner {
     }
 }
 
-/// The first output of one pass, each node computed by `evaluate`.
+/// The first output of one pass, each node computed by `evaluate`, on a thread of rayon's: from any other, every node
+/// that divides its work would wait for one.
 fn run_with(
     plan: &Arc<TypedSimplePlan>,
     input: Tensor,
@@ -227,11 +228,15 @@ fn run_with(
         Option<&mut (dyn OpState + 'static)>,
         &TypedNode,
         TVec<TValue>,
-    ) -> TractResult<TVec<TValue>>,
+    ) -> TractResult<TVec<TValue>>
+    + Send,
 ) -> Result<ArrayD<f32>> {
-    let run = || SimpleState::new(plan)?.run_plan_with_eval(tvec!(input.into_tvalue()), evaluate);
-    let outputs = guarded(run).map_err(|panic| Error::model("running the model", panic))?;
-    array(&outputs.map_err(|e| failed(&e))?[0])
+    let run = || {
+        let outputs = SimpleState::new(plan)?.run_plan_with_eval(tvec!(input.into_tvalue()), evaluate)?;
+        Ok(outputs[0].to_plain_array_view::<f32>()?.to_owned())
+    };
+    let output = guarded(|| rayon::scope(|_| run()));
+    output.map_err(|panic| Error::model("running the model", panic))?.map_err(|e: TractError| failed(&e))
 }
 
 fn operator_name(node: &TypedNode) -> String {
@@ -243,10 +248,6 @@ fn operator_name(node: &TypedNode) -> String {
 
 fn failed(error: &TractError) -> Error {
     Error::model("running the model", format!("{error:#}"))
-}
-
-fn array(value: &TValue) -> Result<ArrayD<f32>> {
-    Ok(value.to_plain_array_view::<f32>().map_err(|e| failed(&e))?.to_owned())
 }
 
 /// The passes one after the other along axis 0.

@@ -10,6 +10,7 @@ use std::arch::x86_64::{
     _mm256_set1_epi32, _mm256_set1_ps, _mm256_setzero_si256, _mm256_shuffle_ps, _mm256_store_si256,
     _mm256_storeu_ps, _mm256_storeu_si256, _mm256_sub_ps,
 };
+use std::mem::MaybeUninit;
 
 use super::errors::{LANES, TargetRow, sum_of_lanes};
 use super::packed::{PANEL, Quad};
@@ -63,7 +64,7 @@ fn panel_of_product(a: Rows, b: &PackedB, panel: usize, c: &mut [[i32; PANEL]]) 
     if quads.is_empty() {
         c.fill([0; PANEL]);
     }
-    let mut row_pairs = [RowPair([[0; 2]; PANEL]); 2 * BLOCK];
+    let mut row_pairs = [const { MaybeUninit::uninit() }; 2 * BLOCK];
     for (block, quads) in quads.chunks(BLOCK).enumerate() {
         let row_pairs = expand(quads, &mut row_pairs);
         let first = 4 * block * BLOCK;
@@ -126,7 +127,8 @@ fn tile<const R: usize>(a: Rows, k: usize, first: usize, row_pairs: &[RowPair], 
 
 /// The codes of `quads` in i16, two row pairs each, in the front of `row_pairs`.
 #[target_feature(enable = "avx2")]
-fn expand<'p>(quads: &[Quad], row_pairs: &'p mut [RowPair]) -> &'p [RowPair] {
+fn expand<'p>(quads: &[Quad], row_pairs: &'p mut [MaybeUninit<RowPair>]) -> &'p [RowPair] {
+    let row_pairs = &mut row_pairs[..2 * quads.len()];
     for (Quad(quad), pairs) in quads.iter().zip(row_pairs.chunks_exact_mut(2)) {
         let from = quad.as_ptr().cast::<__m128i>();
         let to = pairs.as_mut_ptr().cast::<__m256i>();
@@ -140,7 +142,8 @@ fn expand<'p>(quads: &[Quad], row_pairs: &'p mut [RowPair]) -> &'p [RowPair] {
             }
         }
     }
-    &row_pairs[..2 * quads.len()]
+    // SAFETY: two row pairs of every quad were written.
+    unsafe { row_pairs.assume_init_ref() }
 }
 
 /// The even or the odd pairs of codes of four and four columns, in the order of the columns.
@@ -156,7 +159,7 @@ fn deinterleave<const PAIRS: i32>(low: __m256i, high: __m256i) -> __m256i {
 fn errors(a: &[i16], b: &PackedB, scale: f32, target: &PackedTarget, sums: &mut [f32]) {
     let (a, k) = (Rows::new(a, b.k()), b.k());
     let mut lanes = vec![[0f32; LANES]; sums.len()];
-    let mut row_pairs = vec![RowPair([[0; 2]; PANEL]); 2 * k.div_ceil(4)];
+    let mut row_pairs = vec![MaybeUninit::uninit(); 2 * k.div_ceil(4)];
     let mut products = [[0; PANEL]; ROWS];
     for panel in 0..b.panels() {
         let row_pairs = expand(b.panel(panel), &mut row_pairs);
