@@ -235,7 +235,7 @@ fn run_with(
         let outputs = SimpleState::new(plan)?.run_plan_with_eval(tvec!(input.into_tvalue()), evaluate)?;
         Ok(outputs[0].to_plain_array_view::<f32>()?.to_owned())
     };
-    let output = guarded(|| rayon::scope(|_| run()));
+    let output = rayon::scope(|_| guarded(run));
     output.map_err(|panic| Error::model("running the model", panic))?.map_err(|e: TractError| failed(&e))
 }
 
