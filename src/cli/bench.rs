@@ -8,17 +8,17 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use ndarray::Array4;
 use onnx_ptq4vit::Error;
-use onnx_ptq4vit::integer::{OperatorTime, Runner};
+use onnx_ptq4vit::integer::OperatorTime;
 use onnx_ptq4vit::onnx::Graph;
 use onnx_ptq4vit::report::{Align, table};
-use onnx_ptq4vit::session::{FloatModel, input_spec, outputs};
+use onnx_ptq4vit::session::input_spec;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 
-use super::model::{ModelArgs, is_quantized};
+use super::engine::Engine;
+use super::model::ModelArgs;
 use super::output::print;
-use super::run::run_float;
 
 /// Measure how fast a model runs
 ///
@@ -72,11 +72,6 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-enum Engine {
-    Integer(Box<Runner>),
-    Float { model: FloatModel, batch: usize },
-}
-
 /// A model that is ready to run, and its pictures.
 struct Contestant {
     name: String,
@@ -95,12 +90,7 @@ impl Contestant {
         let side = usize::from(args.size);
         let picture = [channels.unwrap_or(3), height.unwrap_or(side), width.unwrap_or(side)];
         let shape = input.shape_for(picture)?;
-        let engine = if is_quantized(&graph) {
-            Engine::Integer(Box::new(Runner::with_picture(&model, picture)?))
-        } else {
-            let model = FloatModel::new(&model, shape, &outputs(&graph)?.names[..1])?;
-            Engine::Float { model, batch: shape[0] }
-        };
+        let engine = Engine::new(&model, &graph, &input, picture)?;
         let load = start.elapsed();
         let batch = usize::from(args.batch);
         if !batch.is_multiple_of(shape[0]) {
@@ -117,10 +107,7 @@ impl Contestant {
     /// How long one run takes.
     fn run(&self) -> Result<Duration> {
         let start = Instant::now();
-        match &self.engine {
-            Engine::Integer(runner) => runner.run(&self.pictures.view())?,
-            Engine::Float { model, batch } => run_float(model, *batch, &self.pictures)?,
-        };
+        self.engine.run(&self.pictures)?;
         Ok(start.elapsed())
     }
 }

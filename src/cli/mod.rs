@@ -2,6 +2,7 @@
 
 mod bench;
 mod check;
+mod engine;
 mod inspect;
 mod interrupt;
 mod model;

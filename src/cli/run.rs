@@ -5,17 +5,17 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Result;
-use ndarray::{Array4, ArrayD, ArrayView4, Axis, Slice, concatenate};
+use ndarray::{ArrayD, Axis, Slice};
 use onnx_ptq4vit::Error;
 use onnx_ptq4vit::check::{load_batch, top};
 use onnx_ptq4vit::data::{Selection, write_npy};
-use onnx_ptq4vit::integer::{Runner, SiteInfo, SiteValues};
+use onnx_ptq4vit::integer::{SiteInfo, SiteValues};
 use onnx_ptq4vit::onnx::Graph;
 use onnx_ptq4vit::report::{Align, table};
-use onnx_ptq4vit::session::{FloatModel, input_spec, outputs};
-use rayon::prelude::*;
+use onnx_ptq4vit::session::input_spec;
 use serde::Serialize;
 
+use super::engine::Engine;
 use super::model::{ModelArgs, is_quantized};
 use super::output::{ensure_writable, print, same_file};
 use super::pictures::PictureArgs;
@@ -63,8 +63,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let model = args.reading.read(&args.model)?.model;
     let graph = Graph::new(&model)?;
     let input = input_spec(&graph)?;
-    let quantized = is_quantized(&graph);
-    if args.sites.is_some() && !quantized {
+    if args.sites.is_some() && !is_quantized(&graph) {
         return Err(
             Error::usage(format!("{}: a float model has no quantized sites", args.model.display())).into()
         );
@@ -74,19 +73,13 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let (channels, height, width) = data.load(0)?.dim();
     let shape = input.shape_for([channels, height, width])?;
     let (pictures, present) = load_batch(&data, 0, data.len().next_multiple_of(shape[0]))?;
-    let output = if quantized {
-        let runner = Runner::with_picture(&model, [channels, height, width])?;
-        match &args.sites {
-            Some(folder) => {
-                let (output, values) = runner.run_sites(&pictures.view())?;
-                write_sites(folder, runner.sites(), &values)?;
-                output
-            }
-            None => runner.run(&pictures.view())?,
+    let output = match (Engine::new(&model, &graph, &input, [channels, height, width])?, &args.sites) {
+        (Engine::Integer(runner), Some(folder)) => {
+            let (output, values) = runner.run_sites(&pictures.view())?;
+            write_sites(folder, runner.sites(), &values)?;
+            output
         }
-    } else {
-        let float = FloatModel::new(&model, shape, &outputs(&graph)?.names[..1])?;
-        run_float(&float, shape[0], &pictures)?
+        (engine, _) => engine.run(&pictures)?,
     };
     if output.shape().first() != Some(&pictures.len_of(Axis(0))) {
         let why = format!("expected one for each picture, found the shape {:?}", output.shape());
@@ -99,16 +92,6 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     }
     print(&results, args.json)?;
     Ok(ExitCode::SUCCESS)
-}
-
-/// The first output of a float model, `batch` pictures at a time.
-pub(super) fn run_float(model: &FloatModel, batch: usize, pictures: &Array4<f32>) -> Result<ArrayD<f32>> {
-    let batches: Vec<_> = pictures.axis_chunks_iter(Axis(0), batch).collect();
-    let run = |batch: ArrayView4<f32>| Ok(model.run(batch.to_owned().into_dyn())?.remove(0));
-    let outputs: Vec<Result<ArrayD<f32>>> = batches.into_par_iter().map(run).collect();
-    let outputs = outputs.into_iter().collect::<Result<Vec<_>>>()?;
-    let views: Vec<_> = outputs.iter().map(|output| output.view()).collect();
-    Ok(concatenate(Axis(0), &views)?)
 }
 
 /// What a site's files are about.

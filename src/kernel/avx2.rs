@@ -111,7 +111,9 @@ fn tile<const R: usize>(a: Rows, k: usize, first: usize, row_pairs: &[RowPair], 
         add(2 * i, one);
         add(2 * i + 1, two);
     }
-    last.iter().for_each(|row_pair| add(whole - 1, row_pair));
+    if let [row_pair] = last {
+        add(whole - 1, row_pair);
+    }
     if let (Some(row_pair), 1) = (row_pairs.get(whole), (k - first) % 2) {
         let b = load(row_pair);
         for (r, sum) in sums.iter_mut().enumerate() {
