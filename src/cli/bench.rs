@@ -90,7 +90,7 @@ impl Contestant {
         let side = usize::from(args.size);
         let picture = [channels.unwrap_or(3), height.unwrap_or(side), width.unwrap_or(side)];
         let shape = input.shape_for(picture)?;
-        let engine = Engine::new(&model, &graph, &input, picture)?;
+        let engine = Engine::new(&model, &graph, shape)?;
         let load = start.elapsed();
         let batch = usize::from(args.batch);
         if !batch.is_multiple_of(shape[0]) {

@@ -4,7 +4,7 @@ use anyhow::Result;
 use ndarray::{Array4, ArrayD, ArrayView4, Axis, concatenate};
 use onnx_ptq4vit::integer::Runner;
 use onnx_ptq4vit::onnx::{Graph, Model};
-use onnx_ptq4vit::session::{FloatModel, InputSpec, outputs};
+use onnx_ptq4vit::session::{FloatModel, outputs};
 use rayon::prelude::*;
 
 use super::model::is_quantized;
@@ -20,14 +20,14 @@ pub(super) enum Engine {
 }
 
 impl Engine {
-    /// For pictures of `[C, H, W]`.
-    pub(super) fn new(model: &Model, graph: &Graph, input: &InputSpec, picture: [usize; 3]) -> Result<Self> {
+    /// For an input of `[N, C, H, W]`.
+    pub(super) fn new(model: &Model, graph: &Graph, shape: [usize; 4]) -> Result<Self> {
+        let [batch, picture @ ..] = shape;
         if is_quantized(graph) {
             return Ok(Self::Integer(Box::new(Runner::with_picture(model, picture)?)));
         }
-        let shape = input.shape_for(picture)?;
         let model = FloatModel::new(model, shape, &outputs(graph)?.names[..1])?;
-        Ok(Self::Float { model, batch: shape[0] })
+        Ok(Self::Float { model, batch })
     }
 
     /// The model's first output; the number of pictures is a multiple of the batch.

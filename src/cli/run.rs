@@ -73,7 +73,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let (channels, height, width) = data.load(0)?.dim();
     let shape = input.shape_for([channels, height, width])?;
     let (pictures, present) = load_batch(&data, 0, data.len().next_multiple_of(shape[0]))?;
-    let output = match (Engine::new(&model, &graph, &input, [channels, height, width])?, &args.sites) {
+    let output = match (Engine::new(&model, &graph, shape)?, &args.sites) {
         (Engine::Integer(runner), Some(folder)) => {
             let (output, values) = runner.run_sites(&pictures.view())?;
             write_sites(folder, runner.sites(), &values)?;

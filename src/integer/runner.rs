@@ -206,7 +206,6 @@ impl Runner {
             let Some(op) = node.op_as::<SiteOp>() else { return eval(context, state, node, inputs) };
             let entered = inputs.clone();
             let outputs = eval(context, state, node, inputs)?;
-            let plain = |value: &TValue| Ok(value.to_plain_array_view::<f32>()?.to_owned());
             recorded[op.sites[0]] = Some(SiteValues {
                 inputs: entered.iter().map(plain).collect::<TractResult<_>>()?,
                 output: plain(&outputs[0])?,
@@ -233,7 +232,7 @@ fn run_with(
 ) -> Result<ArrayD<f32>> {
     let run = || {
         let outputs = SimpleState::new(plan)?.run_plan_with_eval(tvec!(input.into_tvalue()), evaluate)?;
-        Ok(outputs[0].to_plain_array_view::<f32>()?.to_owned())
+        plain(&outputs[0])
     };
     let output = rayon::scope(|_| guarded(run));
     output.map_err(|panic| Error::model("running the model", panic))?.map_err(|e: TractError| failed(&e))
@@ -248,6 +247,10 @@ fn operator_name(node: &TypedNode) -> String {
 
 fn failed(error: &TractError) -> Error {
     Error::model("running the model", format!("{error:#}"))
+}
+
+fn plain(value: &TValue) -> TractResult<ArrayD<f32>> {
+    Ok(value.to_plain_array_view::<f32>()?.to_owned())
 }
 
 /// The passes one after the other along axis 0.
