@@ -4,7 +4,7 @@ use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use ndarray::Array2;
-use onnx_ptq4vit::calibrate::search::{LeftKind, Problem, Right, Settings};
+use onnx_ptq4vit::calibrate::search::{LhsKind, Problem, Rhs, Settings};
 use onnx_ptq4vit::calibrate::{Method, Metric, Options, Run, Search, calibrate};
 use onnx_ptq4vit::data::{Dataset, Preprocess, Selection};
 use onnx_ptq4vit::kernel::{self, PackedB, PackedTarget};
@@ -62,9 +62,9 @@ fn fake_quantize(c: &mut Criterion) {
     group.finish();
 }
 
-/// A linear layer of 8 pictures, with a few tokens that weigh most.
+/// A linear layer of 8 images, with a few tokens that weigh most.
 fn problem() -> Problem {
-    let (pictures, m, k, n) = (8, 50, 64, 128);
+    let (images, m, k, n) = (8, 50, 64, 128);
     let matrix = |rows, columns, seed| {
         Array2::from_shape_vec((rows, columns), floats(rows * columns, seed)).expect("the shape fits")
     };
@@ -76,11 +76,11 @@ fn problem() -> Problem {
         matrix
     };
     Problem {
-        a: (0..pictures).map(|i| matrix(m, k, 10 + i)).collect(),
-        a_kind: LeftKind::Uniform,
-        b: Right::Weight(matrix(k, n, 6)),
+        a: (0..images).map(|i| matrix(m, k, 10 + i)).collect(),
+        a_kind: LhsKind::Uniform,
+        b: Rhs::Weight(matrix(k, n, 6)),
         groups: std::iter::once(0..n).collect(),
-        curvature: (0..pictures).map(|i| curvature(30 + i)).collect(),
+        curvature: (0..images).map(|i| curvature(30 + i)).collect(),
     }
 }
 
@@ -108,14 +108,14 @@ fn model(c: &mut Criterion) {
     let model = Model::read("fixtures/digits_vit_ts17.onnx".as_ref()).expect("the fixture is there");
     let plan = plan(&Graph::new(&model).expect("a sound graph"), &[]).expect("a vision transformer");
     let selection = Selection { limit: Some(16), seed: 0 };
-    let pictures = Dataset::open("fixtures/digits_calib.npz".as_ref(), &Preprocess::timm_vit(8), selection)
+    let images = Dataset::open("fixtures/digits_calib.npz".as_ref(), &Preprocess::timm_vit(8), selection)
         .expect("arrays");
     let options = Options::new(Method::Ptq4vit);
     let mut group = c.benchmark_group("calibration of a small model");
     group.sample_size(10);
     for (name, search) in [("pruned", Search::Pruned), ("exhaustive", Search::Exhaustive)] {
         group.bench_function(name, |b| {
-            b.iter(|| calibrate(&model, &plan, &pictures, &options, Run { search, ..Run::default() }, &()));
+            b.iter(|| calibrate(&model, &plan, &images, &options, Run { search, ..Run::default() }, &()));
         });
     }
     group.finish();

@@ -46,12 +46,12 @@ fn load(model: Model) -> onnx_ptq4vit::Result<()> {
     let graph = Graph::new(&model)?;
     let input = input_spec(&graph)?;
     let size = |axis: usize| input.dims[axis].unwrap_or(8);
-    let picture = [size(1), size(2), size(3)];
-    let shape = input.shape_for(picture)?;
+    let image = [size(1), size(2), size(3)];
+    let shape = input.shape_for(image)?;
     if shape.iter().try_fold(1usize, |len, &dim| len.checked_mul(dim)).is_none_or(|len| len > LARGEST_INPUT) {
         return Ok(());
     }
-    let _ = Runner::with_picture(&model, picture);
+    let _ = Runner::with_image(&model, image);
     let names = outputs(&graph)?.names;
     let session = Session::new(&model, shape, &names, &[])?;
     session.forward(ArrayD::zeros(&shape[..]), &[])?;

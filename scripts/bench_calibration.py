@@ -1,10 +1,10 @@
 """What calibration costs: prints the tables of docs/performance.md, ratios taken in one run.
 
-    python scripts/bench_calibration.py MODEL --calib PICTURES [--resize N] [--arrays CALIB.npy] [--rows ROW ...]
+    python scripts/bench_calibration.py MODEL --calib IMAGES [--resize N] [--arrays CALIB.npy] [--rows ROW ...]
 
-Every row is a run of `quantize` as a user would start it, files and pictures included. `--arrays` holds the same
-pictures as the model takes them, for ONNX Runtime's `quantize_static` with entropy calibration; that row needs Python
-with onnxruntime. Rows: ort, exhaustive, forward, pictures.
+Every row is a run of `quantize` as a user would start it, files and images included. `--arrays` holds the same
+images as the model takes them, for ONNX Runtime's `quantize_static` with entropy calibration; that row needs Python
+with onnxruntime. Rows: ort, exhaustive, forward, images.
 """
 
 import argparse
@@ -15,24 +15,24 @@ import sys
 import tempfile
 import time
 
-PICTURES = [8, 16, 32, 64, 128]
+IMAGES = [8, 16, 32, 64, 128]
 THREADS = [1, 2]
 BAR = 20
-ROWS = ["ort", "exhaustive", "forward", "pictures"]
+ROWS = ["ort", "exhaustive", "forward", "images"]
 
 ORT = """
 import sys
 import numpy, onnxruntime
 from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, quantize_static
 model, arrays, count, out = sys.argv[1:]
-pictures = numpy.load(arrays)[: int(count)]
+images = numpy.load(arrays)[: int(count)]
 name = onnxruntime.InferenceSession(model).get_inputs()[0].name
 class Reader(CalibrationDataReader):
     def __init__(self):
-        self.rest = iter(pictures)
+        self.rest = iter(images)
     def get_next(self):
-        picture = next(self.rest, None)
-        return None if picture is None else {name: picture[None]}
+        image = next(self.rest, None)
+        return None if image is None else {name: image[None]}
 quantize_static(model, out, Reader(), calibrate_method=CalibrationMethod.Entropy)
 """
 
@@ -67,10 +67,10 @@ def main():
 
         (own, memory), out = quantize("pruned")
         print("| what | seconds | times ours |\n|---|---|---|")
-        print(f"| `quantize`, 32 pictures | {own:.1f} | 1 |", flush=True)
+        print(f"| `quantize`, 32 images | {own:.1f} | 1 |", flush=True)
         if "ort" in args.rows:
             ort, _ = timed([sys.executable, "-c", ORT, args.model, args.arrays, "32", scratch / "ort.onnx"])
-            print(f"| ONNX Runtime `quantize_static`, entropy, the same pictures | {ort:.1f} | {ort / own:.2f} |", flush=True)
+            print(f"| ONNX Runtime `quantize_static`, entropy, the same images | {ort:.1f} | {ort / own:.2f} |", flush=True)
         if "exhaustive" in args.rows:
             (slow, _), other = quantize("exhaustive", "--search", "exhaustive")
             same = "the same file" if out.read_bytes() == other.read_bytes() else "ANOTHER FILE"
@@ -80,10 +80,10 @@ def main():
             print(f"| one float forward pass of the arrays in tract | {forward:.1f} | {forward / own:.3f} |", flush=True)
         print(f"\nPeak memory of `quantize`: {memory:.0f} MiB.\n")
 
-        if "pictures" in args.rows:
-            print("| pictures | threads | seconds | a picture | |\n|---|---|---|---|---|")
+        if "images" in args.rows:
+            print("| images | threads | seconds | an image | |\n|---|---|---|---|---|")
             for threads in THREADS:
-                for count in PICTURES:
+                for count in IMAGES:
                     (seconds, _), _ = quantize("n", "--calib-limit", str(count), "--threads", str(threads))
                     bar = "█" * max(1, round(BAR * seconds / count))
                     print(f"| {count} | {threads} | {seconds:.1f} | {seconds / count:.2f} | {bar} |", flush=True)

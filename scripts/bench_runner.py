@@ -72,7 +72,7 @@ def runtime(path: Path, threads: int, batch: int, seconds: float):
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     source = session.get_inputs()[0]
     shape = [size if isinstance(size, int) else default for size, default in zip(source.shape, (batch, 3, 224, 224), strict=True)]
-    pictures = np.random.default_rng(0).uniform(-1, 1, shape).astype(np.float32)
+    images = np.random.default_rng(0).uniform(-1, 1, shape).astype(np.float32)
 
     def measure() -> float:
         times = []
@@ -80,7 +80,7 @@ def runtime(path: Path, threads: int, batch: int, seconds: float):
         while len(times) < 3 or time.perf_counter() - start < seconds:
             before = time.perf_counter()
             for _ in range(batch // shape[0]):
-                session.run(None, {source.name: pictures})
+                session.run(None, {source.name: images})
             times.append(time.perf_counter() - before)
         return statistics.median(times) * 1e3
 

@@ -32,7 +32,7 @@ class Split:
 
 
 def load(seed: int) -> tuple[Split, Split]:
-    """Train and test; every fifth picture is for the test, stratified by digit."""
+    """Train and test; every fifth image is for the test, stratified by digit."""
     digits = load_digits()
     pixels = np.rint(digits.images * (255 / 16)).astype(np.uint8)
     train_x, test_x, train_y, test_y = train_test_split(
@@ -79,7 +79,7 @@ def init_narrow(model: nn.Module) -> None:
 
 
 def train(model: nn.Module, data: Split, *, seed: int, epochs: int) -> None:
-    """AdamW, one cycle, half of the pictures shifted by up to one pixel."""
+    """AdamW, one cycle, half of the images shifted by up to one pixel."""
     rng = torch.Generator().manual_seed(seed)
     images, labels = data.images(), torch.from_numpy(data.labels)
     batches = len(images) // 64
@@ -98,12 +98,12 @@ def train(model: nn.Module, data: Split, *, seed: int, epochs: int) -> None:
 
 
 def shifted(images: Tensor, rng: torch.Generator) -> Tensor:
-    """Half of the pictures moved by -1, 0 or 1 pixels down and right; what comes in is background."""
+    """Half of the images moved by -1, 0 or 1 pixels down and right; what comes in is background."""
     padded = F.pad(images, (1, 1, 1, 1), value=-1.0)
     corners = torch.randint(0, 3, (len(images), 2), generator=rng)
     stays = torch.rand((len(images), 1), generator=rng) < 0.5
     corners = torch.where(stays, 1, corners).tolist()
-    return torch.stack([picture[:, y : y + 8, x : x + 8] for picture, (y, x) in zip(padded, corners)])
+    return torch.stack([image[:, y : y + 8, x : x + 8] for image, (y, x) in zip(padded, corners)])
 
 
 def save_npz(path: Path, data: Split) -> None:

@@ -10,9 +10,9 @@ from torch.nn import functional as F
 
 
 def golden(model: VisionTransformer, images: Tensor, *, seed: int) -> dict[str, np.ndarray]:
-    """`logits`, `fisher_v`, and for every site `ce/<site>` and `fisher/<site>`; the leading axis is the picture.
+    """`logits`, `fisher_v`, and for every site `ce/<site>` and `fisher/<site>`; the leading axis is the image.
 
-    `ce`: L = cross-entropy of the logits against their own argmax, of each picture for itself.
+    `ce`: L = cross-entropy of the logits against their own argmax, of each image for itself.
     `fisher`: back-propagates u = √p∘v − p·(√p·v), p = softmax(logits), v = `fisher_v`.
     """
     model = copy.deepcopy(model).double().eval()
@@ -22,7 +22,7 @@ def golden(model: VisionTransformer, images: Tensor, *, seed: int) -> dict[str, 
     torch.testing.assert_close(logits, untapped)
 
     labels = logits.argmax(1)
-    # A sum over the pictures: none sees another, so each has the gradient of its own loss.
+    # A sum over the images: none sees another, so each has the gradient of its own loss.
     ce = torch.autograd.grad(F.cross_entropy(logits, labels, reduction="sum"), list(taps.values()), retain_graph=True)
 
     v = torch.randint(0, 2, logits.shape, generator=torch.Generator().manual_seed(seed)).double() * 2 - 1

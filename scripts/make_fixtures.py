@@ -62,7 +62,7 @@ def export_digits(path: Path, model: nn.Module, test_set: digits.Split, exporter
     proto = export(model, images[:2], exporter)
     logits = save_checked(path, proto, model, images, tolerance=1e-5)
     right = (logits.argmax(1).numpy() == test_set.labels).sum()
-    print(f"{'':26} {right} of {len(images)} test pictures right ({right / len(images):.2%})")
+    print(f"{'':26} {right} of {len(images)} test images right ({right / len(images):.2%})")
     assert right >= 0.97 * len(images), "the model must be worth quantizing"
 
 

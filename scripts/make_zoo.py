@@ -36,7 +36,7 @@ def main() -> None:
     for name in args.models:
         architecture = ARCHITECTURES[name]
         model = seeded(architecture.small, seed=SEED, small=True)
-        images = pictures(architecture.side)
+        images = images(architecture.side)
         save(args.out / f"{name}.json.gz", json.dumps(golden(model, images[:1])).encode())
         for exporter, how in order:
             if how.dynamo and architecture.biased_attention:
@@ -59,7 +59,7 @@ def save(path: Path, encoded: bytes) -> None:
         file.write(encoded)
 
 
-def pictures(side: int) -> Tensor:
+def images(side: int) -> Tensor:
     """f32 [2, 3, side, side], `sin(i)` of the element's number: the same in every language."""
     return torch.arange(2 * 3 * side * side, dtype=torch.float64).sin().float().view(2, 3, side, side)
 
@@ -89,7 +89,7 @@ def wave(length: int) -> Tensor:
 
 
 class SiteTaps(TorchFunctionMode):
-    """Keeps what every matrix product that depends on the picture gives, in order."""
+    """Keeps what every matrix product that depends on the image gives, in order."""
 
     PRODUCTS = {F.linear, F.conv2d, torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.bmm, Tensor.bmm}
 

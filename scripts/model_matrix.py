@@ -1,7 +1,7 @@
 """Export full-size models with seeded random weights, quantize them, and print what worked: the table of docs/models.md.
 
-Every model of `zoo.py` by every exporter: `inspect`, `quantize` (W8A8, two pictures of noise), `check`, and ONNX
-Runtime on the float file and on the quantized one. Two pictures prove structure, not accuracy. A row that is known
+Every model of `zoo.py` by every exporter: `inspect`, `quantize` (W8A8, two images of noise), `check`, and ONNX
+Runtime on the float file and on the quantized one. Two images prove structure, not accuracy. A row that is known
 for this binary is not run again; each model's file is deleted after its row.
 """
 
@@ -72,10 +72,10 @@ def main() -> int:
 
 def row(args, model, images, exporter, how, outputs) -> dict:
     source, quantized = args.work / "float.onnx", args.work / "quantized.onnx"
-    pictures, found = args.work / "x.npy", args.work / "y.npy"
+    images, found = args.work / "x.npy", args.work / "y.npy"
     for path in args.work.glob("*.onnx*"):
         path.unlink()
-    np.save(pictures, images.numpy())
+    np.save(images, images.numpy())
     proto = export(model, images, how, outputs)
     if exporter in EXTERNAL:
         onnx.save(proto, source, save_as_external_data=True, location="float.onnx.data", size_threshold=1024)
@@ -83,15 +83,15 @@ def row(args, model, images, exporter, how, outputs) -> dict:
         onnx.save(proto, source)
     del proto
 
-    call([args.binary, "run", source, "--input", pictures, "-o", found])
+    call([args.binary, "run", source, "--input", images, "-o", found])
     expected = runtime(source, images)
     error = float(np.abs(np.load(found) - expected).max() / max(np.abs(expected).max(), 1.0))
     if error > LARGEST_ERROR:
         raise RuntimeError(f"the float model is {error:.1e} from ONNX Runtime")
-    _, usage = call([args.binary, "quantize", source, "--calib", pictures, "-o", quantized, "--json"])
+    _, usage = call([args.binary, "quantize", source, "--calib", images, "-o", quantized, "--json"])
     sites = collections.Counter(site["kind"] for site in json.loads(call([args.binary, "inspect", source, "--json"])[0])["sites"])
-    checked = json.loads(call([args.binary, "check", source, quantized, "--data", pictures, "--json"])[0])
-    call([args.binary, "run", quantized, "--input", pictures, "-o", found])
+    checked = json.loads(call([args.binary, "check", source, quantized, "--data", images, "--json"])[0])
+    call([args.binary, "run", quantized, "--input", images, "-o", found])
     theirs = runtime(quantized, images, optimized=False)
     agreement = float(10 * np.log10((theirs**2).sum() / ((theirs - np.load(found)) ** 2).sum()))
     return {

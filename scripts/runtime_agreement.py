@@ -22,7 +22,7 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("quantized", type=Path)
-    parser.add_argument("--input", type=Path, required=True, help="pictures, a .npy array f32 [N, C, H, W]")
+    parser.add_argument("--input", type=Path, required=True, help="images, a .npy array f32 [N, C, H, W]")
     parser.add_argument("--versions", type=int, default=4, help="of the file, itself included")
     parser.add_argument("--binary", type=Path, default=REPOSITORY / "target/release/onnx-ptq4vit")
     args = parser.parse_args()
@@ -40,7 +40,7 @@ def main() -> None:
             found["ORT"].append(runtime(path, images, levels.ORT_DISABLE_ALL))
             found["ORT optimized"].append(runtime(path, images, levels.ORT_ENABLE_ALL))
 
-    print(f"| {len(images)} pictures | same class, % | KL | pairs |\n|---|---|---|---|")
+    print(f"| {len(images)} images | same class, % | KL | pairs |\n|---|---|---|---|")
     for a, b in itertools.combinations_with_replacement(found, 2):
         pairs = itertools.combinations(found[a], 2) if a == b else itertools.product(found[a], found[b])
         agreement, divergence = zip(*(compare(x, y) for x, y in pairs), strict=True)
@@ -77,7 +77,7 @@ def runtime(path: Path, images: np.ndarray, level) -> np.ndarray:
 
 
 def compare(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
-    """The share of pictures of the same class in percent, and the mean KL divergence."""
+    """The share of images of the same class in percent, and the mean KL divergence."""
     p, q = log_softmax(a), log_softmax(b)
     return 100 * (a.argmax(1) == b.argmax(1)).mean(), (np.exp(p) * (p - q)).sum(1).mean()
 

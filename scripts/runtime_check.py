@@ -38,7 +38,7 @@ EXACT = 1e-5  # of max|output|
 CLOSE = 5e-2  # mean error, of the mean magnitude
 NUDGE = 4 * 2.0**-23  # relative move of the inputs that tells a rounding tie
 SAME_TOP1 = {"exact": 0.98, "close": 0.93}
-IMAGES = 64  # of the test pictures
+IMAGES = 64  # of the test images
 FIXTURES = ["ts13", "ts17", "dynamo18", "dynamo20", "tanh17", "outlier17"]
 INTEGER_MATMULS = ("MatMulIntegerToFloat", "QLinearMatMul")
 
@@ -107,7 +107,7 @@ def emit(binary, case, fixtures, work):
 
 
 def waves(model):
-    """Two pictures for a model of the zoo."""
+    """Two images for a model of the zoo."""
     shape = [2, *(dim.dim_value for dim in model.graph.input[0].type.tensor_type.shape.dim[1:])]
     return np.sin(np.arange(np.prod(shape))).astype(np.float32).reshape(shape)
 

@@ -37,7 +37,7 @@ class Logits(nn.Module):
 
 @dataclass(frozen=True)
 class Architecture:
-    """`small` takes pictures of `side` pixels; `full` are the real ones that share its structure."""
+    """`small` takes images of `side` pixels; `full` are the real ones that share its structure."""
 
     small: Callable[[], nn.Module]
     side: int

@@ -14,7 +14,7 @@ pub enum Error {
     /// The model file is broken, hostile or not what the request needs: change the model.
     #[error("{0}")]
     Model(String),
-    /// The pictures, arrays or labels are broken or do not fit the model: change the data.
+    /// The images, arrays or labels are broken or do not fit the model: change the data.
     #[error("{0}")]
     Data(String),
     /// A sound model that this version cannot handle.
@@ -44,7 +44,7 @@ impl Error {
         Self::Model(format!("{place}: {why}"))
     }
 
-    /// A fault of the data at `place` (a path, a picture).
+    /// A fault of the data at `place` (a path, an image).
     pub fn data(place: impl Display, why: impl Display) -> Self {
         Self::Data(format!("{place}: {why}"))
     }

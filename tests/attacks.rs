@@ -17,7 +17,7 @@ use onnx_ptq4vit::session::{FloatModel, Session, input_spec, outputs};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
-fn picture(dims: [i64; 4]) -> ValueInfoProto {
+fn image(dims: [i64; 4]) -> ValueInfoProto {
     let dim = dims.map(|d| Dimension { value: Some(dimension::Value::DimValue(d)), ..Default::default() });
     let tensor = type_proto::Tensor {
         elem_type: Some(DataType::Float as i32),
@@ -31,7 +31,7 @@ fn picture(dims: [i64; 4]) -> ValueInfoProto {
     }
 }
 
-/// A classifier of 2×2 pictures, `logits = Reshape(x)·W`, with `evil` nodes on its way: they take `flat` or constants,
+/// A classifier of 2×2 images, `logits = Reshape(x)·W`, with `evil` nodes on its way: they take `flat` or constants,
 /// and make `bad`, which is added.
 fn model(evil: Vec<NodeProto>, constants: Vec<TensorProto>) -> Result<Model> {
     let shape = tensor::from_i64("shape", &[2], &[0, -1]);
@@ -48,7 +48,7 @@ fn model(evil: Vec<NodeProto>, constants: Vec<TensorProto>) -> Result<Model> {
         ir_version: Some(8),
         opset_import: vec![OperatorSetIdProto { domain: None, version: Some(17) }],
         graph: Some(GraphProto {
-            input: vec![picture([1, 3, 2, 2])],
+            input: vec![image([1, 3, 2, 2])],
             output: vec![ValueInfoProto { name: Some("logits".into()), ..Default::default() }],
             initializer: [vec![shape, weight], constants].concat(),
             node: nodes.concat(),
@@ -58,7 +58,7 @@ fn model(evil: Vec<NodeProto>, constants: Vec<TensorProto>) -> Result<Model> {
     })
 }
 
-/// All that `quantize` and `check` do with a float model before they look at pictures, and one run.
+/// All that `quantize` and `check` do with a float model before they look at images, and one run.
 fn load(model: Model) -> Result<()> {
     let model = Normalized::new(model)?.model;
     let graph = Graph::new(&model)?;
@@ -218,10 +218,10 @@ fn graphs_inside_of_nodes_are_refused() {
 }
 
 #[test]
-fn pictures_of_absurd_size_are_refused() {
+fn images_of_absurd_size_are_refused() {
     for side in [1 << 20, 1 << 40, i64::MAX] {
         let mut huge = model(vec![node("Relu", "evil", ["flat"], ["bad"])], vec![]).unwrap();
-        huge.proto.graph.as_mut().unwrap().input[0] = picture([1, 3, side, side]);
+        huge.proto.graph.as_mut().unwrap().input[0] = image([1, 3, side, side]);
         let graph = Graph::new(&huge).unwrap();
         let side = usize::try_from(side).unwrap();
         let shape = input_spec(&graph).unwrap().shape_for([3, side, side]).unwrap();

@@ -17,7 +17,7 @@ fn fixture(name: &str) -> (Model, Plan) {
     (model, plan)
 }
 
-fn pictures(limit: usize) -> Dataset {
+fn images(limit: usize) -> Dataset {
     let selection = Selection { limit: Some(limit), seed: 0 };
     Dataset::open("fixtures/digits_calib.npz".as_ref(), &Preprocess::timm_vit(8), selection).unwrap()
 }
@@ -33,7 +33,7 @@ fn the_exhaustive_search_finds_the_same_scales() {
         let (model, plan) = fixture(name);
         let found = [Search::Pruned, Search::Exhaustive].map(|search| {
             let run = Run { search, ..Run::default() };
-            calibrate(&model, &plan, &pictures(4), options, run, &()).unwrap()
+            calibrate(&model, &plan, &images(4), options, run, &()).unwrap()
         });
         assert_eq!(found[0], found[1], "{name} {options:?}");
     };
@@ -67,7 +67,7 @@ fn any_budget_of_memory_gives_the_same_scales() {
     let calibrate = |memory: usize| {
         let stages = Stages::default();
         let run = Run { memory, ..Run::default() };
-        let found = calibrate(&model, &plan, &pictures(64), &options(8), run, &stages);
+        let found = calibrate(&model, &plan, &images(64), &options(8), run, &stages);
         (found, stages.0.into_inner().unwrap().len())
     };
     let (whole, stages) = calibrate(4 << 30);
@@ -93,7 +93,7 @@ fn any_budget_of_memory_gives_the_same_scales() {
 #[test]
 fn an_interrupted_run_goes_on_where_it_was() {
     let (model, plan) = fixture("digits_vit_ts17");
-    let whole = calibrate(&model, &plan, &pictures(8), &options(8), Run::default(), &()).unwrap();
+    let whole = calibrate(&model, &plan, &images(8), &options(8), Run::default(), &()).unwrap();
 
     let saved = Mutex::new(None::<Calibration>);
     let stop_after_three = |found: &Calibration| {
@@ -101,7 +101,7 @@ fn an_interrupted_run_goes_on_where_it_was() {
         if found.sites.len() == 3 { Err(Error::usage("stop")) } else { Ok(()) }
     };
     let run = Run { save: &stop_after_three, ..Run::default() };
-    calibrate(&model, &plan, &pictures(8), &options(8), run, &()).unwrap_err();
+    calibrate(&model, &plan, &images(8), &options(8), run, &()).unwrap_err();
     let part = saved.into_inner().unwrap().unwrap();
     assert_eq!(part.sites, whole.sites[..3]);
 
@@ -113,7 +113,7 @@ fn an_interrupted_run_goes_on_where_it_was() {
     let resume = |options: &Options, resume: Calibration| {
         *searched.lock().unwrap() = 0;
         let run = Run { save: &count, resume: Some(resume), ..Run::default() };
-        (calibrate(&model, &plan, &pictures(8), options, run, &()).unwrap(), *searched.lock().unwrap())
+        (calibrate(&model, &plan, &images(8), options, run, &()).unwrap(), *searched.lock().unwrap())
     };
     let sites = whole.sites.len();
     assert_eq!(resume(&options(8), part.clone()), (whole.clone(), sites - 3));

@@ -198,7 +198,7 @@ fn models_that_cannot_be_quantized_are_refused() {
         ("odd.onnx", 4, ["Sin", "gradient"]),
         ("fused.onnx", 4, ["domain `com.microsoft`", "export the model again"]),
         ("function.onnx", 4, ["domain `mine`", "inline functions first"]),
-        ("text.onnx", 4, ["expected one picture tensor", "attention_mask"]),
+        ("text.onnx", 4, ["expected one image tensor", "attention_mask"]),
     ] {
         bench.refuses(
             &format!("quantize %{model} --calib @digits_calib.npz --calib-limit 2 -o %out.onnx"),
@@ -213,14 +213,14 @@ fn calibration_sets_that_do_not_fit_are_refused() {
     let bench = Bench::new();
     std::fs::create_dir(bench.path("empty")).unwrap();
     bench.bytes("mixed/0.png", &std::fs::read(fixture("digits_png/00.png")).unwrap());
-    bench.bytes("mixed/1.png", b"no picture");
+    bench.bytes("mixed/1.png", b"no image");
     bench.array("large.npy", [2, 3, 9, 9]);
     bench.array("gray.npy", [2, 1, 8, 8]);
     bench.bytes("list.csv", b"path\nabsent.png\n");
     write_npy(&bench.path("nan.npy"), &ArrayD::from_elem(vec![1, 3, 8, 8], f32::NAN)).unwrap();
     for (calib, parts) in [
-        ("empty", ["empty", "no pictures"]),
-        ("mixed", ["1.png", "not a picture that can be decoded"]),
+        ("empty", ["empty", "no images"]),
+        ("mixed", ["1.png", "not an image that can be decoded"]),
         ("large.npy", ["[3, 9, 9]", "8, 8]"]),
         ("gray.npy", ["[1, 8, 8]", "8, 8]"]),
         ("list.csv", ["absent.png", "No such file"]),
@@ -288,14 +288,14 @@ fn float_models_are_inspected_and_run() {
     assert_eq!(report["quantized"], false);
     let sites = report["sites"].as_array().unwrap();
     assert!(sites.iter().any(|site| site["kind"] == "qkv" && site["qkv_thirds"] == true));
-    assert!(sites.iter().any(|site| site["kind"] == "values" && site["left"] == "softmax"));
-    assert!(sites.iter().any(|site| site["kind"] == "fc2" && site["left"] == "GELU"));
+    assert!(sites.iter().any(|site| site["kind"] == "values" && site["lhs"] == "softmax"));
+    assert!(sites.iter().any(|site| site["kind"] == "fc2" && site["lhs"] == "GELU"));
     let text = bench.accepts(&format!("inspect @{MODEL}"));
     assert!(text.contains("float model, input [") && text.contains("stays in float:"), "{text}");
 
     let report = bench.json(&format!("run @{MODEL} --input @digits_png/00.png -o %y.npy"));
     assert_eq!(report["shape"], serde_json::json!([1, 10]));
-    let top = report["pictures"][0]["top"].as_array().unwrap();
+    let top = report["images"][0]["top"].as_array().unwrap();
     assert_eq!(top.len(), 5);
     assert!(bench.path("y.npy").exists());
     let text = bench.accepts(&format!("run @{MODEL} --input @digits_png/00.png"));

@@ -44,16 +44,16 @@ fn check(file: &str) {
     let mut calib = NpzReader::new(File::open("fixtures/digits_calib.npz").unwrap()).unwrap();
     let images: ArrayD<f32> = calib.by_name("images").or_else(|_| calib.by_name("images.npy")).unwrap();
     let mut golden = golden();
-    for picture in 0..2 {
-        let input = images.index_axis(Axis(0), picture).insert_axis(Axis(0)).to_owned();
+    for image in 0..2 {
+        let input = images.index_axis(Axis(0), image).insert_axis(Axis(0)).to_owned();
         let recorded = session.forward(input, &[]).unwrap();
         let logits = recorded.outputs().unwrap()[0].to_owned();
         let expected = golden("logits");
-        let expected = expected.index_axis(Axis(0), picture).insert_axis(Axis(0));
+        let expected = expected.index_axis(Axis(0), image).insert_axis(Axis(0));
         let (difference, largest) = largest_difference(&logits.view(), &expected);
         assert!(difference <= LOGIT_TOLERANCE * largest, "{file}: logits differ by {difference}");
 
-        let signs = golden("fisher_v").index_axis(Axis(0), picture).insert_axis(Axis(0)).to_owned();
+        let signs = golden("fisher_v").index_axis(Axis(0), image).insert_axis(Axis(0)).to_owned();
         let seeds = [
             ("ce", onnx_ptq4vit::calibrate::loss::pseudo_label(&logits.view())),
             ("fisher", onnx_ptq4vit::calibrate::loss::fisher(&logits.view(), &signs)),
@@ -66,7 +66,7 @@ fn check(file: &str) {
             for (loss, gradient) in losses.iter().zip(gradients.outer_iter()) {
                 let name = format!("{loss}/{}", names[site]);
                 let expected = golden(&name);
-                let expected = expected.index_axis(Axis(0), picture).insert_axis(Axis(0));
+                let expected = expected.index_axis(Axis(0), image).insert_axis(Axis(0));
                 let (difference, largest) = largest_difference(&gradient, &expected);
                 assert!(
                     difference <= GRADIENT_TOLERANCE * largest,

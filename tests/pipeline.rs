@@ -1,4 +1,4 @@
-//! From a float file and pictures to a quantized file and its accuracy, on the trained fixture.
+//! From a float file and images to a quantized file and its accuracy, on the trained fixture.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use onnx_ptq4vit::data::{Dataset, Preprocess, Selection};
 use onnx_ptq4vit::export::{TwinForm, export};
 use onnx_ptq4vit::integer::Runner;
 use onnx_ptq4vit::onnx::{Graph, Model, dump};
-use onnx_ptq4vit::plan::{LeftSource, Plan, plan};
+use onnx_ptq4vit::plan::{LhsSource, Plan, plan};
 use onnx_ptq4vit::quant::Bits;
 use onnx_ptq4vit::session::FloatModel;
 
@@ -44,19 +44,19 @@ fn classes(logits: &ArrayD<f32>) -> Vec<usize> {
     logits.rows().into_iter().map(best).collect()
 }
 
-/// (share of pictures on which float and quantized agree, accuracy of float, accuracy of quantized).
+/// (share of images on which float and quantized agree, accuracy of float, accuracy of quantized).
 fn accuracy(model: &Model, quantized: &Model) -> (f64, f64, f64) {
     let test = data("digits_test", None);
-    let pictures = test.batch(0..test.len()).unwrap();
+    let images = test.batch(0..test.len()).unwrap();
     let output = model.graph().output[0].name().to_string();
     let float = FloatModel::new(model, [1, 3, 8, 8], &[output]).unwrap();
-    let logits: Vec<ArrayD<f32>> = pictures
+    let logits: Vec<ArrayD<f32>> = images
         .axis_iter(Axis(0))
         .map(|p| float.run(p.insert_axis(Axis(0)).to_owned().into_dyn()).unwrap().remove(0))
         .collect();
     let views: Vec<_> = logits.iter().map(|l| l.view()).collect();
     let float = classes(&ndarray::concatenate(Axis(0), &views).unwrap());
-    let quantized = classes(&Runner::new(quantized).unwrap().run(&pictures.view()).unwrap());
+    let quantized = classes(&Runner::new(quantized).unwrap().run(&images.view()).unwrap());
     let labels: Vec<usize> = test.labels.unwrap().iter().map(|&l| l as usize).collect();
     let share =
         |a: &[usize], b: &[usize]| a.iter().zip(b).filter(|(a, b)| a == b).count() as f64 / a.len() as f64;
@@ -81,11 +81,11 @@ fn every_exporter_has_the_same_sites() {
             assert_eq!(kinds, expected, "{name}");
             for site in &plan.sites {
                 match site.kind.name() {
-                    "values" => assert_eq!(site.a_kind, LeftSource::Softmax, "{name} {}", site.name),
+                    "values" => assert_eq!(site.a_kind, LhsSource::Softmax, "{name} {}", site.name),
                     "fc2" => {
-                        assert!(matches!(site.a_kind, LeftSource::Activation(_)), "{name} {}", site.name);
+                        assert!(matches!(site.a_kind, LhsSource::Activation(_)), "{name} {}", site.name);
                     }
-                    _ => assert_eq!(site.a_kind, LeftSource::Plain, "{name} {}", site.name),
+                    _ => assert_eq!(site.a_kind, LhsSource::Plain, "{name} {}", site.name),
                 }
             }
         }
@@ -160,8 +160,8 @@ fn outlier_channels_stay_float_and_nothing_else_does() {
 #[test]
 fn both_twin_forms_and_all_switches_run_the_same_numbers() {
     let (model, plan) = fixture("digits_vit_ts17");
-    let pictures = data("digits_test", Some(8));
-    let pictures = pictures.batch(0..8).unwrap();
+    let images = data("digits_test", Some(8));
+    let images = images.batch(0..8).unwrap();
     let base = Options::new(Method::Base);
     let per_channel = Options { weights: WeightScales::PerChannel, ..options(6, 5) };
     let one_twin = Options { softmax_twin: false, ..options(8, 8) };
@@ -171,7 +171,7 @@ fn both_twin_forms_and_all_switches_run_the_same_numbers() {
             let quantized = export(&model, &plan, &calibration, form).unwrap();
             // Through bytes: what is run is what a file would hold.
             let quantized = Model::decode(quantized.encode().into()).unwrap();
-            Runner::new(&quantized).unwrap().run(&pictures.view()).unwrap()
+            Runner::new(&quantized).unwrap().run(&images.view()).unwrap()
         };
         assert_eq!(run(TwinForm::Function), run(TwinForm::Inline), "{options:?}");
     }

@@ -20,7 +20,7 @@ const EXPORTERS: &[&str] = &["ts13", "ts17", "dynamo18", "dynamo20", "dynamo23"]
 /// Against `PyTorch` in f64: relative to the largest output, and to the norm of a gradient.
 const TOLERANCE: f64 = 1e-4;
 
-/// The kinds of its sites, in order, and the side of its pictures; in parentheses what stays float.
+/// The kinds of its sites, in order, and the side of its images; in parentheses what stays float.
 fn architecture(name: &str, exporter: &str) -> (String, usize) {
     let fused = "qkv scores values proj fc1 fc2 ";
     let apart = "q k v scores values proj fc1 fc2 ";
@@ -81,13 +81,13 @@ fn model(name: &str) -> Model {
 }
 
 /// `sin(i)` of the element's number.
-fn pictures(side: usize) -> Array4<f32> {
+fn images(side: usize) -> Array4<f32> {
     let values = (0..2 * 3 * side * side).map(|i| f64::from(i as u32).sin() as f32).collect();
     Array4::from_shape_vec((2, 3, side, side), values).unwrap()
 }
 
-fn one(pictures: &Array4<f32>) -> ArrayD<f32> {
-    pictures.slice_axis(Axis(0), Slice::from(..1)).to_owned().into_dyn()
+fn one(images: &Array4<f32>) -> ArrayD<f32> {
+    images.slice_axis(Axis(0), Slice::from(..1)).to_owned().into_dyn()
 }
 
 /// Sites, output and gradients.
@@ -108,7 +108,7 @@ fn check_float(architecture_name: &str, exporter: &str) {
     let taps: Vec<&str> = plan.sites.iter().map(|site| site.output.as_str()).collect();
     let shape = input_spec(&graph).unwrap().shape_for([3, side, side]).unwrap();
     let session = Session::new(&model, shape, &outputs.names, &taps).unwrap();
-    let recorded = session.forward(one(&pictures(side)), &[]).unwrap();
+    let recorded = session.forward(one(&images(side)), &[]).unwrap();
     let values = recorded.outputs().unwrap();
     let largest = golden.output.iter().fold(0.0f64, |m, x| m.max(x.abs()));
     assert_eq!(values[0].len(), golden.output.len(), "{name}");
@@ -140,8 +140,8 @@ fn check_float(architecture_name: &str, exporter: &str) {
 
 fn calibrated(model: &Model, plan: &Plan, side: usize) -> Calibration {
     let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("pictures.npy");
-    write_npy(&path, &pictures(side).into_dyn()).unwrap();
+    let path = folder.path().join("images.npy");
+    write_npy(&path, &images(side).into_dyn()).unwrap();
     let selection = Selection { limit: None, seed: 0 };
     let data = Dataset::open(&path, &Preprocess::timm_vit(side as u32), selection).unwrap();
     let options = Options { gradient: Gradient::Fisher(1), ..Options::new(Method::Ptq4vit) };
@@ -161,10 +161,10 @@ fn check_quantized(architecture_name: &str, exporter: &str) {
         let quantized = export(&model, &plan, &calibration, form).unwrap();
         let runner = Runner::new(&Model::decode(quantized.encode().into()).unwrap()).unwrap();
         assert_eq!(runner.sites().len(), plan.sites.len(), "{name}");
-        let picture: Array4<f32> = one(&pictures(side)).into_dimensionality().unwrap();
-        let output = runner.run(&picture.view()).unwrap();
-        assert_eq!(output, runner.run_sites(&picture.view()).unwrap().0, "{name}: fused and site by site");
-        let profile = runner.profile(&picture.view()).unwrap();
+        let image: Array4<f32> = one(&images(side)).into_dimensionality().unwrap();
+        let output = runner.run(&image.view()).unwrap();
+        assert_eq!(output, runner.run_sites(&image.view()).unwrap().0, "{name}: fused and site by site");
+        let profile = runner.profile(&image.view()).unwrap();
         let nodes = |wanted: fn(&str) -> bool| -> usize {
             profile.iter().filter(|time| wanted(&time.operator)).map(|time| time.nodes).sum()
         };
@@ -177,7 +177,7 @@ fn check_quantized(architecture_name: &str, exporter: &str) {
     assert_eq!(quantized, run(TwinForm::Inline), "{name}");
     let output = &outputs(&graph).unwrap().names[..1];
     let float = FloatModel::new(&model, [1, 3, side, side], output).unwrap();
-    let expected = float.run(one(&pictures(side))).unwrap().remove(0);
+    let expected = float.run(one(&images(side))).unwrap().remove(0);
     let sqnr = Sqnr::of(&expected, &quantized).db().unwrap();
     assert!(sqnr > 20.0, "{name}: {sqnr} dB");
 }
@@ -211,7 +211,7 @@ fn half_precision_keeps_the_types_of_its_border() {
         for (found, site) in runner.sites().iter().zip(&plan.sites) {
             assert_eq!(found.output, site.output, "{name}: layers are compared by name");
         }
-        let found = runner.run(&one(&pictures(side)).view().into_dimensionality().unwrap()).unwrap();
+        let found = runner.run(&one(&images(side)).view().into_dimensionality().unwrap()).unwrap();
         let golden: Golden = serde_json::from_slice(&read("vit.json")).unwrap();
         let expected: Vec<f32> = golden.output.iter().map(|&x| x as f32).collect();
         let sqnr = Sqnr::of(&expected, &found).db().unwrap();

@@ -28,9 +28,11 @@ pub struct Provenance {
     /// SHA-256 of the float model.
     pub model_sha256: String,
     /// Size of the calibration set.
-    pub pictures: usize,
+    #[serde(rename = "pictures")]
+    pub images: usize,
     /// SHA-256 of the batches that they make.
-    pub pictures_sha256: String,
+    #[serde(rename = "pictures_sha256")]
+    pub images_sha256: String,
     /// The choices made.
     pub options: Options,
 }
@@ -40,16 +42,16 @@ pub struct Provenance {
 pub struct SiteScales {
     /// The site's name.
     pub name: String,
-    /// Number of axes of the left operand.
+    /// Number of axes of the lhs.
     pub a_rank: usize,
-    /// Of the left operand: one, or one a head.
+    /// Of the lhs: one, or one a head.
     pub a: Vec<Quantizer>,
-    /// Δ of the right operand: one, one for each of Q, K and V, one an output channel, or one a head.
+    /// Δ of the rhs: one, one for each of Q, K and V, one an output channel, or one a head.
     pub b: Vec<Scale>,
-    /// The channels of a linear layer's left operand (columns of A, rows of B) that stay in float, ascending.
+    /// The channels of a linear layer's lhs (columns of A, rows of B) that stay in float, ascending.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub outliers: Vec<usize>,
-    /// k of the right operand.
+    /// k of the rhs.
     pub b_bits: Bits,
     /// The metric's sum over the calibration set.
     pub loss: f64,

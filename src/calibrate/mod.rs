@@ -1,4 +1,4 @@
-//! From pictures to scales: record every site of the float model, then search (PTQ4ViT, Algorithm 1).
+//! From images to scales: record every site of the float model, then search (PTQ4ViT, Algorithm 1).
 
 mod calibration;
 pub mod loss;
@@ -34,7 +34,7 @@ pub struct Run<'r> {
     pub search: Search,
     /// What the process may take, in bytes: sites that do not fit at once are recorded in groups, one after another.
     pub memory: usize,
-    /// What an earlier run has finished, of this model, these pictures and these options; else it is not used.
+    /// What an earlier run has finished, of this model, these images and these options; else it is not used.
     pub resume: Option<Calibration>,
     /// Called with what is finished, after every site.
     pub save: &'r dyn Fn(&Calibration) -> Result<()>,
@@ -46,13 +46,13 @@ impl Default for Run<'_> {
     }
 }
 
-/// Searches the scales of every site of `plan` on `pictures`.
+/// Searches the scales of every site of `plan` on `images`.
 ///
-/// The result depends on the model, the pictures and the options alone, not on the run or the number of threads.
+/// The result depends on the model, the images and the options alone, not on the run or the number of threads.
 pub fn calibrate(
     model: &Model,
     plan: &Plan,
-    pictures: &Dataset,
+    images: &Dataset,
     options: &Options,
     run: Run,
     progress: &dyn Progress,
@@ -61,13 +61,13 @@ pub fn calibrate(
     let graph = Graph::new(model)?;
     let input = input_spec(&graph)?;
     let batch = input.batch();
-    if !pictures.len().is_multiple_of(batch) {
+    if !images.len().is_multiple_of(batch) {
         return Err(Error::data(
             "calibration set",
-            format!("{} pictures do not fill batches of {batch}, the model's fixed batch", pictures.len()),
+            format!("{} images do not fill batches of {batch}, the model's fixed batch", images.len()),
         ));
     }
-    let first = pictures.load(0)?;
+    let first = images.load(0)?;
     let (channels, height, width) = first.dim();
     let shape = input.shape_for([channels, height, width])?;
     let mut outputs = outputs(&graph)?;
@@ -75,15 +75,15 @@ pub fn calibrate(
         outputs.names.truncate(1);
     }
     let session = Session::new(model, shape, &outputs.names, &record::taps(plan))?;
-    let load = |chunk: usize| -> Result<Array4<f32>> { pictures.batch(chunk * batch..(chunk + 1) * batch) };
-    let (chunks, logits) = (pictures.len() / batch, outputs.logits);
+    let load = |chunk: usize| -> Result<Array4<f32>> { images.batch(chunk * batch..(chunk + 1) * batch) };
+    let (chunks, logits) = (images.len() / batch, outputs.logits);
     let recorder = Recorder { session: &session, plan, options, chunks, load: &load, logits };
 
     let provenance = Provenance {
         tool: concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION")).into(),
         model_sha256: fingerprint(model),
-        pictures: pictures.len(),
-        pictures_sha256: recorder.fingerprint()?,
+        images: images.len(),
+        images_sha256: recorder.fingerprint()?,
         options: *options,
     };
     let mut calibration = match run.resume {

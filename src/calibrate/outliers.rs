@@ -5,7 +5,7 @@
 
 use ndarray::Array2;
 
-use super::search::{Problem, Right};
+use super::search::{Problem, Rhs};
 
 /// An outlier is at least so many times larger than every channel that is none.
 const RATIO: f32 = 4.0;
@@ -15,7 +15,7 @@ const SHARE: usize = 64;
 
 /// Takes the outlier channels out of a linear `problem`, and says which they were, in ascending order.
 pub(super) fn take(problem: &mut Problem) -> Vec<usize> {
-    let Right::Weight(b) = &mut problem.b else { return Vec::new() };
+    let Rhs::Weight(b) = &mut problem.b else { return Vec::new() };
     let channels = find(&largest_by_column(&problem.a, b.nrows()));
     for &channel in &channels {
         b.row_mut(channel).fill(0.0);
@@ -52,7 +52,7 @@ fn find(largest: &[f32]) -> Vec<usize> {
 mod tests {
     use ndarray::array;
 
-    use super::super::search::LeftKind;
+    use super::super::search::LhsKind;
     use super::*;
 
     #[test]
@@ -78,13 +78,13 @@ mod tests {
     fn outliers_leave_both_operands() {
         let mut problem = Problem {
             a: vec![array![[1.0, -8.0]], array![[0.5, 0.0]]],
-            a_kind: LeftKind::Uniform,
-            b: Right::Weight(array![[1.0, 2.0], [3.0, 4.0]]),
+            a_kind: LhsKind::Uniform,
+            b: Rhs::Weight(array![[1.0, 2.0], [3.0, 4.0]]),
             groups: std::iter::once(0..2).collect(),
             curvature: vec![],
         };
         assert_eq!(take(&mut problem), [1]);
         assert_eq!(problem.a, [array![[1.0, 0.0]], array![[0.5, 0.0]]]);
-        assert!(matches!(problem.b, Right::Weight(b) if b == array![[1.0, 2.0], [0.0, 0.0]]));
+        assert!(matches!(problem.b, Rhs::Weight(b) if b == array![[1.0, 2.0], [0.0, 0.0]]));
     }
 }

@@ -4,13 +4,13 @@ use ndarray::{Array2, ArrayD, ArrayViewD, Ix2};
 
 use super::calibration::SiteScales;
 use super::record::SiteRecord;
-use super::search::{LeftKind, Problem, Right, Search};
+use super::search::{LhsKind, Problem, Rhs, Search};
 use super::{Options, WeightScales, outliers};
 use crate::onnx::{Graph, tensor};
-use crate::plan::{self, LeftSource, RightOperand, Site, WeightLayout};
+use crate::plan::{self, LhsSource, RhsOperand, Site, WeightLayout};
 use crate::{Error, Result};
 
-/// What weighs the errors or makes an operand of one head, picture by picture.
+/// What weighs the errors or makes an operand of one head, image by image.
 type Matrices = Vec<Array2<f32>>;
 
 /// Searches the scales of one site.
@@ -22,23 +22,21 @@ pub(super) fn solve(
     search: Search,
 ) -> Result<SiteScales> {
     let a_kind = match site.a_kind {
-        LeftSource::Softmax if options.softmax_twin => LeftKind::TwinSoftmax,
-        LeftSource::Activation(function) if options.gelu_twin => {
-            LeftKind::TwinGelu { reach: function.reach() }
-        }
-        _ => LeftKind::Uniform,
+        LhsSource::Softmax if options.softmax_twin => LhsKind::TwinSoftmax,
+        LhsSource::Activation(function) if options.gelu_twin => LhsKind::TwinGelu { reach: function.reach() },
+        _ => LhsKind::Uniform,
     };
     let a_rank = record.a[0].ndim();
     let mut outliers = Vec::new();
     let (problems, b_bits) = match &site.b {
-        RightOperand::Weight { value, layout, qkv } => {
+        RhsOperand::Weight { value, layout, qkv } => {
             let mut problem = linear(graph, site, record, value, *layout, *qkv, options)?;
             if options.outliers && *layout != WeightLayout::Conv && a_rank > 2 {
                 outliers = outliers::take(&mut problem);
             }
             (vec![Problem { a_kind, ..problem }], options.weight_bits)
         }
-        RightOperand::Activation(_) => {
+        RhsOperand::Activation(_) => {
             let heads = attention(site, record)?;
             (heads.into_iter().map(|p| Problem { a_kind, ..p }).collect(), options.activation_bits)
         }
@@ -58,10 +56,10 @@ pub(super) fn solve(
 /// Elements of the site's weight; 0 where both operands are activations.
 pub(super) fn weight_len(graph: &Graph, site: &Site) -> usize {
     match &site.b {
-        RightOperand::Weight { value, .. } => {
+        RhsOperand::Weight { value, .. } => {
             graph.constant(value).map_or(0, |constant| tensor::shape(constant).iter().product())
         }
-        RightOperand::Activation(_) => 0,
+        RhsOperand::Activation(_) => 0,
     }
 }
 
@@ -108,7 +106,7 @@ fn linear(
             format!("operands {:?} and {:?} do not multiply", a[0].dim(), b.dim()),
         ));
     }
-    Ok(Problem { a, a_kind: LeftKind::Uniform, b: Right::Weight(b), groups, curvature })
+    Ok(Problem { a, a_kind: LhsKind::Uniform, b: Rhs::Weight(b), groups, curvature })
 }
 
 /// An attention matmul `[…, H, M, K]·[…, H, K, N]`: a problem a head; one for all where heads lie in the batch.
@@ -121,8 +119,8 @@ fn attention(site: &Site, record: SiteRecord) -> Result<Vec<Problem>> {
                 return Err(Error::unsupported(format!("site `{}`", site.name), why));
             };
             heads.resize_with(count, Vec::new);
-            let pictures = array.len() / (count * m * n).max(1);
-            let matrices = array.into_shape_with_order((pictures * count, m, n)).expect("the same elements");
+            let images = array.len() / (count * m * n).max(1);
+            let matrices = array.into_shape_with_order((images * count, m, n)).expect("the same elements");
             for (i, matrix) in matrices.outer_iter().enumerate() {
                 heads[i % count].push(matrix.to_owned());
             }
@@ -140,7 +138,7 @@ fn attention(site: &Site, record: SiteRecord) -> Result<Vec<Problem>> {
     }
     let problem = |((a, b), curvature): ((Matrices, Matrices), _)| {
         let groups = std::iter::once(0..b[0].ncols()).collect();
-        Problem { a, a_kind: LeftKind::Uniform, b: Right::Activation(b), groups, curvature }
+        Problem { a, a_kind: LhsKind::Uniform, b: Rhs::Activation(b), groups, curvature }
     };
     Ok(a.into_iter().zip(b).zip(curvature).map(problem).collect())
 }

@@ -8,7 +8,7 @@ use ndarray::{Array4, ArrayD};
 use rayon::prelude::*;
 
 use super::{Metric, Options, hex_digest};
-use crate::plan::{self, Plan, RightOperand, Site};
+use crate::plan::{self, Plan, RhsOperand, Site};
 use crate::progress::Progress;
 use crate::session::Session;
 use crate::{Error, Result};
@@ -16,9 +16,9 @@ use crate::{Error, Result};
 /// One site over all chunks of the calibration set, in their order, in the shapes that the model computes.
 #[derive(Default)]
 pub(super) struct SiteRecord {
-    /// The left operand.
+    /// The lhs.
     pub(super) a: Vec<ArrayD<f32>>,
-    /// The right operand; empty for a weight.
+    /// The rhs; empty for a weight.
     pub(super) b: Vec<ArrayD<f32>>,
     /// `(∂L/∂O)²`, the mean over the probes; empty unless the metric is [`Metric::Hessian`].
     pub(super) curvature: Vec<ArrayD<f32>>,
@@ -60,7 +60,7 @@ pub(super) fn taps(plan: &Plan) -> Vec<&str> {
     for site in &plan.sites {
         names.insert(site.a.as_str());
         names.insert(site.output.as_str());
-        if let RightOperand::Activation(b) = &site.b {
+        if let RhsOperand::Activation(b) = &site.b {
             names.insert(b.as_str());
         }
     }
@@ -86,8 +86,8 @@ impl Recorder<'_> {
             |name: &str| Ok::<_, Error>(recorded.shape(name)?.iter().product::<usize>() * size_of::<f32>());
         let of_site = |site: &Site| {
             let b = match &site.b {
-                RightOperand::Activation(b) => size(b)?,
-                RightOperand::Weight { .. } => 0,
+                RhsOperand::Activation(b) => size(b)?,
+                RhsOperand::Weight { .. } => 0,
             };
             let heads = if b > 0 { plan::heads(recorded.shape(&site.a)?) } else { 1 };
             Ok(SiteFootprint { a: size(&site.a)?, b, output: size(&site.output)?, heads })
@@ -133,8 +133,8 @@ impl Recorder<'_> {
         let operands: Vec<&str> = sites
             .iter()
             .flat_map(|site| match &site.b {
-                RightOperand::Activation(b) => vec![site.a.as_str(), b],
-                RightOperand::Weight { .. } => vec![site.a.as_str()],
+                RhsOperand::Activation(b) => vec![site.a.as_str(), b],
+                RhsOperand::Weight { .. } => vec![site.a.as_str()],
             })
             .collect();
         let recorded = self.session.forward((self.load)(chunk)?.into_dyn(), &operands)?;
@@ -142,8 +142,8 @@ impl Recorder<'_> {
         for site in sites {
             let value = |name: &str| finite(recorded.value(name)?.to_owned(), &site.name, name, chunk);
             let b = match &site.b {
-                RightOperand::Activation(b) => vec![value(b)?],
-                RightOperand::Weight { .. } => vec![],
+                RhsOperand::Activation(b) => vec![value(b)?],
+                RhsOperand::Weight { .. } => vec![],
             };
             records.push(SiteRecord { a: vec![value(&site.a)?], b, curvature: vec![] });
         }

@@ -1,4 +1,4 @@
-//! How close a quantized model is to the float model it came from, on pictures.
+//! How close a quantized model is to the float model it came from, on images.
 
 mod figures;
 mod tally;
@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use serde::Serialize;
 
 pub use figures::{Sqnr, cosine, kl, rank, top};
-pub use verdict::{Bar, Verdict, verdict};
+pub use verdict::{Thresholds, Verdict, verdict};
 
 use crate::data::Dataset;
 use crate::integer::Runner;
@@ -21,21 +21,21 @@ use tally::Tally;
 /// Both models' accuracy, and the distance between them.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Comparison {
-    /// How many pictures were compared.
-    pub pictures: usize,
+    /// How many images were compared.
+    pub images: usize,
     /// Where labels are given.
     pub accuracy: Option<Accuracy>,
     /// What only a classifier has.
     pub classifier: Option<Classifier>,
     /// Of all outputs together: `10·log10(Σo² / Σ(ô−o)²)`.
     pub sqnr_db: Sqnr,
-    /// Mean over the pictures of the cosine between both outputs.
+    /// Mean over the images of the cosine between both outputs.
     pub cosine: f64,
     /// Of every site's output, in the order of the graph; empty unless asked for.
     pub layers: Vec<Layer>,
 }
 
-/// The share of pictures that each model classifies as labelled, in percent.
+/// The share of images that each model classifies as labelled, in percent.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Accuracy {
     /// The float model.
@@ -56,7 +56,7 @@ pub struct TopK {
 /// How alike the predictions are, whatever the labels.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Classifier {
-    /// Pictures with the same top-1 class, in percent.
+    /// Images with the same top-1 class, in percent.
     pub agreement: f64,
     /// Mean of `KL(softmax of the float logits ‖ softmax of the quantized logits)`, in nats.
     pub kl: f64,
@@ -67,7 +67,7 @@ pub struct Classifier {
 pub struct Layer {
     /// The site.
     pub name: String,
-    /// Over all pictures.
+    /// Over all images.
     pub sqnr_db: Sqnr,
 }
 
@@ -90,7 +90,7 @@ pub fn taps(output: &str, quantized: &Runner, layers: bool) -> Vec<String> {
     std::iter::once(output.to_string()).chain(sites.iter().map(|site| site.output.clone())).collect()
 }
 
-/// Runs both models on every picture of `data`; with `layers`, compares every site's output too.
+/// Runs both models on every image of `data`; with `layers`, compares every site's output too.
 ///
 /// The result is the same on any number of threads. Each thread holds one batch.
 pub fn compare(
@@ -100,7 +100,7 @@ pub fn compare(
     layers: bool,
     progress: &dyn Progress,
 ) -> Result<Comparison> {
-    same_pictures(float.shape, quantized.input_shape())?;
+    same_images(float.shape, quantized.input_shape())?;
     let batch = float.shape[0];
     let batches = data.len().div_ceil(batch);
     let mut total = Tally::default();
@@ -111,7 +111,7 @@ pub fn compare(
             .into_par_iter()
             .map(|at| one_batch(float, quantized, data, at * batch, layers, progress))
             .collect();
-        // In the order of the pictures: neither sums nor the first error depend on the threads.
+        // In the order of the images: neither sums nor the first error depend on the threads.
         for tally in tallies {
             total.add(&tally?);
         }
@@ -120,21 +120,21 @@ pub fn compare(
     Ok(total.comparison(data.labels.is_some(), names))
 }
 
-/// The pictures from `start` on that make one batch of `size`, and how many they are: where the data set ends early,
-/// its last picture is repeated.
+/// The images from `start` on that make one batch of `size`, and how many they are: where the data set ends early,
+/// its last image is repeated.
 ///
 /// # Panics
 /// If `start` is beyond the data set.
 pub fn load_batch(data: &Dataset, start: usize, size: usize) -> Result<(Array4<f32>, usize)> {
     let present = size.min(data.len() - start);
-    let pictures = data.batch(start..start + present)?;
+    let images = data.batch(start..start + present)?;
     if present == size {
-        return Ok((pictures, present));
+        return Ok((images, present));
     }
-    let last = pictures.slice_axis(Axis(0), Slice::from(-1..));
-    let mut parts = vec![pictures.view()];
+    let last = images.slice_axis(Axis(0), Slice::from(-1..));
+    let mut parts = vec![images.view()];
     parts.resize(1 + size - present, last);
-    let padded = concatenate(Axis(0), &parts).expect("all parts are pictures of one shape");
+    let padded = concatenate(Axis(0), &parts).expect("all parts are images of one shape");
     Ok((padded, present))
 }
 
@@ -146,13 +146,13 @@ fn one_batch(
     layers: bool,
     progress: &dyn Progress,
 ) -> Result<Tally> {
-    let (pictures, present) = load_batch(data, start, float.shape[0])?;
+    let (images, present) = load_batch(data, start, float.shape[0])?;
     let (output, sites) = if layers {
-        quantized.run_sites(&pictures.view())?
+        quantized.run_sites(&images.view())?
     } else {
-        (quantized.run(&pictures.view())?, Vec::new())
+        (quantized.run(&images.view())?, Vec::new())
     };
-    let expected = float.model.run(pictures.into_dyn())?;
+    let expected = float.model.run(images.into_dyn())?;
     let names = &data.names[start..start + present];
     let labels = data.labels.as_ref().map(|labels| &labels[start..start + present]);
     let mut tally = Tally::of_outputs((&expected[0], float.logits), &output, names, labels)?;
@@ -165,7 +165,7 @@ fn one_batch(
     Ok(tally)
 }
 
-fn same_pictures(float: [usize; 4], quantized: [usize; 4]) -> Result<()> {
+fn same_images(float: [usize; 4], quantized: [usize; 4]) -> Result<()> {
     if float == quantized {
         return Ok(());
     }

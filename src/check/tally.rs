@@ -1,14 +1,14 @@
-//! The sums behind a comparison, over any number of pictures.
+//! The sums behind a comparison, over any number of images.
 
 use ndarray::{ArrayD, Axis, Slice};
 
 use super::{Accuracy, Classifier, Comparison, Layer, Sqnr, TopK, cosine, kl, rank, top};
 use crate::{Error, Result};
 
-/// Sums over some pictures.
+/// Sums over some images.
 #[derive(Default)]
 pub(super) struct Tally {
-    pictures: usize,
+    images: usize,
     /// Top-1 and top-5 hits.
     float: [usize; 2],
     quantized: [usize; 2],
@@ -21,7 +21,7 @@ pub(super) struct Tally {
 }
 
 impl Tally {
-    /// The pictures `names`, whose outputs come first in `float` and `quantized` (what follows is padding), and whether
+    /// The images `names`, whose outputs come first in `float` and `quantized` (what follows is padding), and whether
     /// they are `logits`.
     pub(super) fn of_outputs(
         (float, logits): (&ArrayD<f32>, bool),
@@ -43,7 +43,7 @@ impl Tally {
             let shape = float.shape();
             return Err(Error::model(
                 "output",
-                format!("expected one for each picture, found the shape {shape:?}"),
+                format!("expected one for each image, found the shape {shape:?}"),
             ));
         }
         let mut tally = Self { classifier: logits && float.ndim() == 2, ..Self::default() };
@@ -56,18 +56,18 @@ impl Tally {
                 }
             };
             let (o, q) = (values(float, "float model")?, values(quantized, "quantized model")?);
-            tally.add_picture(&o, &q);
+            tally.add_image(&o, &q);
             if let Some(labels) = labels {
                 tally
                     .add_label(&o, &q, labels[row])
-                    .map_err(|why| Error::data(format!("picture `{name}`"), why))?;
+                    .map_err(|why| Error::data(format!("image `{name}`"), why))?;
             }
         }
         Ok(tally)
     }
 
-    fn add_picture(&mut self, o: &[f32], q: &[f32]) {
-        self.pictures += 1;
+    fn add_image(&mut self, o: &[f32], q: &[f32]) {
+        self.images += 1;
         self.output += Sqnr::of(o, q);
         self.cosine += cosine(o, q);
         if self.classifier {
@@ -92,7 +92,7 @@ impl Tally {
         Ok(())
     }
 
-    /// The next site's output: the first `present` of `batch` pictures count.
+    /// The next site's output: the first `present` of `batch` images count.
     pub(super) fn add_layer(
         &mut self,
         site: &str,
@@ -110,7 +110,7 @@ impl Tally {
                 ),
             ));
         }
-        // The first axis holds the pictures, alone or with heads or tokens folded in.
+        // The first axis holds the images, alone or with heads or tokens folded in.
         let rows = float.shape().first().map_or(0, |rows| rows / batch * present);
         let of = |values: &'_ ArrayD<f32>| values.slice_axis(Axis(0), Slice::from(..rows)).to_owned();
         self.layers.push(if present == batch {
@@ -122,7 +122,7 @@ impl Tally {
     }
 
     pub(super) fn add(&mut self, other: &Self) {
-        self.pictures += other.pictures;
+        self.images += other.images;
         for i in 0..2 {
             self.float[i] += other.float[i];
             self.quantized[i] += other.quantized[i];
@@ -139,11 +139,11 @@ impl Tally {
     }
 
     pub(super) fn comparison(self, labelled: bool, sites: impl Iterator<Item = String>) -> Comparison {
-        let n = self.pictures as f64;
+        let n = self.images as f64;
         let percent = |hits: usize| 100.0 * hits as f64 / n;
         let top_k = |hits: [usize; 2]| TopK { top1: percent(hits[0]), top5: percent(hits[1]) };
         Comparison {
-            pictures: self.pictures,
+            images: self.images,
             accuracy: labelled
                 .then(|| Accuracy { float: top_k(self.float), quantized: top_k(self.quantized) }),
             classifier: self
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn pictures_are_counted_once_whatever_the_batch() {
+    fn images_are_counted_once_whatever_the_batch() {
         let o = array![[2.0, 1.0, 0.0], [0.0, 1.0, 3.0], [0.5, 0.25, 0.0]].into_dyn();
         let q = array![[2.0, 1.5, 0.0], [4.0, 1.0, 3.0], [0.5, 0.5, 0.0]].into_dyn();
         let labels = [0, 2, 1];
@@ -183,7 +183,7 @@ mod tests {
         let (whole, parts) =
             (whole.comparison(true, std::iter::empty()), parts.comparison(true, std::iter::empty()));
         assert_eq!(whole, parts);
-        assert_eq!(whole.pictures, 3);
+        assert_eq!(whole.images, 3);
         let accuracy = whole.accuracy.unwrap();
         assert_eq!((accuracy.float.top1, accuracy.quantized.top1), (200.0 / 3.0, 100.0 / 3.0));
         assert_eq!((accuracy.float.top5, accuracy.quantized.top5), (100.0, 100.0));

@@ -7,7 +7,7 @@ use crate::{Error, Result};
 
 /// What is demanded. Nothing, by default.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Bar {
+pub struct Thresholds {
     /// The largest loss of top-1 accuracy, in percentage points.
     pub max_drop: Option<f64>,
     /// The smallest top-1 agreement, in percent.
@@ -20,26 +20,26 @@ pub struct Verdict {
     /// Every demand is met.
     pub passed: bool,
     /// One line a demand.
-    pub demands: Vec<String>,
+    pub criteria: Vec<String>,
 }
 
 /// `None` if nothing was demanded; a usage error if what was demanded could not be measured.
-pub fn verdict(comparison: &Comparison, bar: &Bar) -> Result<Option<Verdict>> {
-    let mut verdict = Verdict { passed: true, demands: Vec::new() };
+pub fn verdict(comparison: &Comparison, bar: &Thresholds) -> Result<Option<Verdict>> {
+    let mut verdict = Verdict { passed: true, criteria: Vec::new() };
     if let Some(most) = bar.max_drop {
         let accuracy = comparison.accuracy.ok_or_else(|| Error::usage("a largest drop needs labels"))?;
         let drop = accuracy.float.top1 - accuracy.quantized.top1;
         verdict.passed &= within(drop, most);
-        verdict.demands.push(format!("top-1 drop {drop:.2} points (at most {most} allowed)"));
+        verdict.criteria.push(format!("top-1 drop {drop:.2} points (at most {most} allowed)"));
     }
     if let Some(least) = bar.min_agreement {
         let classifier =
             comparison.classifier.ok_or_else(|| Error::usage("a smallest agreement needs a classifier"))?;
         let agreement = classifier.agreement;
         verdict.passed &= within(least, agreement);
-        verdict.demands.push(format!("top-1 agreement {agreement:.2} % (at least {least} asked)"));
+        verdict.criteria.push(format!("top-1 agreement {agreement:.2} % (at least {least} asked)"));
     }
-    Ok(Some(verdict).filter(|verdict| !verdict.demands.is_empty()))
+    Ok(Some(verdict).filter(|verdict| !verdict.criteria.is_empty()))
 }
 
 /// `a ≤ b`, where percentages of counts may be a rounding error apart.
@@ -55,7 +55,7 @@ mod tests {
     fn comparison() -> Comparison {
         let top = |top1| TopK { top1, top5: 100.0 };
         Comparison {
-            pictures: 1000,
+            images: 1000,
             accuracy: Some(Accuracy { float: top(91.6), quantized: top(91.2) }),
             classifier: Some(Classifier { agreement: 97.2, kl: 0.0152 }),
             sqnr_db: Sqnr::default(),
@@ -67,7 +67,9 @@ mod tests {
     #[test]
     fn a_bar_is_met_or_not() {
         let passed = |max_drop, min_agreement| {
-            verdict(&comparison(), &Bar { max_drop, min_agreement }).unwrap().map(|verdict| verdict.passed)
+            verdict(&comparison(), &Thresholds { max_drop, min_agreement })
+                .unwrap()
+                .map(|verdict| verdict.passed)
         };
         assert_eq!(passed(None, None), None);
         // 91.6 − 91.2 is a little more than 0.4 in floating point.
@@ -83,8 +85,8 @@ mod tests {
     fn what_cannot_be_measured_is_a_usage_error() {
         let features = Comparison { accuracy: None, classifier: None, ..comparison() };
         for bar in [
-            Bar { max_drop: Some(1.0), ..Bar::default() },
-            Bar { min_agreement: Some(1.0), ..Bar::default() },
+            Thresholds { max_drop: Some(1.0), ..Thresholds::default() },
+            Thresholds { min_agreement: Some(1.0), ..Thresholds::default() },
         ] {
             assert_eq!(verdict(&features, &bar).unwrap_err().exit_code(), 2);
         }

@@ -22,7 +22,7 @@ use super::output::print;
 
 /// Measure how fast a model runs
 ///
-/// A quantized model runs in integer arithmetic, a float model in tract. The pictures are noise: their content costs
+/// A quantized model runs in integer arithmetic, a float model in tract. The images are noise: their content costs
 /// nothing. With --against, the two models take turns, so that both see the same machine.
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
@@ -32,13 +32,13 @@ pub(super) struct Args {
     /// Another model to compare with, usually the float one
     #[arg(long, value_name = "MODEL")]
     against: Option<PathBuf>,
-    /// Pictures in one run
+    /// Images in one run
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=4096))]
     batch: u16,
     /// How long to measure
     #[arg(long, value_name = "SECONDS", default_value_t = 5.0, value_parser = seconds)]
     seconds: f64,
-    /// Both sides of a picture, where the model leaves them open
+    /// Both sides of an image, where the model leaves them open
     #[arg(long, value_name = "PIXELS", default_value_t = 224, value_parser = clap::value_parser!(u16).range(1..))]
     size: u16,
     /// Also say where the time of a quantized model goes, by operator
@@ -72,11 +72,11 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// A model that is ready to run, and its pictures.
+/// A model that is ready to run, and its images.
 struct Contestant {
     name: String,
     engine: Engine,
-    pictures: Array4<f32>,
+    images: Array4<f32>,
     load: Duration,
 }
 
@@ -88,8 +88,8 @@ impl Contestant {
         let input = input_spec(&graph)?;
         let [_, channels, height, width] = input.dims;
         let side = usize::from(args.size);
-        let picture = [channels.unwrap_or(3), height.unwrap_or(side), width.unwrap_or(side)];
-        let shape = input.shape_for(picture)?;
+        let image = [channels.unwrap_or(3), height.unwrap_or(side), width.unwrap_or(side)];
+        let shape = input.shape_for(image)?;
         let engine = Engine::new(&model, &graph, shape)?;
         let load = start.elapsed();
         let batch = usize::from(args.batch);
@@ -98,16 +98,16 @@ impl Contestant {
             return Err(Error::usage(why).into());
         }
         let mut random = ChaCha8Rng::seed_from_u64(0);
-        let pictures = Array4::from_shape_simple_fn([batch, picture[0], picture[1], picture[2]], || {
+        let images = Array4::from_shape_simple_fn([batch, image[0], image[1], image[2]], || {
             random.random_range(-1.0..1.0)
         });
-        Ok(Self { name: path.display().to_string(), engine, pictures, load })
+        Ok(Self { name: path.display().to_string(), engine, images, load })
     }
 
     /// How long one run takes.
     fn run(&self) -> Result<Duration> {
         let start = Instant::now();
-        self.engine.run(&self.pictures)?;
+        self.engine.run(&self.images)?;
         Ok(start.elapsed())
     }
 }
@@ -124,7 +124,7 @@ fn measure(contestants: Vec<Contestant>, args: &Args) -> Result<Report> {
     }
     let profile = match &contestants[0].engine {
         Engine::Integer(runner) if args.profile => {
-            let mut operators = runner.profile(&contestants[0].pictures.view())?;
+            let mut operators = runner.profile(&contestants[0].images.view())?;
             for time in &mut operators {
                 time.seconds /= f64::from(args.batch);
             }
@@ -148,7 +148,7 @@ struct Report {
     models: Vec<Speed>,
     /// How many times as fast as the second model the first one is, by the medians.
     ratio: Option<f64>,
-    /// Of the first model, a picture.
+    /// Of the first model, an image.
     profile: Vec<OperatorTime>,
 }
 
@@ -215,10 +215,6 @@ impl fmt::Display for Report {
         });
         let mut align = [Align::Right; 4];
         align[0] = Align::Left;
-        write!(
-            f,
-            "\nby operator, one picture\n{}",
-            table(&["operator", "nodes", "ms", "share"], &align, rows)
-        )
+        write!(f, "\nby operator, one image\n{}", table(&["operator", "nodes", "ms", "share"], &align, rows))
     }
 }

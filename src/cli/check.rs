@@ -5,22 +5,22 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use onnx_ptq4vit::Error;
-use onnx_ptq4vit::check::{Bar, Float, compare, taps, verdict};
+use onnx_ptq4vit::check::{Float, Thresholds, compare, taps, verdict};
 use onnx_ptq4vit::data::Selection;
 use onnx_ptq4vit::integer::Runner;
 use onnx_ptq4vit::onnx::Graph;
 use onnx_ptq4vit::report::CheckReport;
 use onnx_ptq4vit::session::{FloatModel, input_spec, outputs};
 
+use super::images::ImageArgs;
 use super::model::ModelArgs;
 use super::output::print;
-use super::pictures::PictureArgs;
 use super::progress::Stderr;
 use super::values::percent;
 
 /// Compare a quantized model with its float model
 ///
-/// Runs both on the same pictures, the quantized one in integer arithmetic. With --max-drop or --min-agreement the
+/// Runs both on the same images, the quantized one in integer arithmetic. With --max-drop or --min-agreement the
 /// exit code is 1 if the quantized model is below the bar.
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
@@ -29,10 +29,10 @@ pub(super) struct Args {
     float: PathBuf,
     /// The quantized model
     quantized: PathBuf,
-    /// Pictures: a folder (searched recursively), a picture, a CSV file with a `path` column, .npy or .npz
+    /// Images: a folder (searched recursively), an image, a CSV file with a `path` column, .npy or .npz
     #[arg(long, value_name = "PATH")]
     data: PathBuf,
-    /// Use so many pictures; of a folder, a random sample [default: all]
+    /// Use so many images; of a folder, a random sample [default: all]
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
     /// Chooses the sample of a folder
@@ -54,7 +54,7 @@ pub(super) struct Args {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    pictures: PictureArgs,
+    images: ImageArgs,
     #[command(flatten)]
     reading: ModelArgs,
 }
@@ -73,7 +73,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let quantized = args.reading.read(&args.quantized)?.model;
 
     let selection = Selection { limit: args.limit, seed: args.seed };
-    let mut data = args.pictures.open(&args.data, &input, selection, &progress)?;
+    let mut data = args.images.open(&args.data, &input, selection, &progress)?;
     if let Some(labels) = &args.labels {
         data = data.with_labels(labels)?;
     }
@@ -82,19 +82,19 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     }
 
     let (channels, height, width) = data.load(0)?.dim();
-    let picture = [channels, height, width];
-    let quantized = Runner::with_picture(&quantized, picture)?;
+    let image = [channels, height, width];
+    let quantized = Runner::with_image(&quantized, image)?;
     if args.layers {
         ensure_same_values(&graph, &quantized)?;
     }
-    let shape = input.shape_for(picture)?;
+    let shape = input.shape_for(image)?;
     let outputs = outputs(&graph)?;
     let taps = taps(&outputs.names[0], &quantized, args.layers);
     let float = Float { model: FloatModel::new(&float, shape, &taps)?, shape, logits: outputs.logits };
     let comparison = compare(&float, &quantized, &data, args.layers, &progress)?;
     progress.finish();
 
-    let bar = Bar { max_drop: args.max_drop, min_agreement: args.min_agreement };
+    let bar = Thresholds { max_drop: args.max_drop, min_agreement: args.min_agreement };
     let verdict = verdict(&comparison, &bar)?;
     let passed = verdict.as_ref().is_none_or(|verdict| verdict.passed);
     let [float, quantized] = [&args.float, &args.quantized].map(|path| path.display().to_string());

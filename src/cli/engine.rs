@@ -12,7 +12,7 @@ use super::model::is_quantized;
 /// A model that is ready to run.
 pub(super) enum Engine {
     Integer(Box<Runner>),
-    /// It takes `batch` pictures at a time.
+    /// It takes `batch` images at a time.
     Float {
         model: FloatModel,
         batch: usize,
@@ -22,21 +22,21 @@ pub(super) enum Engine {
 impl Engine {
     /// For an input of `[N, C, H, W]`.
     pub(super) fn new(model: &Model, graph: &Graph, shape: [usize; 4]) -> Result<Self> {
-        let [batch, picture @ ..] = shape;
+        let [batch, image @ ..] = shape;
         if is_quantized(graph) {
-            return Ok(Self::Integer(Box::new(Runner::with_picture(model, picture)?)));
+            return Ok(Self::Integer(Box::new(Runner::with_image(model, image)?)));
         }
         let model = FloatModel::new(model, shape, &outputs(graph)?.names[..1])?;
         Ok(Self::Float { model, batch })
     }
 
-    /// The model's first output; the number of pictures is a multiple of the batch.
-    pub(super) fn run(&self, pictures: &Array4<f32>) -> Result<ArrayD<f32>> {
+    /// The model's first output; the number of images is a multiple of the batch.
+    pub(super) fn run(&self, images: &Array4<f32>) -> Result<ArrayD<f32>> {
         let (model, batch) = match self {
-            Self::Integer(runner) => return Ok(runner.run(&pictures.view())?),
+            Self::Integer(runner) => return Ok(runner.run(&images.view())?),
             Self::Float { model, batch } => (model, *batch),
         };
-        let batches: Vec<_> = pictures.axis_chunks_iter(Axis(0), batch).collect();
+        let batches: Vec<_> = images.axis_chunks_iter(Axis(0), batch).collect();
         let run = |batch: ArrayView4<f32>| Ok(model.run(batch.to_owned().into_dyn())?.remove(0));
         let outputs: Vec<Result<ArrayD<f32>>> = batches.into_par_iter().map(run).collect();
         let outputs = outputs.into_iter().collect::<Result<Vec<_>>>()?;

@@ -7,7 +7,7 @@ use anyhow::Result;
 use onnx_ptq4vit::integer;
 use onnx_ptq4vit::normalize::Normalized;
 use onnx_ptq4vit::onnx::{Graph, Model, NodeProto};
-use onnx_ptq4vit::plan::{LeftFloat, plan};
+use onnx_ptq4vit::plan::{FloatNode, plan};
 use onnx_ptq4vit::report::{InspectReport, QuantizedSite};
 use onnx_ptq4vit::session::input_spec;
 
@@ -64,17 +64,17 @@ fn quantized(name: String, input: String, model: &Model, graph: &Graph) -> Resul
 }
 
 /// The products of a quantized model whose operands are no codes.
-fn float_products(graph: &Graph) -> Vec<LeftFloat> {
+fn float_products(graph: &Graph) -> Vec<FloatNode> {
     let products = graph.nodes().map(|(_, node)| node).filter(|node| {
         ["MatMul", "Gemm", "Conv"].iter().any(|op| node.is_op(op))
             && !node.input.iter().take(2).all(|value| is_dequantized(graph, value))
     });
-    let left = |node: &NodeProto| LeftFloat {
+    let float_node = |node: &NodeProto| FloatNode {
         node: node.label(),
         op: node.op_type().into(),
         reason: "its operands are not quantized".into(),
     };
-    products.map(left).collect()
+    products.map(float_node).collect()
 }
 
 /// Whether `value` is dequantized codes, moved about or not.

@@ -3,11 +3,11 @@
 mod bench;
 mod check;
 mod engine;
+mod images;
 mod inspect;
 mod interrupt;
 mod model;
 mod output;
-mod pictures;
 mod progress;
 mod quantize;
 mod run;
@@ -23,7 +23,7 @@ use output::say;
 
 /// Quantize ONNX vision transformers to 8 bits and fewer, after training (PTQ4ViT).
 ///
-/// The float model goes in, a folder of pictures shows what its activations look like, and out comes an ONNX file
+/// The float model goes in, a folder of images shows what its activations look like, and out comes an ONNX file
 /// that stock ONNX Runtime runs with integer arithmetic.
 #[derive(Parser)]
 #[command(name = "onnx-ptq4vit", version, after_help = EXAMPLES)]
@@ -37,7 +37,7 @@ struct Cli {
 
 const EXAMPLES: &str = "\
 Examples:
-  onnx-ptq4vit quantize vit.onnx --calib pictures/ -o vit.int8.onnx
+  onnx-ptq4vit quantize vit.onnx --calib images/ -o vit.int8.onnx
   onnx-ptq4vit check vit.onnx vit.int8.onnx --data val/ --labels val.csv --max-drop 1
   onnx-ptq4vit run vit.int8.onnx --input cat.jpg
   onnx-ptq4vit bench vit.int8.onnx --against vit.onnx

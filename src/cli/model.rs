@@ -5,7 +5,7 @@ use std::path::Path;
 use bytesize::ByteSize;
 use onnx_ptq4vit::normalize::Normalized;
 use onnx_ptq4vit::onnx::{DOMAIN, Graph, Model, NodeProto, tensor};
-use onnx_ptq4vit::plan::{Plan, RightOperand};
+use onnx_ptq4vit::plan::{Plan, RhsOperand};
 use onnx_ptq4vit::{Error, Result};
 
 /// How a model file is read.
@@ -35,7 +35,7 @@ pub(super) fn is_quantized(graph: &Graph) -> bool {
 /// infinity may be meant: attention masks have them.)
 pub(super) fn ensure_finite(model: &Model, graph: &Graph, plan: &Plan) -> Result<()> {
     for site in &plan.sites {
-        if let RightOperand::Weight { value, .. } = &site.b
+        if let RhsOperand::Weight { value, .. } = &site.b
             && let Some(weight) = graph.constant(value)
             && let Some(at) = tensor::first_non_finite(weight)
         {

@@ -1,4 +1,4 @@
-//! `quantize`: a float model and pictures in, a quantized model out.
+//! `quantize`: a float model and images in, a quantized model out.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -16,16 +16,16 @@ use onnx_ptq4vit::report::QuantizeReport;
 use onnx_ptq4vit::session::{InputSpec, input_spec};
 use prost::Message;
 
+use super::images::ImageArgs;
 use super::interrupt::whole;
 use super::model::{ModelArgs, ensure_finite};
 use super::output::{ensure_writable, print, same_file};
-use super::pictures::PictureArgs;
 use super::progress::Stderr;
 use super::values::{MethodName, MetricName, SearchName, TwinName, WeightsName, Widths};
 
 /// Quantize a float model
 ///
-/// Finds the matrix products of a vision transformer, looks at the activations that calibration pictures cause,
+/// Finds the matrix products of a vision transformer, looks at the activations that calibration images cause,
 /// searches the scales that disturb the output least, and writes a quantized ONNX file.
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
@@ -33,7 +33,7 @@ use super::values::{MethodName, MetricName, SearchName, TwinName, WeightsName, W
 pub(super) struct Args {
     /// The float model
     model: PathBuf,
-    /// Calibration pictures: a folder (searched recursively), a picture, a CSV file with a `path` column, .npy or .npz
+    /// Calibration images: a folder (searched recursively), an image, a CSV file with a `path` column, .npy or .npz
     #[arg(
         long,
         value_name = "PATH",
@@ -44,7 +44,7 @@ pub(super) struct Args {
     /// Where the quantized model goes
     #[arg(short, long, value_name = "OUT")]
     output: PathBuf,
-    /// How many calibration pictures to use; of a folder, a random sample
+    /// How many calibration images to use; of a folder, a random sample
     #[arg(long, value_name = "N", default_value_t = 32)]
     calib_limit: usize,
     /// Chooses the sample of a folder and the random probes
@@ -96,17 +96,17 @@ pub(super) struct Args {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    pictures: PictureArgs,
+    images: ImageArgs,
     #[command(flatten)]
     reading: ModelArgs,
 }
 
 const EXAMPLES: &str = "\
 Examples:
-  onnx-ptq4vit quantize vit.onnx --calib pictures/ -o vit.int8.onnx
+  onnx-ptq4vit quantize vit.onnx --calib images/ -o vit.int8.onnx
   onnx-ptq4vit quantize vit.onnx --calib train.csv --calib-limit 128 --bits w6a6 -o vit.int6.onnx
-  onnx-ptq4vit quantize deit.onnx --calib pictures/ --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 -o deit.int8.onnx
-  onnx-ptq4vit quantize vit.onnx --calib pictures/ --save-calibration vit.json -o vit.int8.onnx
+  onnx-ptq4vit quantize deit.onnx --calib images/ --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 -o deit.int8.onnx
+  onnx-ptq4vit quantize vit.onnx --calib images/ --save-calibration vit.json -o vit.int8.onnx
   onnx-ptq4vit quantize vit.onnx --calibration vit.json --twin inline -o vit.openvino.onnx";
 
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
@@ -133,7 +133,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Searched on pictures, or read.
+/// Searched on images, or read.
 fn scales(
     args: &Args,
     model: &Model,
@@ -148,7 +148,7 @@ fn scales(
     }
     let calib = args.calib.as_deref().ok_or_else(|| Error::usage("--calib or --calibration is needed"))?;
     let selection = Selection { limit: Some(args.calib_limit), seed: args.seed };
-    let pictures = args.pictures.open(calib, input, selection, progress)?;
+    let images = args.images.open(calib, input, selection, progress)?;
     let save = |found: &Calibration| match &args.save_calibration {
         Some(path) => whole(|| found.write(path)),
         None => Ok(()),
@@ -160,7 +160,7 @@ fn scales(
         resume: args.save_calibration.as_deref().and_then(|path| Calibration::read(path).ok()),
         save: &save,
     };
-    Ok(calibrate(model, plan, &pictures, &options(args), run, progress)?)
+    Ok(calibrate(model, plan, &images, &options(args), run, progress)?)
 }
 
 /// In bytes; 4 GiB where the system does not say.

@@ -1,4 +1,4 @@
-//! `run`: a model on a few pictures.
+//! `run`: a model on a few images.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -16,20 +16,20 @@ use onnx_ptq4vit::session::input_spec;
 use serde::Serialize;
 
 use super::engine::Engine;
+use super::images::ImageArgs;
 use super::model::{ModelArgs, is_quantized};
 use super::output::{ensure_writable, print, same_file};
-use super::pictures::PictureArgs;
 use super::progress::Stderr;
 
 /// Run a model, float or quantized
 ///
-/// Prints the five most probable classes of every picture. A quantized model runs in integer arithmetic.
+/// Prints the five most probable classes of every image. A quantized model runs in integer arithmetic.
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Args {
     /// The model
     model: PathBuf,
-    /// A picture, a folder of pictures, a CSV file with a `path` column, .npy or .npz
+    /// An image, a folder of images, a CSV file with a `path` column, .npy or .npz
     #[arg(long, value_name = "PATH")]
     input: PathBuf,
     /// Write the model's output, as .npy
@@ -42,7 +42,7 @@ pub(super) struct Args {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
-    pictures: PictureArgs,
+    images: ImageArgs,
     #[command(flatten)]
     reading: ModelArgs,
 }
@@ -68,21 +68,21 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
             Error::usage(format!("{}: a float model has no quantized sites", args.model.display())).into()
         );
     }
-    let data = args.pictures.open(&args.input, &input, Selection::default(), &progress)?;
+    let data = args.images.open(&args.input, &input, Selection::default(), &progress)?;
 
     let (channels, height, width) = data.load(0)?.dim();
     let shape = input.shape_for([channels, height, width])?;
-    let (pictures, present) = load_batch(&data, 0, data.len().next_multiple_of(shape[0]))?;
+    let (images, present) = load_batch(&data, 0, data.len().next_multiple_of(shape[0]))?;
     let output = match (Engine::new(&model, &graph, shape)?, &args.sites) {
         (Engine::Integer(runner), Some(folder)) => {
-            let (output, values) = runner.run_sites(&pictures.view())?;
+            let (output, values) = runner.run_sites(&images.view())?;
             write_sites(folder, runner.sites(), &values)?;
             output
         }
-        (engine, _) => engine.run(&pictures)?,
+        (engine, _) => engine.run(&images)?,
     };
-    if output.shape().first() != Some(&pictures.len_of(Axis(0))) {
-        let why = format!("expected one for each picture, found the shape {:?}", output.shape());
+    if output.shape().first() != Some(&images.len_of(Axis(0))) {
+        let why = format!("expected one for each image, found the shape {:?}", output.shape());
         return Err(Error::model("output", why).into());
     }
     let output = output.slice_axis(Axis(0), Slice::from(..present)).to_owned();
@@ -122,11 +122,11 @@ fn write_sites(folder: &Path, sites: &[SiteInfo], values: &[SiteValues]) -> Resu
 #[derive(Serialize)]
 struct Results {
     shape: Vec<usize>,
-    pictures: Vec<Picture>,
+    images: Vec<Image>,
 }
 
 #[derive(Serialize)]
-struct Picture {
+struct Image {
     name: String,
     /// The most probable classes; empty if the model gives features.
     top: Vec<Class>,
@@ -145,9 +145,9 @@ fn results(names: &[String], output: &ArrayD<f32>) -> Result<Results> {
     let of_row = |(row, name): (usize, &String)| {
         let logits: Vec<f32> = output.index_axis(Axis(0), row).iter().copied().collect();
         let top = if output.ndim() == 2 { most_probable(&logits) } else { Vec::new() };
-        Picture { name: name.clone(), top }
+        Image { name: name.clone(), top }
     };
-    Ok(Results { shape: output.shape().to_vec(), pictures: names.iter().enumerate().map(of_row).collect() })
+    Ok(Results { shape: output.shape().to_vec(), images: names.iter().enumerate().map(of_row).collect() })
 }
 
 fn most_probable(logits: &[f32]) -> Vec<Class> {
@@ -160,12 +160,12 @@ fn most_probable(logits: &[f32]) -> Vec<Class> {
 
 impl fmt::Display for Results {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.pictures.iter().all(|picture| picture.top.is_empty()) {
+        if self.images.iter().all(|image| image.top.is_empty()) {
             return writeln!(f, "features of shape {:?}", self.shape);
         }
-        for picture in &self.pictures {
-            writeln!(f, "{}", picture.name)?;
-            let rows = picture
+        for image in &self.images {
+            writeln!(f, "{}", image.name)?;
+            let rows = image
                 .top
                 .iter()
                 .map(|class| vec![class.index.to_string(), format!("{:.2} %", 100.0 * class.probability)]);

@@ -10,7 +10,7 @@ use ndarray_npy::{NpzReader, ReadNpyError, ReadNpyExt, ReadNpzError, ReadableEle
 use super::{Dataset, Items, Selection};
 use crate::{Error, Result};
 
-/// Names under which an `.npz` holds its pictures, the preferred first.
+/// Names under which an `.npz` holds its images, the preferred first.
 const INPUT_NAMES: [&str; 3] = ["images", "input", "x"];
 
 pub(super) fn open_npy(path: &Path, selection: Selection) -> Result<Dataset> {

@@ -54,7 +54,7 @@ pub(super) fn labels_of(dataset: &Dataset, csv: &Path) -> Result<Vec<u32>> {
     match Table::read(csv)? {
         Table { labels: None, .. } => Err(Error::data(place, "no `label` column in the first line")),
         Table { paths: Some(paths), labels: Some(labels) }
-            if matches!(dataset.items, Items::Pictures { .. }) =>
+            if matches!(dataset.items, Items::Images { .. }) =>
         {
             match_paths(dataset, &paths, &labels).map_err(|why| Error::data(place, why))
         }
@@ -78,9 +78,9 @@ fn match_paths(dataset: &Dataset, paths: &[String], labels: &[u32]) -> Result<Ve
             return Err(format!("two labels for `{path}`"));
         }
     }
-    let mut pictures_called: BTreeMap<String, usize> = BTreeMap::new();
+    let mut images_called: BTreeMap<String, usize> = BTreeMap::new();
     for name in &dataset.names {
-        *pictures_called.entry(file_name(&normal(name)).to_owned()).or_default() += 1;
+        *images_called.entry(file_name(&normal(name)).to_owned()).or_default() += 1;
     }
 
     let label_of = |name: &String| {
@@ -91,7 +91,7 @@ fn match_paths(dataset: &Dataset, paths: &[String], labels: &[u32]) -> Result<Ve
         let file_name = file_name(&path);
         match by_file_name.get(file_name).map(Vec::as_slice) {
             None => Err(format!("no label for `{name}`")),
-            Some(&[label]) if pictures_called[file_name] == 1 => Ok(label),
+            Some(&[label]) if images_called[file_name] == 1 => Ok(label),
             Some(_) => {
                 Err(format!("no label for `{name}`, and `{file_name}` alone is ambiguous: write the path"))
             }

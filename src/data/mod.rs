@@ -1,8 +1,8 @@
-//! Pictures and arrays on disk, as the batches a model takes.
+//! Images and arrays on disk, as the batches a model takes.
 
 mod arrays;
+mod decode;
 mod labels;
-mod picture;
 mod preprocess;
 mod source;
 
@@ -26,14 +26,14 @@ pub struct Selection {
     pub seed: u64,
 }
 
-/// An ordered set of model inputs; pictures are decoded when they are loaded.
+/// An ordered set of model inputs; images are decoded when they are loaded.
 #[derive(Debug)]
 pub struct Dataset {
     /// Where the inputs come from.
     pub items: Items,
     /// One 0-based class for each item, if known.
     pub labels: Option<Vec<u32>>,
-    /// What each item is called: the path of a picture relative to its folder or CSV file, or `images[3]`.
+    /// What each item is called: the path of an image relative to its folder or CSV file, or `images[3]`.
     pub names: Vec<String>,
     /// Which item of the source each one is, and how many the source has: for labels without paths.
     rows: Vec<usize>,
@@ -43,8 +43,8 @@ pub struct Dataset {
 /// The inputs of a [`Dataset`].
 #[derive(Debug)]
 pub enum Items {
-    /// Picture files and what is done to each.
-    Pictures {
+    /// Image files and what is done to each.
+    Images {
         /// In the order of the data set.
         paths: Vec<PathBuf>,
         /// From file to model input.
@@ -55,13 +55,13 @@ pub enum Items {
 }
 
 impl Dataset {
-    /// Opens a folder of pictures, a `.csv` with a `path` column, a `.npy` or `.npz` array or one picture.
+    /// Opens a folder of images, a `.csv` with a `path` column, a `.npy` or `.npz` array or one image.
     ///
     /// A folder is searched recursively, without following symbolic links, sorted by relative path, and a sample of
-    /// `selection.limit` pictures keeps that order.
+    /// `selection.limit` images keeps that order.
     pub fn open(path: &Path, preprocess: &Preprocess, selection: Selection) -> Result<Self> {
         if selection.limit == Some(0) {
-            return Err(Error::usage("a limit of 0 pictures leaves nothing to do, expected at least 1"));
+            return Err(Error::usage("a limit of 0 images leaves nothing to do, expected at least 1"));
         }
         let metadata = std::fs::metadata(path).map_err(|e| Error::io(path, e))?;
         let extension = path.extension().unwrap_or_default().to_ascii_lowercase();
@@ -70,7 +70,7 @@ impl Dataset {
             Some("csv") => source::open_csv(path, preprocess, selection),
             Some("npy") => arrays::open_npy(path, selection),
             Some("npz") => arrays::open_npz(path, selection),
-            _ => source::open_picture(path, preprocess),
+            _ => source::open_image(path, preprocess),
         }
     }
 
@@ -97,7 +97,7 @@ impl Dataset {
     /// If `index` is out of range.
     pub fn load(&self, index: usize) -> Result<Array3<f32>> {
         match &self.items {
-            Items::Pictures { paths, preprocess } => picture::load(&paths[index], preprocess),
+            Items::Images { paths, preprocess } => decode::load(&paths[index], preprocess),
             Items::Array(array) => Ok(array.index_axis(Axis(0), index).to_owned()),
         }
     }
@@ -112,9 +112,9 @@ impl Dataset {
         }
         let loaded: Vec<Result<Array3<f32>>> = range.into_par_iter().map(|index| self.load(index)).collect();
         // The first error in order, on any number of threads.
-        let pictures: Vec<Array3<f32>> = loaded.into_iter().collect::<Result<_>>()?;
-        let views: Vec<_> = pictures.iter().map(|picture| picture.view()).collect();
-        Ok(stack(Axis(0), &views).expect("every picture has the shape of the crop, and there is one"))
+        let images: Vec<Array3<f32>> = loaded.into_iter().collect::<Result<_>>()?;
+        let views: Vec<_> = images.iter().map(|image| image.view()).collect();
+        Ok(stack(Axis(0), &views).expect("every image has the shape of the crop, and there is one"))
     }
 }
 

@@ -1,4 +1,4 @@
-//! What is done to a picture before the model sees it.
+//! What is done to an image before the model sees it.
 
 use std::fmt;
 use std::str::FromStr;
@@ -41,7 +41,7 @@ impl FromStr for Interpolation {
 pub struct Preprocess {
     /// The short side after the resize, in pixels.
     pub resize: u32,
-    /// Both sides of the centre crop, in pixels; a smaller picture is padded with black.
+    /// Both sides of the centre crop, in pixels; a smaller image is padded with black.
     pub crop: u32,
     /// Of R, G and B, on the scale 0–1.
     pub mean: [f32; 3],
@@ -63,7 +63,7 @@ impl Preprocess {
         }
     }
 
-    /// A usage error if no picture could be prepared so.
+    /// A usage error if no image could be prepared so.
     pub fn check(&self) -> Result<()> {
         if !(1..=8192).contains(&self.resize) || !(1..=8192).contains(&self.crop) {
             let Self { resize, crop, .. } = self;

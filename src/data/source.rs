@@ -1,4 +1,4 @@
-//! Which pictures there are.
+//! Which images there are.
 
 use std::path::{Path, PathBuf};
 
@@ -19,14 +19,14 @@ pub(super) fn open_folder(folder: &Path, preprocess: &Preprocess, selection: Sel
             let place = e.path().unwrap_or(folder).to_owned();
             Error::io(&place, e.into())
         })?;
-        if entry.file_type().is_file() && is_picture_name(entry.path()) {
+        if entry.file_type().is_file() && is_image_name(entry.path()) {
             found.push((relative_name(entry.path(), folder), entry.into_path()));
         }
     }
     if found.is_empty() {
         return Err(Error::data(
             folder.display(),
-            "no pictures here (bmp, gif, jpeg, png, pnm, tiff, webp; symbolic links are not followed)",
+            "no images here (bmp, gif, jpeg, png, pnm, tiff, webp; symbolic links are not followed)",
         ));
     }
     found.sort_unstable();
@@ -34,7 +34,7 @@ pub(super) fn open_folder(folder: &Path, preprocess: &Preprocess, selection: Sel
     let total = found.len();
     let rows = sample(total, selection);
     let (names, paths) = rows.iter().map(|&row| std::mem::take(&mut found[row])).unzip();
-    let items = Items::Pictures { paths, preprocess: preprocess.clone() };
+    let items = Items::Images { paths, preprocess: preprocess.clone() };
     Ok(Dataset { items, labels: None, names, rows, total })
 }
 
@@ -54,19 +54,19 @@ pub(super) fn open_csv(csv: &Path, preprocess: &Preprocess, selection: Selection
         labels.truncate(used);
         labels
     });
-    let items = Items::Pictures { paths, preprocess: preprocess.clone() };
+    let items = Items::Images { paths, preprocess: preprocess.clone() };
     Ok(Dataset { items, labels, names, rows: (0..used).collect(), total })
 }
 
-pub(super) fn open_picture(path: &Path, preprocess: &Preprocess) -> Result<Dataset> {
+pub(super) fn open_image(path: &Path, preprocess: &Preprocess) -> Result<Dataset> {
     preprocess.check()?;
     let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
-    let items = Items::Pictures { paths: vec![path.to_owned()], preprocess: preprocess.clone() };
+    let items = Items::Images { paths: vec![path.to_owned()], preprocess: preprocess.clone() };
     Ok(Dataset { items, labels: None, names: vec![name], rows: vec![0], total: 1 })
 }
 
-/// By extension; names that begin with a dot are hidden (and macOS' `._x.jpg` are no pictures).
-fn is_picture_name(path: &Path) -> bool {
+/// By extension; names that begin with a dot are hidden (and macOS' `._x.jpg` are no images).
+fn is_image_name(path: &Path) -> bool {
     let hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
     !hidden && ImageFormat::from_path(path).is_ok_and(|format| format.reading_enabled())
 }
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn pictures_are_known_by_name() {
+    fn images_are_known_by_name() {
         for (name, expected) in [
             ("a.JPEG", true),
             ("a.b.png", true),
@@ -118,7 +118,7 @@ mod tests {
             ("jpg", false),
             ("a.avif", false),
         ] {
-            assert_eq!(is_picture_name(Path::new(name)), expected, "{name}");
+            assert_eq!(is_image_name(Path::new(name)), expected, "{name}");
         }
     }
 }

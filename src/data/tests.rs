@@ -7,7 +7,7 @@ use tempfile::TempDir;
 use super::*;
 
 fn fixtures() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/pictures")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/images")
 }
 
 fn spec(resize: u32, crop: u32, interpolation: Interpolation) -> Preprocess {
@@ -20,14 +20,13 @@ fn small() -> Preprocess {
 
 /// The largest difference from torchvision in u8 steps, and the share of values that differ.
 fn difference(golden: &str) -> (u8, f64) {
-    let [picture, extension, resize, crop, interpolation, "npy"] = golden.split('.').collect::<Vec<_>>()[..]
+    let [image, extension, resize, crop, interpolation, "npy"] = golden.split('.').collect::<Vec<_>>()[..]
     else {
-        panic!("{golden} is not named picture.extension.resize.crop.interpolation.npy")
+        panic!("{golden} is not named image.extension.resize.crop.interpolation.npy")
     };
     let spec = spec(resize.parse().unwrap(), crop.parse().unwrap(), interpolation.parse().unwrap());
     let expected: Array3<u8> = read_npy(fixtures().join(golden)).unwrap();
-    let ours =
-        picture::crop_of(&fixtures().join(format!("{picture}.{extension}")), &spec).unwrap().into_raw();
+    let ours = decode::crop_of(&fixtures().join(format!("{image}.{extension}")), &spec).unwrap().into_raw();
     assert_eq!(ours.len(), expected.len(), "{golden}");
     let steps: Vec<u8> = ours.iter().zip(&expected).map(|(a, b)| a.abs_diff(*b)).collect();
     let differing = steps.iter().filter(|&&step| step > 0).count();
@@ -35,7 +34,7 @@ fn difference(golden: &str) -> (u8, f64) {
 }
 
 #[test]
-fn pictures_are_prepared_as_torchvision_does() {
+fn images_are_prepared_as_torchvision_does() {
     // Golden file, largest step allowed, largest share of differing values allowed.
     let cases = [
         ("rgb.png.18.16.bicubic.npy", 1, 0.02),
@@ -63,8 +62,8 @@ fn pictures_are_prepared_as_torchvision_does() {
 fn values_are_normalized_channel_by_channel() {
     let spec = Preprocess { mean: [0.25, 0.5, 0.75], std: [0.5, 1.0, 2.0], ..small() };
     let path = fixtures().join("rgb.png");
-    let pixels = picture::crop_of(&path, &spec).unwrap();
-    let values = picture::load(&path, &spec).unwrap();
+    let pixels = decode::crop_of(&path, &spec).unwrap();
+    let values = decode::load(&path, &spec).unwrap();
     assert_eq!(values.dim(), (3, 4, 4));
     for ((channel, y, x), &value) in values.indexed_iter() {
         let byte = f32::from(pixels.get_pixel(x as u32, y as u32)[channel]);
@@ -83,7 +82,7 @@ fn timm_defaults() {
     );
 }
 
-fn copy_picture(folder: &TempDir, names: &[&str]) {
+fn copy_image(folder: &TempDir, names: &[&str]) {
     for name in names {
         let path = folder.path().join(name);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -102,8 +101,8 @@ fn first(limit: usize) -> Selection {
 #[test]
 fn a_folder_is_searched_sorted_and_sampled() {
     let folder = tempfile::tempdir().unwrap();
-    copy_picture(&folder, &["b/2.png", "a b/it's, \"1\".png", "c.PNG", "b/10.png", ".hidden.png"]);
-    fs::write(folder.path().join("notes.txt"), "no picture").unwrap();
+    copy_image(&folder, &["b/2.png", "a b/it's, \"1\".png", "c.PNG", "b/10.png", ".hidden.png"]);
+    fs::write(folder.path().join("notes.txt"), "no image").unwrap();
     let dataset = Dataset::open(folder.path(), &small(), all()).unwrap();
     assert_eq!(dataset.names, ["a b/it's, \"1\".png", "b/10.png", "b/2.png", "c.PNG"]);
     assert_eq!(dataset.batch(1..4).unwrap().dim(), (3, 3, 4, 4));
@@ -114,7 +113,7 @@ fn a_folder_is_searched_sorted_and_sampled() {
 }
 
 #[test]
-fn one_picture_is_a_dataset() {
+fn one_image_is_a_dataset() {
     let dataset = Dataset::open(&fixtures().join("gray.png"), &small(), all()).unwrap();
     assert_eq!((dataset.len(), dataset.names[0].as_str()), (1, "gray.png"));
     assert_eq!(dataset.batch(0..1).unwrap().index_axis(Axis(0), 0), dataset.load(0).unwrap());
@@ -123,7 +122,7 @@ fn one_picture_is_a_dataset() {
 #[test]
 fn a_csv_gives_paths_in_order_and_labels() {
     let folder = tempfile::tempdir().unwrap();
-    copy_picture(&folder, &["b.png", "a, \"1\".png"]);
+    copy_image(&folder, &["b.png", "a, \"1\".png"]);
     let csv = folder.path().join("list.csv");
     fs::write(&csv, "label,path\n7,b.png\n5,\"a, \"\"1\"\".png\"\n").unwrap();
     let dataset = Dataset::open(&csv, &small(), all()).unwrap();
@@ -150,7 +149,7 @@ fn labels_are_matched() {
         ("a,b\n1,2\n", Err("the first line must name")),
     ];
     let folder = tempfile::tempdir().unwrap();
-    copy_picture(&folder, &["a/1.png", "a/2.png", "b/1.png"]);
+    copy_image(&folder, &["a/1.png", "a/2.png", "b/1.png"]);
     let csv = folder.path().join("labels.csv");
     for (text, expected) in cases {
         fs::write(&csv, text).unwrap();
@@ -167,7 +166,7 @@ fn labels_are_matched() {
 fn labels_without_paths_follow_the_sample() {
     let folder = tempfile::tempdir().unwrap();
     let names = ["0.png", "1.png", "2.png", "3.png", "4.png", "5.png"];
-    copy_picture(&folder, &names);
+    copy_image(&folder, &names);
     let csv = folder.path().join("labels.csv");
     fs::write(&csv, "label\n0\n1\n2\n3\n4\n5\n").unwrap();
     let dataset = Dataset::open(folder.path(), &small(), first(3)).unwrap().with_labels(&csv).unwrap();
@@ -179,11 +178,11 @@ fn labels_without_paths_follow_the_sample() {
 fn arrays_are_read_without_preprocessing() {
     let folder = tempfile::tempdir().unwrap();
     let array = Array4::from_shape_fn((3, 2, 1, 2), |(n, c, _, w)| (n * 4 + c * 2 + w) as f32);
-    let npy = folder.path().join("pictures.npy");
+    let npy = folder.path().join("images.npy");
     write_npy(&npy, &array.clone().into_dyn()).unwrap();
     let dataset = Dataset::open(&npy, &small(), all()).unwrap();
     assert_eq!(dataset.batch(1..3).unwrap(), array.slice(s![1..3, .., .., ..]));
-    assert_eq!(dataset.names[2], "pictures[2]");
+    assert_eq!(dataset.names[2], "images[2]");
 
     for name in ["x", "anything"] {
         let npz = folder.path().join(format!("{name}.npz"));
@@ -221,18 +220,18 @@ fn faults_of_arrays_name_the_place() {
 }
 
 #[test]
-fn faults_of_pictures_name_the_file() {
+fn faults_of_images_name_the_file() {
     let folder = tempfile::tempdir().unwrap();
     let error = |path: &Path, spec: &Preprocess, selection| {
         Dataset::open(path, spec, selection).and_then(|dataset| dataset.batch(0..1)).unwrap_err().to_string()
     };
-    assert!(error(folder.path(), &small(), all()).contains("no pictures here"));
+    assert!(error(folder.path(), &small(), all()).contains("no images here"));
     assert!(error(folder.path(), &small(), first(0)).contains("limit of 0"));
 
     let broken = folder.path().join("broken.png");
     let png = fs::read(fixtures().join("rgb.png")).unwrap();
     fs::write(&broken, &png[..600]).unwrap();
-    assert!(error(folder.path(), &small(), all()).contains("broken.png: not a picture that can be decoded"));
+    assert!(error(folder.path(), &small(), all()).contains("broken.png: not an image that can be decoded"));
     assert!(error(&folder.path().join("absent.png"), &small(), all()).contains("absent.png"));
 
     // A header that claims 40000 x 40000 pixels.
@@ -242,7 +241,7 @@ fn faults_of_pictures_name_the_file() {
         error(&folder.path().join("bomb.ppm"), &small(), all()).contains("bomb.ppm: 40000 x 40000 pixels")
     );
 
-    // So thin that the resized picture would be enormous.
+    // So thin that the resized image would be enormous.
     let thin: Vec<u8> = b"P5 100000 1 255\n".iter().copied().chain(std::iter::repeat_n(0, 100_000)).collect();
     fs::write(folder.path().join("thin.pgm"), thin).unwrap();
     let wide = spec(224, 224, Interpolation::Bicubic);
@@ -259,7 +258,7 @@ fn faults_of_pictures_name_the_file() {
 #[test]
 fn links_are_not_followed() {
     let folder = tempfile::tempdir().unwrap();
-    copy_picture(&folder, &["a.png"]);
+    copy_image(&folder, &["a.png"]);
     std::os::unix::fs::symlink(fixtures(), folder.path().join("out")).unwrap();
     std::os::unix::fs::symlink(fixtures().join("rgb.png"), folder.path().join("b.png")).unwrap();
     assert_eq!(Dataset::open(folder.path(), &small(), all()).unwrap().names, ["a.png"]);

@@ -13,7 +13,7 @@ use ndarray::{ArrayD, Axis};
 use crate::calibrate::{Calibration, SiteScales};
 use crate::onnx::proto::StringStringEntryProto;
 use crate::onnx::{Edits, Graph, Model};
-use crate::plan::{Plan, RightOperand, Site};
+use crate::plan::{Plan, RhsOperand, Site};
 use crate::quant::Quantizer;
 use crate::{Error, Result};
 
@@ -63,7 +63,7 @@ fn metadata(plan: &Plan, calibration: &Calibration) -> Vec<StringStringEntryProt
         ("tool", calibration.provenance.tool.clone()),
         ("bits", format!("w{}a{}", options.weight_bits.get(), options.activation_bits.get())),
         ("options", json(serde_json::to_string(options))),
-        ("calibration_pictures", calibration.provenance.pictures.to_string()),
+        ("calibration_pictures", calibration.provenance.images.to_string()),
         ("calibration_sha256", calibration.fingerprint()),
         ("float_model_sha256", calibration.provenance.model_sha256.clone()),
         ("scales", json(serde_json::to_string(&written))),
@@ -88,7 +88,7 @@ impl WeightCodes {
         use crate::onnx::tensor;
         use crate::plan::WeightLayout;
         let place = || format!("site `{}`", site.name);
-        let RightOperand::Weight { value, layout, qkv } = &site.b else {
+        let RhsOperand::Weight { value, layout, qkv } = &site.b else {
             unreachable!("the site has a weight")
         };
         let constant =

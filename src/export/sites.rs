@@ -5,7 +5,7 @@ use super::writer::Writer;
 use super::{TwinForm, WeightCodes};
 use crate::calibrate::SiteScales;
 use crate::onnx::{AttributeProto, Edits, Graph, NodeProto, tensor};
-use crate::plan::{RightOperand, Site, WeightLayout};
+use crate::plan::{RhsOperand, Site, WeightLayout};
 use crate::quant::{Bits, Quantizer, Scale};
 use crate::{Error, Result};
 
@@ -20,9 +20,9 @@ pub(super) struct Emitter<'e, 'g> {
 impl Emitter<'_, '_> {
     pub(super) fn emit(&mut self, site: &Site, scales: &SiteScales) -> Result<()> {
         match &site.b {
-            RightOperand::Weight { layout: WeightLayout::Conv, .. } => self.conv(site, scales),
-            RightOperand::Weight { .. } => self.linear(site, scales),
-            RightOperand::Activation(b) => self.attention(site, b, scales),
+            RhsOperand::Weight { layout: WeightLayout::Conv, .. } => self.conv(site, scales),
+            RhsOperand::Weight { .. } => self.linear(site, scales),
+            RhsOperand::Activation(b) => self.attention(site, b, scales),
         }
     }
 
@@ -214,7 +214,7 @@ fn add_outliers(
     w.last_node("Add", &[inliers, &product], output);
 }
 
-/// The only quantizer of a left operand that has no heads.
+/// The only quantizer of a lhs that has no heads.
 fn one(site: &Site, quantizers: &[Quantizer]) -> Result<Quantizer> {
     match quantizers {
         [quantizer] => Ok(*quantizer),

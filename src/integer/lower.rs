@@ -90,13 +90,13 @@ fn check_all_there(model: &TypedModel, sites: &[SiteInfo]) -> Result<()> {
     }
 }
 
-/// The dims `[N, C, H, W]` of the picture tensor, the only input; `None` where the file leaves one open.
+/// The dims `[N, C, H, W]` of the image tensor, the only input; `None` where the file leaves one open.
 pub(super) fn input_dims(model: &Model) -> Result<[Option<usize>; 4]> {
     let graph = crate::onnx::Graph::new(model)?;
     let inputs: Vec<&ValueInfoProto> = graph.inputs().collect();
     let [input] = inputs[..] else {
         let names: Vec<&str> = inputs.iter().map(|input| input.name()).collect();
-        return Err(Error::unsupported("inputs", format!("expected one picture tensor, found {names:?}")));
+        return Err(Error::unsupported("inputs", format!("expected one image tensor, found {names:?}")));
     };
     let dims = graph.shape(input.name()).unwrap_or_default();
     let wrong = format!("expected [N, C, H, W], found {dims:?}");

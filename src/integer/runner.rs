@@ -1,4 +1,4 @@
-//! Pictures in, logits out.
+//! Images in, logits out.
 
 use std::path::Path;
 use std::sync::OnceLock;
@@ -22,7 +22,7 @@ use crate::{Error, Result};
 
 /// A quantized model on integer kernels, for any number of threads at once.
 ///
-/// Loading packs the weights; what is read of the file is let go. A pass works on as many pictures as the file fixes,
+/// Loading packs the weights; what is read of the file is let go. A pass works on as many images as the file fixes,
 /// or on one; several passes run side by side, and the parts of one are divided among the threads that are free.
 ///
 /// ```
@@ -46,8 +46,8 @@ use crate::{Error, Result};
 ///
 /// let runner = Runner::load(&path)?;
 /// let [_, channels, height, width] = runner.input_shape();
-/// let pictures = Array4::<f32>::zeros([5, channels, height, width]);
-/// let logits = runner.run(&pictures.view())?;
+/// let images = Array4::<f32>::zeros([5, channels, height, width]);
+/// let logits = runner.run(&images.view())?;
 /// assert_eq!(logits.shape(), [5, 10]);
 /// # Ok::<(), onnx_ptq4vit::Error>(())
 /// ```
@@ -91,28 +91,25 @@ impl Runner {
         Self::new(&Model::read(path)?)
     }
 
-    /// The runner of an emitted file that fixes the size of its pictures.
+    /// The runner of an emitted file that fixes the size of its images.
     pub fn new(model: &Model) -> Result<Self> {
-        let [_, picture @ ..] = input_dims(model)?;
-        let [Some(c), Some(h), Some(w)] = picture else {
+        let [_, image @ ..] = input_dims(model)?;
+        let [Some(c), Some(h), Some(w)] = image else {
             return Err(Error::usage(format!(
-                "the model leaves the size of its pictures open ({picture:?}): state it"
+                "the model leaves the size of its images open ({image:?}): state it"
             )));
         };
-        Self::with_picture(model, [c, h, w])
+        Self::with_image(model, [c, h, w])
     }
 
-    /// The runner for pictures of `[C, H, W]`; an error if the file fixes another size.
-    pub fn with_picture(model: &Model, picture: [usize; 3]) -> Result<Self> {
+    /// The runner for images of `[C, H, W]`; an error if the file fixes another size.
+    pub fn with_image(model: &Model, image: [usize; 3]) -> Result<Self> {
         let model = &Normalized::new(model.clone())?.model;
         let [batch, dims @ ..] = input_dims(model)?;
-        if dims.iter().zip(picture).any(|(dim, size)| dim.is_some_and(|dim| dim != size)) {
-            return Err(Error::data(
-                "pictures",
-                format!("are {picture:?} (C, H, W), the model takes {dims:?}"),
-            ));
+        if dims.iter().zip(image).any(|(dim, size)| dim.is_some_and(|dim| dim != size)) {
+            return Err(Error::data("images", format!("are {image:?} (C, H, W), the model takes {dims:?}")));
         }
-        let shape = [batch.unwrap_or(1), picture[0], picture[1], picture[2]];
+        let shape = [batch.unwrap_or(1), image[0], image[1], image[2]];
         let sites = read(model)?;
         let graph = lower(model, &sites, shape)?;
         let sites: Vec<SiteInfo> = sites.into_iter().map(|site| site.info).collect();
@@ -174,7 +171,7 @@ impl Runner {
         Ok(times)
     }
 
-    /// `run` on each batch of `images`, in parallel; the results are in the order of the pictures.
+    /// `run` on each batch of `images`, in parallel; the results are in the order of the images.
     fn each<T: Send>(
         &self,
         images: &ArrayView4<f32>,
@@ -186,8 +183,8 @@ impl Runner {
     fn batches(&self, images: &ArrayView4<f32>) -> Result<Vec<Tensor>> {
         let (count, batch) = (images.len_of(Axis(0)), self.shape[0]);
         if images.shape()[1..] != self.shape[1..] || count == 0 || !count.is_multiple_of(batch) {
-            let expected = format!("expected a multiple of {batch} pictures of {:?}", &self.shape[1..]);
-            return Err(Error::data("pictures", format!("shape {:?}: {expected}", images.shape())));
+            let expected = format!("expected a multiple of {batch} images of {:?}", &self.shape[1..]);
+            return Err(Error::data("images", format!("shape {:?}: {expected}", images.shape())));
         }
         Ok(images.axis_chunks_iter(Axis(0), batch).map(|batch| batch.to_owned().into_tensor()).collect())
     }

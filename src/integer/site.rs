@@ -59,7 +59,7 @@ pub(super) struct Outliers {
     pub(super) rows: Vec<f32>,
 }
 
-/// A constant right operand.
+/// A constant rhs.
 pub(super) struct Weight {
     /// `[K, N]` row-major.
     pub(super) codes: Vec<i8>,

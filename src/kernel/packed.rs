@@ -8,7 +8,7 @@ pub const PANEL: usize = 16;
 #[repr(C, align(64))]
 pub(super) struct Quad(pub(super) [[i8; 4]; PANEL]);
 
-/// Rows of codes, the left operand: `[M, K]` row-major, one after the other at a constant distance.
+/// Rows of codes, the lhs: `[M, K]` row-major, one after the other at a constant distance.
 #[derive(Clone, Copy)]
 pub struct Rows<'a> {
     codes: &'a [i16],
@@ -53,7 +53,7 @@ impl<'a> Rows<'a> {
     }
 }
 
-/// Rows of codes of −128…127, the left operand of the kernels that take bytes: code + 128, K padded to fours.
+/// Rows of codes of −128…127, the lhs of the kernels that take bytes: code + 128, K padded to fours.
 pub struct Bytes {
     codes: Vec<u8>,
     stride: usize,

@@ -18,7 +18,7 @@ pub struct Plan {
     /// What is quantized, in the order of the graph.
     pub sites: Vec<Site>,
     /// What could have been, and is not.
-    pub left: Vec<LeftFloat>,
+    pub float: Vec<FloatNode>,
 }
 
 /// One matrix product to quantize.
@@ -30,12 +30,12 @@ pub struct Site {
     pub node: NodeId,
     /// Its place in the transformer.
     pub kind: SiteKind,
-    /// The name of the left operand's value (of a Conv: its input).
+    /// The name of the lhs's value (of a Conv: its input).
     pub a: String,
-    /// What makes the left operand.
-    pub a_kind: LeftSource,
-    /// The right operand.
-    pub b: RightOperand,
+    /// What makes the lhs.
+    pub a_kind: LhsSource,
+    /// The rhs.
+    pub b: RhsOperand,
     /// The name of the node's output.
     pub output: String,
 }
@@ -70,9 +70,9 @@ pub enum SiteKind {
     Linear,
 }
 
-/// What makes the left operand.
+/// What makes the lhs.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum LeftSource {
+pub enum LhsSource {
     /// Nothing of note.
     Plain,
     /// A Softmax along the last axis.
@@ -81,9 +81,9 @@ pub enum LeftSource {
     Activation(Activation),
 }
 
-/// The right operand of a site.
+/// The rhs of a site.
 #[derive(Clone, Debug, PartialEq)]
-pub enum RightOperand {
+pub enum RhsOperand {
     /// A constant.
     Weight {
         /// The value that holds it.
@@ -110,7 +110,7 @@ pub enum WeightLayout {
 
 /// A node that stays in float.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct LeftFloat {
+pub struct FloatNode {
     /// The node's name.
     pub node: String,
     /// Its operator.
@@ -140,7 +140,7 @@ impl SiteKind {
 }
 
 /// The heads of an attention operand of `shape`, each with a scale of its own: the axis before the two of the matrix.
-/// Where that is the first axis, heads and pictures lie in it together, and cannot be told apart: one for all.
+/// Where that is the first axis, heads and images lie in it together, and cannot be told apart: one for all.
 pub fn heads(shape: &[usize]) -> usize {
     match shape {
         [_, .., heads, _, _] => *heads,

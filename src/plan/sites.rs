@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use super::attention::{
     is_product, product_behind, softmax_ahead, softmax_behind, splits_in_thirds, way_back,
 };
-use super::{LeftFloat, LeftSource, Plan, RightOperand, Site, SiteKind, WeightLayout, activations, foreign};
+use super::{FloatNode, LhsSource, Plan, RhsOperand, Site, SiteKind, WeightLayout, activations, foreign};
 use crate::onnx::{Graph, NodeId, NodeProto, ValueInfoProto, tensor};
 use crate::{Error, Result};
 
@@ -20,12 +20,12 @@ pub fn plan(graph: &Graph, exclude: &[String]) -> Result<Plan> {
             "per-channel DequantizeLinear needs opset 13; export the model again with opset 17",
         ));
     }
-    let mut plan = Plan { sites: Vec::new(), left: Vec::new() };
+    let mut plan = Plan { sites: Vec::new(), float: Vec::new() };
     let varying = varying(graph);
     for (id, node) in graph.nodes().filter(|(_, node)| is_product(node)) {
         match site(graph, id, node, &varying) {
             Ok(site) => plan.sites.push(site),
-            Err(reason) => plan.left.push(left(node, reason)),
+            Err(reason) => plan.float.push(float_node(node, reason)),
         }
     }
     name_places(graph, &mut plan.sites);
@@ -34,15 +34,15 @@ pub fn plan(graph: &Graph, exclude: &[String]) -> Result<Plan> {
         let site = plan.sites.remove(at.ok_or_else(|| {
             Error::usage(format!("--exclude `{name}`: no such site; `inspect` lists their names"))
         })?);
-        plan.left.push(left(graph.node(site.node), "excluded on request".into()));
+        plan.float.push(float_node(graph.node(site.node), "excluded on request".into()));
     }
     if plan.sites.is_empty() {
         let found: Vec<String> =
-            plan.left.iter().map(|l| format!("{} `{}`: {}", l.op, l.node, l.reason)).collect();
+            plan.float.iter().map(|l| format!("{} `{}`: {}", l.op, l.node, l.reason)).collect();
         let found = if found.is_empty() { "it has no MatMul, Gemm or Conv".into() } else { found.join("; ") };
         return Err(Error::Unsupported(format!("no site to quantize in this model: {found}")));
     }
-    plan.left.extend(float_by_design(graph));
+    plan.float.extend(float_by_design(graph));
     Ok(plan)
 }
 
@@ -51,7 +51,7 @@ fn site(graph: &Graph, id: NodeId, node: &NodeProto, varying: &HashSet<&str>) ->
     let input = |i: usize| node.input.get(i).cloned().ok_or("an operand is missing");
     let (a, b) = (input(0)?, input(1)?);
     if !varying.contains(a.as_str()) {
-        return Err("its left operand does not depend on the picture".into());
+        return Err("its lhs does not depend on the image".into());
     }
     let rank = graph.constant(&b).map(|w| tensor::shape(w).len());
     let (kind, b) = match (node.op_type(), rank) {
@@ -62,10 +62,10 @@ fn site(graph: &Graph, id: NodeId, node: &NodeProto, varying: &HashSet<&str>) ->
         ("Gemm", Some(2)) => (SiteKind::Linear, weight(b, gemm_layout(node)?)),
         ("MatMul", Some(2)) => (SiteKind::Linear, weight(b, WeightLayout::Kn)),
         ("MatMul", None) if softmax_behind(graph, &a).is_some() => {
-            (SiteKind::Values, RightOperand::Activation(b))
+            (SiteKind::Values, RhsOperand::Activation(b))
         }
         ("MatMul", None) if softmax_ahead(graph, &node.output[0]).is_some() => {
-            (SiteKind::Scores, RightOperand::Activation(b))
+            (SiteKind::Scores, RhsOperand::Activation(b))
         }
         ("MatMul", None) => {
             return Err("two computed operands, but no Softmax before or after: no attention".into());
@@ -73,11 +73,11 @@ fn site(graph: &Graph, id: NodeId, node: &NodeProto, varying: &HashSet<&str>) ->
         (op, None) => return Err(format!("the weight of this {op} is computed, not constant")),
         (op, Some(rank)) => return Err(format!("the weight of this {op} has {rank} axes")),
     };
-    let a_kind = left_source(graph, &a)?;
+    let a_kind = lhs_source(graph, &a)?;
     Ok(Site { name: name(node), node: id, kind, a, a_kind, b, output: node.output[0].clone() })
 }
 
-/// The values that depend on what the picture shows; on its size alone does not count.
+/// The values that depend on what the image shows; on its size alone does not count.
 fn varying<'g>(graph: &Graph<'g>) -> HashSet<&'g str> {
     let mut found: HashSet<&str> = graph.inputs().map(ValueInfoProto::name).collect();
     for (_, node) in graph.nodes().filter(|(_, node)| !node.is_op("Shape") && !node.is_op("Size")) {
@@ -95,8 +95,8 @@ fn name(node: &NodeProto) -> String {
     if unnamed { node.output.first().cloned().unwrap_or_default() } else { node.name().to_string() }
 }
 
-fn weight(value: String, layout: WeightLayout) -> RightOperand {
-    RightOperand::Weight { value, layout, qkv: false }
+fn weight(value: String, layout: WeightLayout) -> RhsOperand {
+    RhsOperand::Weight { value, layout, qkv: false }
 }
 
 fn conv_is_a_projection(graph: &Graph, node: &NodeProto) -> Result<(), String> {
@@ -122,14 +122,14 @@ fn gemm_layout(node: &NodeProto) -> Result<WeightLayout, String> {
     Ok(if node.attr_int("transB").unwrap_or(0) == 0 { WeightLayout::Kn } else { WeightLayout::Nk })
 }
 
-fn left_source(graph: &Graph, value: &str) -> Result<LeftSource, String> {
+fn lhs_source(graph: &Graph, value: &str) -> Result<LhsSource, String> {
     if let Some(softmax) = softmax_behind(graph, value) {
         return match softmax.attr_int("axis").unwrap_or(-1) {
-            -1 | 3 => Ok(LeftSource::Softmax),
+            -1 | 3 => Ok(LhsSource::Softmax),
             axis => Err(format!("its Softmax {} is on axis {axis}, expected the last", softmax.label())),
         };
     }
-    Ok(activations::find(graph, value).map_or(LeftSource::Plain, |(a, _)| LeftSource::Activation(a)))
+    Ok(activations::find(graph, value).map_or(LhsSource::Plain, |(a, _)| LhsSource::Activation(a)))
 }
 
 /// Tells the linear layers apart by what they are connected to.
@@ -141,7 +141,7 @@ fn name_places(graph: &Graph, sites: &mut [Site]) {
         if behind.is_some_and(|source| sites[*source].kind == SiteKind::Values) {
             places.push((site.node, SiteKind::Proj));
         }
-        if let LeftSource::Activation(_) = site.a_kind {
+        if let LhsSource::Activation(_) = site.a_kind {
             places.push((site.node, SiteKind::Fc2));
             let argument = activations::find(graph, &site.a).map(|(_, x)| x);
             let fc1 = argument.and_then(|x| product_behind(graph, &x));
@@ -155,7 +155,7 @@ fn name_places(graph: &Graph, sites: &mut [Site]) {
         if site.kind == SiteKind::Linear {
             site.kind = kind;
         }
-        if let RightOperand::Weight { qkv, .. } = &mut site.b {
+        if let RhsOperand::Weight { qkv, .. } = &mut site.b {
             *qkv = site.kind == SiteKind::Qkv;
         }
     }
@@ -220,12 +220,12 @@ fn heads(graph: &Graph) -> impl Iterator<Item = NodeId> {
     })
 }
 
-fn left(node: &NodeProto, reason: String) -> LeftFloat {
-    LeftFloat { node: name(node), op: node.op_type().into(), reason }
+fn float_node(node: &NodeProto, reason: String) -> FloatNode {
+    FloatNode { node: name(node), op: node.op_type().into(), reason }
 }
 
 /// The float operators of the transformer, one line a kind.
-fn float_by_design(graph: &Graph) -> Vec<LeftFloat> {
+fn float_by_design(graph: &Graph) -> Vec<FloatNode> {
     const BY_DESIGN: &[&str] = &["Softmax", "LayerNormalization", "Gelu", "Erf", "Tanh", "Sigmoid"];
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
     for (_, node) in graph.nodes() {
@@ -233,7 +233,7 @@ fn float_by_design(graph: &Graph) -> Vec<LeftFloat> {
             *counts.entry(op).or_default() += 1;
         }
     }
-    let line = |(op, count): (&str, usize)| LeftFloat {
+    let line = |(op, count): (&str, usize)| FloatNode {
         node: format!("{count} nodes"),
         op: op.into(),
         reason: "PTQ4ViT keeps it in float".into(),

@@ -1,7 +1,7 @@
 //! Scales, bit widths and quantizers: float ↔ code, written once (PTQ4ViT, Eqs. 2, 4 and 5).
 //!
 //! Rounding is half to even everywhere (ONNX `QuantizeLinear`), and `x/Δ` is a division. Codes are signed
-//! integers in units of the quantizer's smallest step, so that `value = code · unit` for every quantizer.
+//! integers in units of the quantizer's smallest scale, so that `value = code · scale` for every quantizer.
 
 mod packed;
 mod slices;
@@ -172,8 +172,8 @@ impl Quantizer {
         }
     }
 
-    /// The smallest step, in real units: `value = code · unit`.
-    pub fn unit(self) -> f32 {
+    /// The smallest scale, in real units: `value = code · scale`.
+    pub fn scale(self) -> f32 {
         match self {
             Self::Uniform { scale, .. } => scale.get(),
             Self::TwinSoftmax { scale, .. } | Self::TwinGelu { scale, .. } => scale.fine.get(),
@@ -190,7 +190,7 @@ impl Quantizer {
         }
     }
 
-    /// The code of `x` in units of [`unit`](Self::unit): for a twin `a + (b << m)` of Eq. (5).
+    /// The code of `x` in units of [`scale`](Self::scale): for a twin `a + (b << m)` of Eq. (5).
     #[inline]
     pub fn code(self, x: f32) -> i32 {
         match self {
@@ -206,10 +206,10 @@ impl Quantizer {
         }
     }
 
-    /// The value that stands for `x`: `code(x) · unit`.
+    /// The value that stands for `x`: `code(x) · scale`.
     #[inline]
     pub fn fake_quant(self, x: f32) -> f32 {
-        self.code(x) as f32 * self.unit()
+        self.code(x) as f32 * self.scale()
     }
 
     /// The k-bit code of `x` for storage: two's complement for uniform, (flag, magnitude) for a twin.
@@ -309,7 +309,7 @@ mod tests {
     fn twin_softmax_follows_equation_4() {
         // k = 4: Δ_R1 = 2^-(4+1), Δ_R2 = 2^-3, R1 = [0, 8/32).
         let q = Quantizer::TwinSoftmax { scale: TwinScale::softmax(bits(4), 1), bits: bits(4) };
-        assert_eq!(q.unit(), 1.0 / 32.0);
+        assert_eq!(q.scale(), 1.0 / 32.0);
         let below = f32::from_bits(0.25f32.to_bits() - 1);
         let cases = [
             (0.0, 0, 0b0000),

@@ -7,7 +7,7 @@ use super::{Bits, Quantizer, Scale, TwinScale, magnitude, uniform_code};
 /// The codes of a slice of floats.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Codes {
-    /// One code an element, in units of the quantizer's smallest step.
+    /// One code an element, in units of the quantizer's smallest scale.
     Fused(Vec<i16>),
     /// A twin whose fused codes `a + (b << m)` do not fit the kernels: `a` and `b` apart.
     Split {

@@ -24,24 +24,24 @@ pub struct CheckReport {
 impl CheckReport {
     /// The line that says it all.
     fn headline(&self) -> String {
-        let Comparison { pictures, accuracy, classifier, sqnr_db, .. } = &self.comparison;
-        let pictures = format!("{pictures} {}", if *pictures == 1 { "picture" } else { "pictures" });
+        let Comparison { images, accuracy, classifier, sqnr_db, .. } = &self.comparison;
+        let images = format!("{images} {}", if *images == 1 { "image" } else { "images" });
         if let Some(verdict) = &self.verdict {
             let word = if verdict.passed { "PASS" } else { "FAIL" };
-            return format!("{word}: {}, on {pictures}", verdict.demands.join(", "));
+            return format!("{word}: {}, on {images}", verdict.criteria.join(", "));
         }
         match (accuracy, classifier) {
             (Some(accuracy), Some(classifier)) => format!(
-                "top-1 {:.2} % -> {:.2} % ({:+.2} points), agreement {:.2} %, on {pictures}",
+                "top-1 {:.2} % -> {:.2} % ({:+.2} points), agreement {:.2} %, on {images}",
                 accuracy.float.top1,
                 accuracy.quantized.top1,
                 accuracy.quantized.top1 - accuracy.float.top1,
                 classifier.agreement,
             ),
             (None, Some(classifier)) => {
-                format!("the models agree on {:.2} % of {pictures}", classifier.agreement)
+                format!("the models agree on {:.2} % of {images}", classifier.agreement)
             }
-            (_, None) => format!("feature SQNR {sqnr_db}, on {pictures}"),
+            (_, None) => format!("feature SQNR {sqnr_db}, on {images}"),
         }
     }
 }
@@ -98,10 +98,10 @@ mod tests {
             quantized: "vit.int8.onnx".into(),
             verdict: Some(Verdict {
                 passed: false,
-                demands: vec!["top-1 drop 0.40 points (at most 0.1 allowed)".into()],
+                criteria: vec!["top-1 drop 0.40 points (at most 0.1 allowed)".into()],
             }),
             comparison: Comparison {
-                pictures: 1000,
+                images: 1000,
                 accuracy: Some(Accuracy { float: top(91.6), quantized: top(91.2) }),
                 classifier: Some(Classifier { agreement: 97.2, kl: 0.0152 }),
                 sqnr_db: noise,
@@ -110,7 +110,7 @@ mod tests {
             },
         };
         let expected = "\
-FAIL: top-1 drop 0.40 points (at most 0.1 allowed), on 1000 pictures
+FAIL: top-1 drop 0.40 points (at most 0.1 allowed), on 1000 images
 
                     float  quantized
   top-1 accuracy  91.60 %    91.20 %
@@ -128,6 +128,6 @@ FAIL: top-1 drop 0.40 points (at most 0.1 allowed), on 1000 pictures
         assert_eq!(report.to_string(), expected);
         report.verdict = None;
         let line = report.headline();
-        assert_eq!(line, "top-1 91.60 % -> 91.20 % (-0.40 points), agreement 97.20 %, on 1000 pictures");
+        assert_eq!(line, "top-1 91.60 % -> 91.20 % (-0.40 points), agreement 97.20 %, on 1000 images");
     }
 }

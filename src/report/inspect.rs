@@ -4,8 +4,8 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::{Align, KindCount, by_kind, kinds_line, left_table, table};
-use crate::plan::{LeftFloat, LeftSource, Plan, RightOperand, Site};
+use super::{Align, KindCount, by_kind, float_table, kinds_line, table};
+use crate::plan::{FloatNode, LhsSource, Plan, RhsOperand, Site};
 
 /// What a model is made of.
 #[derive(Clone, Debug, Serialize)]
@@ -24,7 +24,7 @@ pub enum InspectReport {
         /// In the order of the graph.
         sites: Vec<SiteRow>,
         /// What stays float, and why.
-        float: Vec<LeftFloat>,
+        float: Vec<FloatNode>,
     },
     /// A model that is quantized already.
     Quantized {
@@ -39,7 +39,7 @@ pub enum InspectReport {
         /// In the order of the graph.
         sites: Vec<QuantizedSite>,
         /// The products that are not quantized.
-        float: Vec<LeftFloat>,
+        float: Vec<FloatNode>,
     },
 }
 
@@ -50,13 +50,13 @@ pub struct SiteRow {
     pub name: String,
     /// Its place in the transformer.
     pub kind: &'static str,
-    /// What makes the left operand: `plain`, `softmax`, or the name of an activation function.
-    pub left: &'static str,
-    /// The left operand's value.
+    /// What makes the lhs: `plain`, `softmax`, or the name of an activation function.
+    pub lhs: &'static str,
+    /// The lhs's value.
     pub a: String,
-    /// The right operand's value.
+    /// The rhs's value.
     pub b: String,
-    /// The weight's shape; `None` if the right operand is computed.
+    /// The weight's shape; `None` if the rhs is computed.
     pub weight: Option<Vec<i64>>,
     /// Does the weight hold Q, K and V, with a scale each?
     pub qkv_thirds: bool,
@@ -73,9 +73,9 @@ pub struct QuantizedSite {
     pub inputs: Vec<String>,
     /// The value it makes.
     pub output: String,
-    /// Bits of the left operand.
+    /// Bits of the lhs.
     pub a_bits: u8,
-    /// Bits of the right operand.
+    /// Bits of the rhs.
     pub b_bits: u8,
 }
 
@@ -93,23 +93,23 @@ impl InspectReport {
             input,
             kinds: by_kind(plan),
             sites: plan.sites.iter().map(|site| row(site, &shape)).collect(),
-            float: plan.left.clone(),
+            float: plan.float.clone(),
         }
     }
 }
 
 fn row(site: &Site, shape: impl Fn(&str) -> Option<Vec<i64>>) -> SiteRow {
-    let left = match site.a_kind {
-        LeftSource::Plain => "plain",
-        LeftSource::Softmax => "softmax",
-        LeftSource::Activation(activation) => activation.name(),
+    let lhs = match site.a_kind {
+        LhsSource::Plain => "plain",
+        LhsSource::Softmax => "softmax",
+        LhsSource::Activation(activation) => activation.name(),
     };
     let (b, weight, qkv_thirds) = match &site.b {
-        RightOperand::Weight { value, qkv, .. } => (value, shape(value), *qkv),
-        RightOperand::Activation(value) => (value, None, false),
+        RhsOperand::Weight { value, qkv, .. } => (value, shape(value), *qkv),
+        RhsOperand::Activation(value) => (value, None, false),
     };
     let (name, a, b) = (site.name.clone(), site.a.clone(), b.clone());
-    SiteRow { name, kind: site.kind.name(), left, a, b, weight, qkv_thirds }
+    SiteRow { name, kind: site.kind.name(), lhs, a, b, weight, qkv_thirds }
 }
 
 /// What the text shows of one metadata value, in bytes.
@@ -121,9 +121,9 @@ impl fmt::Display for InspectReport {
             Self::Float { model, input, kinds, sites, float, .. } => {
                 writeln!(f, "{model}: float model, input {input}")?;
                 writeln!(f, "{} sites to quantize: {}\n", sites.len(), kinds_line(kinds))?;
-                let heading = ["site", "kind", "left operand", "right operand"];
+                let heading = ["site", "kind", "lhs", "rhs"];
                 f.write_str(&table(&heading, &[Align::Left; 4], sites.iter().map(float_cells)))?;
-                f.write_str(&left_table(float))
+                f.write_str(&float_table(float))
             }
             Self::Quantized { model, input, metadata, sites, float, .. } => {
                 writeln!(f, "{model}: quantized model, input {input}")?;
@@ -134,21 +134,21 @@ impl fmt::Display for InspectReport {
                     }
                 }
                 writeln!(f, "{} quantized sites\n", sites.len())?;
-                let heading = ["site", "op", "left", "right", "inputs"];
+                let heading = ["site", "op", "lhs", "rhs", "inputs"];
                 let align = [Align::Left, Align::Left, Align::Right, Align::Right, Align::Left];
                 f.write_str(&table(&heading, &align, sites.iter().map(quantized_cells)))?;
-                f.write_str(&left_table(float))
+                f.write_str(&float_table(float))
             }
         }
     }
 }
 
 fn float_cells(site: &SiteRow) -> Vec<String> {
-    let left = match site.left {
+    let lhs = match site.lhs {
         "plain" => String::new(),
         source => format!("after {source}"),
     };
-    let right = match &site.weight {
+    let rhs = match &site.weight {
         Some(shape) => {
             let thirds = if site.qkv_thirds { ", thirds Q K V" } else { "" };
             let shape: Vec<String> = shape.iter().map(ToString::to_string).collect();
@@ -156,7 +156,7 @@ fn float_cells(site: &SiteRow) -> Vec<String> {
         }
         None => "computed".into(),
     };
-    vec![site.name.clone(), site.kind.into(), left, right]
+    vec![site.name.clone(), site.kind.into(), lhs, rhs]
 }
 
 fn quantized_cells(site: &QuantizedSite) -> Vec<String> {

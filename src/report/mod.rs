@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::plan::{LeftFloat, Plan};
+use crate::plan::{FloatNode, Plan};
 
 /// How many sites of a kind there are.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -40,10 +40,10 @@ fn kinds_line(kinds: &[KindCount]) -> String {
 }
 
 /// The table of what stays float; empty if nothing does.
-fn left_table(left: &[LeftFloat]) -> String {
-    if left.is_empty() {
+fn float_table(nodes: &[FloatNode]) -> String {
+    if nodes.is_empty() {
         return String::new();
     }
-    let rows = left.iter().map(|l| vec![l.op.clone(), l.node.clone(), l.reason.clone()]);
+    let rows = nodes.iter().map(|l| vec![l.op.clone(), l.node.clone(), l.reason.clone()]);
     format!("\nstays in float:\n{}", table(&["op", "node", "why"], &[Align::Left; 3], rows))
 }

@@ -4,9 +4,9 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::{KindCount, by_kind, kinds_line, left_table};
+use super::{KindCount, by_kind, float_table, kinds_line};
 use crate::calibrate::{Calibration, Options};
-use crate::plan::{LeftFloat, Plan};
+use crate::plan::{FloatNode, Plan};
 
 /// What was done to a model.
 #[derive(Clone, Debug, Serialize)]
@@ -20,13 +20,13 @@ pub struct QuantizeReport {
     /// And of which kinds.
     pub kinds: Vec<KindCount>,
     /// What stays float, and why.
-    pub float: Vec<LeftFloat>,
+    pub float: Vec<FloatNode>,
     /// Outlier channels that stay float, over all sites.
     pub outliers: usize,
     /// The choices of the calibration.
     pub options: Options,
     /// The size of the calibration set.
-    pub pictures: usize,
+    pub images: usize,
     /// The sum of the metric over all sites.
     pub loss: f64,
     /// Wall-clock time of the whole command.
@@ -51,10 +51,10 @@ impl QuantizeReport {
             output,
             sites: plan.sites.len(),
             kinds: by_kind(plan),
-            float: plan.left.clone(),
+            float: plan.float.clone(),
             outliers: calibration.sites.iter().map(|site| site.outliers.len()).sum(),
             options: calibration.provenance.options,
-            pictures: calibration.provenance.pictures,
+            images: calibration.provenance.images,
             loss: calibration.sites.iter().map(|site| site.loss).sum(),
             seconds,
             bytes_before,
@@ -65,18 +65,18 @@ impl QuantizeReport {
 
 impl fmt::Display for QuantizeReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { model, output, sites, options, pictures, seconds, .. } = self;
+        let Self { model, output, sites, options, images, seconds, .. } = self;
         let mb = |bytes: u64| bytes as f64 / 1e6;
         writeln!(f, "{model} -> {output}")?;
         writeln!(f, "  sites    {sites} quantized: {}", kinds_line(&self.kinds))?;
-        writeln!(f, "  method   {}, on {pictures} pictures", method(options))?;
+        writeln!(f, "  method   {}, on {images} images", method(options))?;
         if self.outliers > 0 {
             writeln!(f, "  outliers {} channels stay float", self.outliers)?;
         }
         let (before, after) = (mb(self.bytes_before), mb(self.bytes_after));
         writeln!(f, "  size     {before:.2} MB -> {after:.2} MB ({:.2} times smaller)", before / after)?;
         writeln!(f, "  time     {seconds:.1} s")?;
-        f.write_str(&left_table(&self.float))
+        f.write_str(&float_table(&self.float))
     }
 }
 

@@ -13,21 +13,21 @@ pub struct InputSpec {
 }
 
 impl InputSpec {
-    /// Pictures a run: the fixed batch of the file, or 1 where it is open.
+    /// Images a run: the fixed batch of the file, or 1 where it is open.
     pub fn batch(&self) -> usize {
         self.dims[0].unwrap_or(1)
     }
 
-    /// The shape `[N, C, H, W]` of a run with pictures of `[C, H, W]`; an error if they do not fit.
-    pub fn shape_for(&self, picture: [usize; 3]) -> Result<[usize; 4]> {
-        let fits = self.dims[1..].iter().zip(picture).all(|(dim, size)| dim.is_none_or(|d| d == size));
+    /// The shape `[N, C, H, W]` of a run with images of `[C, H, W]`; an error if they do not fit.
+    pub fn shape_for(&self, image: [usize; 3]) -> Result<[usize; 4]> {
+        let fits = self.dims[1..].iter().zip(image).all(|(dim, size)| dim.is_none_or(|d| d == size));
         if !fits {
             return Err(Error::data(
                 format!("input `{}`", self.name),
-                format!("pictures are {picture:?} (C, H, W), the model takes {}", self.describe()),
+                format!("images are {image:?} (C, H, W), the model takes {}", self.describe()),
             ));
         }
-        Ok([self.batch(), picture[0], picture[1], picture[2]])
+        Ok([self.batch(), image[0], image[1], image[2]])
     }
 
     /// As `[N, 3, 224, 224]`.
@@ -43,7 +43,7 @@ pub fn input_spec(graph: &Graph) -> Result<InputSpec> {
     let inputs: Vec<_> = graph.inputs().collect();
     let [input] = inputs[..] else {
         let names: Vec<&str> = inputs.iter().map(|i| i.name()).collect();
-        return Err(Error::unsupported("inputs", format!("expected one picture tensor, found {names:?}")));
+        return Err(Error::unsupported("inputs", format!("expected one image tensor, found {names:?}")));
     };
     let shape = graph.shape(input.name()).unwrap_or_default();
     let dims: [Option<i64>; 4] = shape.as_slice().try_into().map_err(|_| {
@@ -56,7 +56,7 @@ pub fn input_spec(graph: &Graph) -> Result<InputSpec> {
     Ok(InputSpec { name: input.name().to_string(), dims })
 }
 
-/// What a model gives for its pictures.
+/// What a model gives for its images.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Outputs {
     /// The FLOAT outputs' names, of which the first is the one that is compared.

@@ -73,9 +73,9 @@ fn broadcast(a: &ArrayD<f32>, b: &ArrayD<f32>, f: impl Fn(f32, f32) -> f32) -> A
 fn conv(x: &ArrayD<f32>, w: &ArrayD<f32>, bias: &ArrayD<f32>) -> ArrayD<f32> {
     let [m, channels, kh, kw] = *w.shape() else { panic!("a kernel of {:?}", w.shape()) };
     let shape = [x.shape()[0], m, x.shape()[2] / kh, x.shape()[3] / kw];
-    Array4::from_shape_fn(shape, |(picture, out, row, column)| {
+    Array4::from_shape_fn(shape, |(image, out, row, column)| {
         let term = |(c, i, j)| {
-            f64::from(x[[picture, c, row * kh + i, column * kw + j]]) * f64::from(w[[out, c, i, j]])
+            f64::from(x[[image, c, row * kh + i, column * kw + j]]) * f64::from(w[[out, c, i, j]])
         };
         let sum: f64 = ndarray::indices((channels, kh, kw)).into_iter().map(term).sum();
         sum as f32 + bias[out]

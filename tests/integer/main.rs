@@ -15,7 +15,7 @@ use recipes::{File, HEADS, SIZE};
 /// Of float sums against one integer sum, relative to the largest result.
 const TOLERANCE: f32 = 1e-6;
 
-fn pictures(count: usize, range: std::ops::Range<f32>) -> Array4<f32> {
+fn images(count: usize, range: std::ops::Range<f32>) -> Array4<f32> {
     let mut rng = ChaCha8Rng::seed_from_u64(7);
     Array4::from_shape_simple_fn((count, HEADS, SIZE, SIZE), || rng.random_range(range.clone()))
 }
@@ -27,7 +27,7 @@ fn run(model: ModelProto, x: &Array4<f32>) -> ArrayD<f32> {
 /// The integer runner and the file's own nodes agree, and the reader finds `op` with `k` bits.
 #[track_caller]
 fn check(model: ModelProto, range: std::ops::Range<f32>, op: &str, k: u32) -> ArrayD<f32> {
-    let x = pictures(2, range);
+    let x = images(2, range);
     let model = Model::new(model).unwrap();
     let found = sites(&model).unwrap();
     let [site] = &found[..] else { panic!("{} sites", found.len()) };
@@ -64,7 +64,7 @@ fn outliers_are_added_in_float() {
     }
     let function = recipes::with_outliers(File::new(1).twin_gelu(6, 3, true, false));
     let inline = recipes::with_outliers(File::new(1).twin_gelu(6, 3, false, false));
-    assert_eq!(run(function, &pictures(2, -0.2..1.0)), run(inline, &pictures(2, -0.2..1.0)));
+    assert_eq!(run(function, &images(2, -0.2..1.0)), run(inline, &images(2, -0.2..1.0)));
 }
 
 #[test]
@@ -86,7 +86,7 @@ fn post_gelu_twins_agree_with_their_nodes_in_both_forms() {
         for per_column in [false, true] {
             let inline =
                 check(File::new(1).twin_gelu(k, shift, false, per_column), range(), "TwinGeluMatMul", k);
-            let function = run(File::new(1).twin_gelu(k, shift, true, per_column), &pictures(2, range()));
+            let function = run(File::new(1).twin_gelu(k, shift, true, per_column), &images(2, range()));
             assert_eq!(function, inline, "k = {k}, m = {shift}");
         }
     }
@@ -96,7 +96,7 @@ fn post_gelu_twins_agree_with_their_nodes_in_both_forms() {
 fn post_softmax_twins_agree_with_their_nodes_in_both_forms() {
     for (k, step) in (2..=8).flat_map(|k| [0, 5, 8].map(|step| (k, step))) {
         let inline = check(File::new(1).twin_softmax(k, step, false), 0.0..1.0, "TwinSoftmaxMatMul", k);
-        let function = run(File::new(1).twin_softmax(k, step, true), &pictures(2, 0.0..1.0));
+        let function = run(File::new(1).twin_softmax(k, step, true), &images(2, 0.0..1.0));
         assert_eq!(function, inline, "k = {k}, step {step}");
     }
 }
@@ -112,10 +112,10 @@ fn functions_and_their_bodies_are_the_same_sites() {
 }
 
 #[test]
-fn each_picture_has_its_result_on_any_number_of_threads() {
+fn each_image_has_its_result_on_any_number_of_threads() {
     let runner = Runner::new(&Model::new(File::new(1).twin_softmax(8, 2, true)).unwrap()).unwrap();
     assert_eq!(runner.input_shape(), [1, HEADS, SIZE, SIZE]);
-    let x = pictures(5, 0.0..1.0);
+    let x = images(5, 0.0..1.0);
     let together = runner.run(&x.view()).unwrap();
     for threads in [1, 3] {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
@@ -123,14 +123,14 @@ fn each_picture_has_its_result_on_any_number_of_threads() {
     }
     for i in 0..5 {
         let alone = runner.run(&x.slice(s![i..=i, .., .., ..])).unwrap();
-        assert_eq!(alone.index_axis(Axis(0), 0), together.index_axis(Axis(0), i), "picture {i}");
+        assert_eq!(alone.index_axis(Axis(0), 0), together.index_axis(Axis(0), i), "image {i}");
     }
 }
 
 #[test]
 fn recorded_sites_are_those_of_the_run() {
     let runner = Runner::new(&Model::new(File::new(1).twin_softmax(8, 2, false)).unwrap()).unwrap();
-    let x = pictures(3, 0.0..1.0);
+    let x = images(3, 0.0..1.0);
     let (output, values) = runner.run_sites(&x.view()).unwrap();
     assert_eq!(output, runner.run(&x.view()).unwrap());
     assert_eq!(runner.sites()[0].inputs, ["x", "v"]);
@@ -141,11 +141,11 @@ fn recorded_sites_are_those_of_the_run() {
 }
 
 #[test]
-fn pictures_must_fit() {
+fn images_must_fit() {
     let runner = Runner::new(&Model::new(File::new(1).linear(8, false)).unwrap()).unwrap();
     assert!(runner.run(&Array4::zeros((1, HEADS, SIZE, SIZE + 1)).view()).is_err());
     assert!(runner.run(&Array4::zeros((0, HEADS, SIZE, SIZE)).view()).is_err());
     let model = Model::new(File::new(1).linear(8, false)).unwrap();
-    assert!(Runner::with_picture(&model, [HEADS, SIZE, SIZE]).is_ok());
-    assert!(Runner::with_picture(&model, [HEADS, SIZE, 8]).is_err());
+    assert!(Runner::with_image(&model, [HEADS, SIZE, SIZE]).is_ok());
+    assert!(Runner::with_image(&model, [HEADS, SIZE, 8]).is_err());
 }

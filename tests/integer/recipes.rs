@@ -47,7 +47,7 @@ impl File {
         Self { nodes: vec![], constants: vec![], functions: vec![], rng: ChaCha8Rng::seed_from_u64(seed) }
     }
 
-    /// The model from the pictures `x[N, 3, 6, 6]` to `y`.
+    /// The model from the images `x[N, 3, 6, 6]` to `y`.
     pub(crate) fn model(self) -> ModelProto {
         let dim = |value| Dimension { value: Some(value), ..Default::default() };
         let sizes = [HEADS, SIZE, SIZE].map(|size| dim(dimension::Value::DimValue(size as i64)));

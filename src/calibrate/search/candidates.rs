@@ -1,6 +1,6 @@
 //! The candidates of Algorithm 1, for each kind of operand.
 
-use super::{LeftKind, Problem, Settings};
+use super::{LhsKind, Problem, Settings};
 use crate::Result;
 use crate::quant::{Bits, Quantizer, Scale, TwinScale};
 
@@ -22,18 +22,18 @@ fn scaled(max: f32, factor: f64, bits: Bits) -> Result<Scale> {
 }
 
 /// The quantizers tried for `A`.
-pub(super) fn left(problem: &Problem, settings: &Settings) -> Result<Vec<Quantizer>> {
+pub(super) fn lhs(problem: &Problem, settings: &Settings) -> Result<Vec<Quantizer>> {
     let bits = settings.a_bits;
     let largest = |f: fn(f32) -> f32| problem.a.iter().flatten().fold(0f32, |m, &x| m.max(f(x)));
     match problem.a_kind {
-        LeftKind::Uniform => {
+        LhsKind::Uniform => {
             let scales = linear(largest(f32::abs), bits, settings)?;
             Ok(scales.into_iter().map(|scale| Quantizer::Uniform { scale, bits }).collect())
         }
-        LeftKind::TwinSoftmax => Ok((0..SOFTMAX_STEPS)
+        LhsKind::TwinSoftmax => Ok((0..SOFTMAX_STEPS)
             .map(|step| Quantizer::TwinSoftmax { scale: TwinScale::softmax(bits, step), bits })
             .collect()),
-        LeftKind::TwinGelu { reach } => {
+        LhsKind::TwinGelu { reach } => {
             let coarse = linear(largest(|x| x), bits, settings)?;
             let twin = |coarse| TwinScale::gelu(bits, coarse, reach);
             coarse.into_iter().map(|c| Ok(Quantizer::TwinGelu { scale: twin(c)?, bits })).collect()
@@ -42,7 +42,7 @@ pub(super) fn left(problem: &Problem, settings: &Settings) -> Result<Vec<Quantiz
 }
 
 /// By candidate, the scale of every column group of `B`.
-pub(super) fn right(problem: &Problem, settings: &Settings) -> Result<Vec<Vec<Scale>>> {
+pub(super) fn rhs(problem: &Problem, settings: &Settings) -> Result<Vec<Vec<Scale>>> {
     let by_group: Vec<Vec<Scale>> = group_maxima(problem)
         .into_iter()
         .map(|max| linear(max, settings.b_bits, settings))
@@ -51,7 +51,7 @@ pub(super) fn right(problem: &Problem, settings: &Settings) -> Result<Vec<Vec<Sc
 }
 
 /// `Δ_B = max|B|/2^(k−1)` of every column group: where the search starts.
-pub(super) fn initial_right(problem: &Problem, settings: &Settings) -> Result<Vec<Scale>> {
+pub(super) fn initial_rhs(problem: &Problem, settings: &Settings) -> Result<Vec<Scale>> {
     group_maxima(problem).into_iter().map(|max| scaled(max, 1.0, settings.b_bits)).collect()
 }
 

@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use super::super::metric::Row;
 use super::rows::{Rows, Stretch};
-use super::{Problem, Right, Settings, candidates};
+use super::{Problem, Rhs, Settings, candidates};
 use crate::Result;
 use crate::kernel::{self, Kernel, PackedB};
 use crate::quant::{Codes, Quantizer, Scale, uniform_codes};
@@ -18,7 +18,7 @@ const UNIT: usize = 16;
 /// A problem with its float outputs, ready to be evaluated.
 pub(super) struct Evaluator<'s> {
     settings: &'s Settings,
-    right: Right,
+    rhs: Rhs,
     /// The rows, the heaviest first.
     stretches: Vec<Stretch>,
     /// The columns of each group.
@@ -29,7 +29,7 @@ pub(super) struct Evaluator<'s> {
 }
 
 /// The quantized `B`.
-pub(super) struct PackedRight {
+pub(super) struct PackedRhs {
     scales: Vec<Scale>,
     /// `[operand][unit]`, packed when it is first needed: a candidate that is dropped early needs little.
     packed: Vec<Vec<OnceLock<PackedB>>>,
@@ -38,14 +38,15 @@ pub(super) struct PackedRight {
 impl<'s> Evaluator<'s> {
     /// Computes the float products, and sorts the rows by their loss at the candidates where a search starts.
     pub(super) fn new(mut problem: Problem, settings: &'s Settings) -> Result<Self> {
-        let lefts = candidates::left(&problem, settings)?;
-        let scales = candidates::initial_right(&problem, settings)?;
+        let lhs_candidates = candidates::lhs(&problem, settings)?;
+        let scales = candidates::initial_rhs(&problem, settings)?;
         let rows = Rows::new(&mut problem);
-        let (right, groups) = (problem.b, problem.groups);
+        let (rhs, groups) = (problem.b, problem.groups);
         let units = units(&groups);
         let columns = units.iter().map(|unit| columns(&groups, unit)).collect::<Vec<_>>();
-        let mut this = Self { settings, right, stretches: Vec::new(), groups, units, kernel: kernel::best() };
-        let (a, b) = (lefts[candidates::near_maximum(lefts.len())], this.quantize_right(&scales));
+        let mut this = Self { settings, rhs, stretches: Vec::new(), groups, units, kernel: kernel::best() };
+        let (a, b) =
+            (lhs_candidates[candidates::near_maximum(lhs_candidates.len())], this.quantize_rhs(&scales));
         let mass = |pick| this.mass(&rows.stretch(pick, &columns), a, &b);
         let mass: Vec<f64> = rows.natural().par_iter().flat_map_iter(mass).collect();
         this.stretches = rows.heaviest_first(&mass, &columns);
@@ -68,16 +69,13 @@ impl<'s> Evaluator<'s> {
     }
 
     /// `B` quantized with the scale of each group.
-    pub(super) fn quantize_right(&self, scales: &[Scale]) -> PackedRight {
+    pub(super) fn quantize_rhs(&self, scales: &[Scale]) -> PackedRhs {
         let units = || self.units.iter().map(|_| OnceLock::new()).collect();
-        PackedRight {
-            scales: scales.to_vec(),
-            packed: self.right.matrices().iter().map(|_| units()).collect(),
-        }
+        PackedRhs { scales: scales.to_vec(), packed: self.rhs.matrices().iter().map(|_| units()).collect() }
     }
 
     fn pack(&self, operand: usize, unit: usize, scales: &[Scale]) -> PackedB {
-        let b = &self.right.matrices()[operand];
+        let b = &self.rhs.matrices()[operand];
         let b_values = b.as_slice().expect("problems hold standard layout");
         let groups = self.units[unit].clone();
         let columns = columns(&self.groups, &groups);
@@ -91,7 +89,7 @@ impl<'s> Evaluator<'s> {
     }
 
     /// The codes of `A` in every stretch.
-    pub(super) fn quantize_left(&self, quantizer: Quantizer) -> Vec<Codes> {
+    pub(super) fn quantize_lhs(&self, quantizer: Quantizer) -> Vec<Codes> {
         self.stretches.par_iter().map(|stretch| self.codes_of(stretch, quantizer)).collect()
     }
 
@@ -108,7 +106,7 @@ impl<'s> Evaluator<'s> {
     }
 
     /// The loss of one stretch in all columns.
-    pub(super) fn loss(&self, stretch: usize, a: Quantizer, codes: &Codes, b: &PackedRight) -> f64 {
+    pub(super) fn loss(&self, stretch: usize, a: Quantizer, codes: &Codes, b: &PackedRhs) -> f64 {
         let loss = |unit| self.unit_losses(&self.stretches[stretch], a, codes, b, unit).iter().sum::<f64>();
         (0..self.units.len()).map(loss).sum()
     }
@@ -119,7 +117,7 @@ impl<'s> Evaluator<'s> {
         stretch: usize,
         a: Quantizer,
         codes: &Codes,
-        b: &PackedRight,
+        b: &PackedRhs,
         unit: usize,
         sums: &mut [f64],
     ) {
@@ -130,7 +128,7 @@ impl<'s> Evaluator<'s> {
     }
 
     /// The loss of every row of a stretch.
-    fn mass(&self, stretch: &Stretch, a: Quantizer, b: &PackedRight) -> Vec<f64> {
+    fn mass(&self, stretch: &Stretch, a: Quantizer, b: &PackedRhs) -> Vec<f64> {
         let codes = self.codes_of(stretch, a);
         let mut mass = vec![0f64; stretch.len];
         for (unit, groups) in self.units.iter().enumerate() {
@@ -147,7 +145,7 @@ impl<'s> Evaluator<'s> {
         stretch: &Stretch,
         a: Quantizer,
         codes: &Codes,
-        b: &PackedRight,
+        b: &PackedRhs,
         unit: usize,
     ) -> Vec<f64> {
         let target = &stretch.targets[unit];
@@ -155,7 +153,7 @@ impl<'s> Evaluator<'s> {
         let packed = packed.get_or_init(|| self.pack(stretch.operand, unit, &b.scales));
         let groups = &self.groups[self.units[unit].clone()];
         let scales: Vec<f32> =
-            b.scales[self.units[unit].clone()].iter().map(|s| a.unit() * s.get()).collect();
+            b.scales[self.units[unit].clone()].iter().map(|s| a.scale() * s.get()).collect();
         match (codes, &scales[..]) {
             (Codes::Fused(codes), &[scale]) if !self.settings.metric.is_rowwise() => {
                 let mut sums = vec![0f32; stretch.len];

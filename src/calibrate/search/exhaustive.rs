@@ -9,23 +9,23 @@ use crate::quant::{Quantizer, Scale};
 
 /// Finds the scales of one problem, slowly.
 pub(super) fn search(problem: Problem, settings: &Settings) -> Result<Solution> {
-    let lefts = candidates::left(&problem, settings)?;
-    let rights = candidates::right(&problem, settings)?;
-    let mut scales = candidates::initial_right(&problem, settings)?;
+    let lhs_candidates = candidates::lhs(&problem, settings)?;
+    let rhs_candidates = candidates::rhs(&problem, settings)?;
+    let mut scales = candidates::initial_rhs(&problem, settings)?;
     let evaluator = Evaluator::new(problem, settings)?;
-    let mut a = lefts[0];
+    let mut a = lhs_candidates[0];
     let mut loss = f64::INFINITY;
     for _ in 0..settings.rounds {
-        let b = evaluator.quantize_right(&scales);
-        let of_left = |&a: &Quantizer| {
+        let b = evaluator.quantize_rhs(&scales);
+        let of_lhs = |&a: &Quantizer| {
             (0..evaluator.stretches()).map(|s| evaluator.loss(s, a, &evaluator.codes(s, a), &b)).sum()
         };
-        let by_left: Vec<f64> = lefts.par_iter().map(of_left).collect();
-        a = lefts[first_minimum(&by_left)];
+        let by_lhs: Vec<f64> = lhs_candidates.par_iter().map(of_lhs).collect();
+        a = lhs_candidates[first_minimum(&by_lhs)];
 
-        let codes = evaluator.quantize_left(a);
-        let of_right = |b: &Vec<Scale>| {
-            let b = evaluator.quantize_right(b);
+        let codes = evaluator.quantize_lhs(a);
+        let of_rhs = |b: &Vec<Scale>| {
+            let b = evaluator.quantize_rhs(b);
             let mut sums = vec![0f64; scales.len()];
             for (stretch, codes) in codes.iter().enumerate() {
                 for unit in 0..evaluator.units() {
@@ -35,12 +35,12 @@ pub(super) fn search(problem: Problem, settings: &Settings) -> Result<Solution> 
             }
             sums
         };
-        let by_right: Vec<Vec<f64>> = rights.par_iter().map(of_right).collect();
+        let by_rhs: Vec<Vec<f64>> = rhs_candidates.par_iter().map(of_rhs).collect();
         loss = 0.0;
         for (group, scale) in scales.iter_mut().enumerate() {
-            let of_group: Vec<f64> = by_right.iter().map(|losses| losses[group]).collect();
+            let of_group: Vec<f64> = by_rhs.iter().map(|losses| losses[group]).collect();
             let winner = first_minimum(&of_group);
-            *scale = rights[winner][group];
+            *scale = rhs_candidates[winner][group];
             loss += of_group[winner];
         }
     }

@@ -1,4 +1,4 @@
-//! Algorithm 1 of PTQ4ViT for one problem: two operands, one output, all calibration pictures.
+//! Algorithm 1 of PTQ4ViT for one problem: two operands, one output, all calibration images.
 //!
 //! Candidates are evaluated on integer codes. The pruned search drops one as soon as its partial loss exceeds the best
 //! whole loss known; the exhaustive search evaluates them all, and finds the same scales.
@@ -20,9 +20,9 @@ use super::Metric;
 use crate::Result;
 use crate::quant::{Bits, Quantizer, Scale};
 
-/// What the left operand is made of, and so which quantizers are tried.
+/// What the lhs is made of, and so which quantizers are tried.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub enum LeftKind {
+pub enum LhsKind {
     /// Eq. (2).
     Uniform,
     /// Eq. (4), post-softmax.
@@ -53,27 +53,27 @@ impl Search {
     }
 }
 
-/// The right operand.
+/// The rhs.
 #[derive(Clone)]
-pub enum Right {
+pub enum Rhs {
     /// A weight `[K, N]`.
     Weight(Array2<f32>),
-    /// An activation `[K, N]` of each picture.
+    /// An activation `[K, N]` of each image.
     Activation(Vec<Array2<f32>>),
 }
 
-/// One matrix product to quantize; its output is `O = A·B` for each picture.
+/// One matrix product to quantize; its output is `O = A·B` for each image.
 #[derive(Clone)]
 pub struct Problem {
-    /// `A`, `[M, K]` of each picture.
+    /// `A`, `[M, K]` of each image.
     pub a: Vec<Array2<f32>>,
     /// What `A` is.
-    pub a_kind: LeftKind,
+    pub a_kind: LhsKind,
     /// `B`.
-    pub b: Right,
+    pub b: Rhs,
     /// Column ranges of `B` with a scale each; they cover `0..N` in order.
     pub groups: Vec<Range<usize>>,
-    /// `(∂L/∂O)²`, `[M, N]` of each picture; empty unless the metric is [`Metric::Hessian`].
+    /// `(∂L/∂O)²`, `[M, N]` of each image; empty unless the metric is [`Metric::Hessian`].
     pub curvature: Vec<Array2<f32>>,
 }
 
@@ -103,15 +103,15 @@ pub struct Solution {
     pub a: Quantizer,
     /// Δ of each column group of `B`.
     pub b: Vec<Scale>,
-    /// The metric's sum over all pictures.
+    /// The metric's sum over all images.
     pub loss: f64,
 }
 
-impl Right {
-    fn of_picture(&self, picture: usize) -> &Array2<f32> {
+impl Rhs {
+    fn of_image(&self, image: usize) -> &Array2<f32> {
         match self {
             Self::Weight(b) => b,
-            Self::Activation(b) => &b[picture],
+            Self::Activation(b) => &b[image],
         }
     }
 

@@ -7,9 +7,9 @@ use crate::Result;
 
 /// Finds the scales of one problem.
 pub(super) fn search(problem: Problem, settings: &Settings) -> Result<Solution> {
-    let lefts = candidates::left(&problem, settings)?;
-    let rights = candidates::right(&problem, settings)?;
-    let mut scales = candidates::initial_right(&problem, settings)?;
+    let lhs_candidates = candidates::lhs(&problem, settings)?;
+    let rhs_candidates = candidates::rhs(&problem, settings)?;
+    let mut scales = candidates::initial_rhs(&problem, settings)?;
     let evaluator = Evaluator::new(problem, settings)?;
     let stretches = evaluator.stretches();
 
@@ -18,35 +18,41 @@ pub(super) fn search(problem: Problem, settings: &Settings) -> Result<Solution> 
     let mut a_winner = None;
     let mut loss = f64::INFINITY;
     for _ in 0..settings.rounds {
-        let b = evaluator.quantize_right(&scales);
+        let b = evaluator.quantize_rhs(&scales);
         let step = |candidate: usize, (): &(), stretch: usize, sums: &mut [f64]| {
-            let codes = evaluator.codes(stretch, lefts[candidate]);
-            sums[0] += evaluator.loss(stretch, lefts[candidate], &codes, &b);
+            let codes = evaluator.codes(stretch, lhs_candidates[candidate]);
+            sums[0] += evaluator.loss(stretch, lhs_candidates[candidate], &codes, &b);
         };
-        let best = race::winners(lefts.len(), stretches, 1, |_| (), step)[0];
+        let best = race::winners(lhs_candidates.len(), stretches, 1, |_| (), step)[0];
         let before = a_winner.replace(best.0);
         if a_winner == before {
             break;
         }
 
-        let a = lefts[best.0];
-        let codes = evaluator.quantize_left(a);
-        let start = |candidate: usize| evaluator.quantize_right(&rights[candidate]);
+        let a = lhs_candidates[best.0];
+        let codes = evaluator.quantize_lhs(a);
+        let start = |candidate: usize| evaluator.quantize_rhs(&rhs_candidates[candidate]);
         let mut best = Vec::new();
         for unit in 0..evaluator.units() {
             let groups = evaluator.groups_of(unit).len();
-            best.extend(race::winners(rights.len(), stretches, groups, start, |_, b, stretch, sums| {
-                evaluator.add_unit_losses(stretch, a, &codes[stretch], b, unit, sums);
-            }));
+            best.extend(race::winners(
+                rhs_candidates.len(),
+                stretches,
+                groups,
+                start,
+                |_, b, stretch, sums| {
+                    evaluator.add_unit_losses(stretch, a, &codes[stretch], b, unit, sums);
+                },
+            ));
         }
         let found: Vec<usize> = best.iter().map(|(i, _)| *i).collect();
         loss = best.iter().map(|(_, loss)| loss).sum();
-        scales = found.iter().enumerate().map(|(group, &i)| rights[i][group]).collect();
+        scales = found.iter().enumerate().map(|(group, &i)| rhs_candidates[i][group]).collect();
         if b_winners.as_ref() == Some(&found) {
             break;
         }
         b_winners = Some(found);
     }
-    let a = lefts[a_winner.expect("there is a round")];
+    let a = lhs_candidates[a_winner.expect("there is a round")];
     Ok(Solution { a, b: scales, loss })
 }

@@ -9,7 +9,7 @@ use std::ops::Range;
 use ndarray::Array2;
 use rayon::prelude::*;
 
-use super::{Problem, Right};
+use super::{Problem, Rhs};
 use crate::kernel::PackedTarget;
 
 /// Rows that are evaluated at a time…
@@ -27,13 +27,13 @@ pub(super) struct Rows {
     reference: Vec<f32>,
     /// `[rows, N]`; empty for weights of 1.
     curvature: Vec<f32>,
-    /// The rows of each right operand.
+    /// The rows of each rhs.
     operands: Vec<Range<usize>>,
 }
 
-/// Some rows that share a right operand, ready for the kernels.
+/// Some rows that share a rhs, ready for the kernels.
 pub(super) struct Stretch {
-    /// Which right operand.
+    /// Which rhs.
     pub(super) operand: usize,
     /// Rows.
     pub(super) len: usize,
@@ -53,7 +53,7 @@ impl Rows {
     /// The rows of `problem`, with their float products; leaves `problem` without rows.
     pub(super) fn new(problem: &mut Problem) -> Self {
         let (k, n) = problem.b.matrices()[0].dim();
-        let products = problem.a.par_iter().enumerate().map(|(p, a)| a.dot(problem.b.of_picture(p)));
+        let products = problem.a.par_iter().enumerate().map(|(p, a)| a.dot(problem.b.of_image(p)));
         let reference = flat(products.collect());
         let mut operands = Vec::new();
         for a in &problem.a {
@@ -61,7 +61,7 @@ impl Rows {
             operands.push(start..start + a.nrows());
         }
         let rows = operands.last().map_or(0, |rows| rows.end);
-        if matches!(problem.b, Right::Weight(_)) {
+        if matches!(problem.b, Rhs::Weight(_)) {
             operands = std::iter::once(0..rows).collect();
         }
         let a = flat(std::mem::take(&mut problem.a));

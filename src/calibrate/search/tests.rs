@@ -15,20 +15,20 @@ fn gelu(x: f32) -> f32 {
     0.5 * x * (1.0 + (0.797_884_6 * (x + 0.044_715 * x * x * x)).tanh())
 }
 
-fn problem(a_kind: LeftKind, weight: bool, groups: &[usize], seed: u64) -> Problem {
+fn problem(a_kind: LhsKind, weight: bool, groups: &[usize], seed: u64) -> Problem {
     let rng = &mut ChaCha8Rng::seed_from_u64(seed);
-    let (pictures, m, k, n) = (3, 9, 13, *groups.last().unwrap());
+    let (images, m, k, n) = (3, 9, 13, *groups.last().unwrap());
     let f = match a_kind {
-        LeftKind::Uniform => |x: f32| x,
-        LeftKind::TwinSoftmax => |x: f32| (x * 4.0 - 5.0).exp().min(1.0),
-        LeftKind::TwinGelu { .. } => |x: f32| gelu(x * 2.0),
+        LhsKind::Uniform => |x: f32| x,
+        LhsKind::TwinSoftmax => |x: f32| (x * 4.0 - 5.0).exp().min(1.0),
+        LhsKind::TwinGelu { .. } => |x: f32| gelu(x * 2.0),
     };
-    let a = (0..pictures).map(|_| random(m, k, rng, f)).collect();
+    let a = (0..images).map(|_| random(m, k, rng, f)).collect();
     let b = match weight {
-        true => Right::Weight(random(k, n, rng, |x| x * 0.1)),
-        false => Right::Activation((0..pictures).map(|_| random(k, n, rng, |x| x)).collect()),
+        true => Rhs::Weight(random(k, n, rng, |x| x * 0.1)),
+        false => Rhs::Activation((0..images).map(|_| random(k, n, rng, |x| x)).collect()),
     };
-    let curvature = (0..pictures).map(|_| random(m, n, rng, |x| x * x * 1e-3)).collect();
+    let curvature = (0..images).map(|_| random(m, n, rng, |x| x * x * 1e-3)).collect();
     let starts = std::iter::once(0).chain(groups.iter().copied());
     let groups = starts.zip(groups).map(|(start, &end)| start..end).collect();
     Problem { a, a_kind, b, groups, curvature }
@@ -50,22 +50,22 @@ fn check(name: &str, mut problem: Problem, metric: Metric, k: u8, alpha: f64, ro
 
 #[test]
 fn the_pruned_search_finds_what_the_plain_loops_find() {
-    let gelu = LeftKind::TwinGelu { reach: 0.169_971 };
+    let gelu = LhsKind::TwinGelu { reach: 0.169_971 };
     for k in [8, 6, 4, 2] {
-        check("linear", problem(LeftKind::Uniform, true, &[7], 1), Metric::Hessian, k, 0.0, 3);
-        check("qkv", problem(LeftKind::Uniform, true, &[8, 16, 24], 2), Metric::Hessian, k, 0.0, 3);
-        check("channels", problem(LeftKind::Uniform, true, &[1, 2, 3, 4], 3), Metric::Mse, k, 0.0, 3);
+        check("linear", problem(LhsKind::Uniform, true, &[7], 1), Metric::Hessian, k, 0.0, 3);
+        check("qkv", problem(LhsKind::Uniform, true, &[8, 16, 24], 2), Metric::Hessian, k, 0.0, 3);
+        check("channels", problem(LhsKind::Uniform, true, &[1, 2, 3, 4], 3), Metric::Mse, k, 0.0, 3);
         check("fc2", problem(gelu, true, &[10], 4), Metric::Hessian, k, 0.0, 3);
-        check("scores", problem(LeftKind::Uniform, false, &[9], 5), Metric::Mse, k, 0.0, 3);
-        check("values", problem(LeftKind::TwinSoftmax, false, &[9], 6), Metric::Hessian, k, 0.0, 3);
-        check("base", problem(LeftKind::Uniform, true, &[12], 7), Metric::Cosine, k, 0.5, 1);
-        check("pearson", problem(LeftKind::Uniform, true, &[12], 8), Metric::Pearson, k, 0.5, 2);
+        check("scores", problem(LhsKind::Uniform, false, &[9], 5), Metric::Mse, k, 0.0, 3);
+        check("values", problem(LhsKind::TwinSoftmax, false, &[9], 6), Metric::Hessian, k, 0.0, 3);
+        check("base", problem(LhsKind::Uniform, true, &[12], 7), Metric::Cosine, k, 0.5, 1);
+        check("pearson", problem(LhsKind::Uniform, true, &[12], 8), Metric::Pearson, k, 0.5, 2);
     }
 }
 
 #[test]
 fn an_operand_of_zeros_gets_a_valid_scale() {
-    let mut problem = problem(LeftKind::Uniform, true, &[4], 1);
+    let mut problem = problem(LhsKind::Uniform, true, &[4], 1);
     problem.a.iter_mut().for_each(|a| a.fill(0.0));
     check("zeros", problem, Metric::Mse, 8, 0.0, 3);
 }

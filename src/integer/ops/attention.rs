@@ -52,7 +52,7 @@ pub(super) struct Attention {
     pub(super) sizes: Sizes,
 }
 
-/// The right operands of one head.
+/// The rhs of one head.
 struct Packed {
     keys: PackedB,
     values: PackedB,
@@ -75,28 +75,28 @@ impl Attention {
 
         let rows_of_task = rows_of_task(rows);
         written(&[batch, rows, heads, width], |out| {
-            let pictures = out.par_chunks_mut(rows * heads * width).enumerate();
-            pictures.for_each(|(picture, out)| {
+            let images = out.par_chunks_mut(rows * heads * width).enumerate();
+            images.for_each(|(image, out)| {
                 let tasks = out.par_chunks_mut(rows_of_task * heads * width).enumerate();
                 tasks.for_each(|(task, out)| {
-                    let packed = &packed[picture * heads..][..heads];
-                    self.task(q, [picture, task * rows_of_task], packed, out);
+                    let packed = &packed[image * heads..][..heads];
+                    self.task(q, [image, task * rows_of_task], packed, out);
                 });
             });
             Ok(())
         })
     }
 
-    fn pack(&self, k: &[f32], v: &[f32], picture: usize, head: usize) -> TractResult<Packed> {
+    fn pack(&self, k: &[f32], v: &[f32], image: usize, head: usize) -> TractResult<Packed> {
         let Sizes { keys, depth, width, .. } = self.sizes;
         let [_, k_rows, v_rows] = &self.operands;
         let (k_quantizer, v_quantizer) = (self.scores.quantizers(head)[1], self.values.quantizers(head)[1]);
         let mut buffer = Vec::new();
         let packed_keys = PackedB::pack_columns(depth, keys, |token, codes| {
-            k_quantizer.uniform_codes(k_rows.row(k, [picture, head, token], depth, &mut buffer), codes);
+            k_quantizer.uniform_codes(k_rows.row(k, [image, head, token], depth, &mut buffer), codes);
         });
         let packed_values = PackedB::pack_rows(keys, width, |token, codes| {
-            v_quantizer.uniform_codes(v_rows.row(v, [picture, head, token], width, &mut buffer), codes);
+            v_quantizer.uniform_codes(v_rows.row(v, [image, head, token], width, &mut buffer), codes);
         });
         self.scores.check_exact(head, &packed_keys)?;
         self.values.check_exact(head, &packed_values)?;
@@ -104,7 +104,7 @@ impl Attention {
     }
 
     /// The rows from `first` on of all heads, as many as `out: [rows, heads, width]` holds.
-    fn task(&self, q: &[f32], [picture, first]: [usize; 2], packed: &[Packed], out: &mut [f32]) {
+    fn task(&self, q: &[f32], [image, first]: [usize; 2], packed: &[Packed], out: &mut [f32]) {
         let Sizes { heads, keys, depth, width, .. } = self.sizes;
         let rows = out.len() / (heads * width);
         let mut buffer = Vec::new();
@@ -113,16 +113,14 @@ impl Attention {
         for (head, packed) in packed.iter().enumerate() {
             queries.clear();
             for token in first..first + rows {
-                let row = self.operands[0].row(q, [picture, head, token], depth, &mut buffer);
+                let row = self.operands[0].row(q, [image, head, token], depth, &mut buffer);
                 queries.extend_from_slice(row);
             }
             self.scores.product(head, &queries, &packed.keys, |panel, values| {
                 store(panel, keys, values, &mut scores, keys);
             });
             for (row, scores) in scores.chunks_exact_mut(keys).enumerate() {
-                self.steps
-                    .iter()
-                    .for_each(|step| step.apply(scores, [picture, head, first + row], self.sizes));
+                self.steps.iter().for_each(|step| step.apply(scores, [image, head, first + row], self.sizes));
                 math::softmax(scores, self.or_zero);
             }
             let out = &mut out[head * width..];
@@ -146,11 +144,11 @@ impl Operand {
 }
 
 impl Step {
-    fn apply(&self, scores: &mut [f32], [picture, head, row]: [usize; 3], sizes: Sizes) {
+    fn apply(&self, scores: &mut [f32], [image, head, row]: [usize; 3], sizes: Sizes) {
         match self {
             Self::Scale(factor) => scores.iter_mut().for_each(|score| *score *= factor),
             Self::Add { bias, batch, heads } => {
-                let matrix = picture % batch * heads + head % heads;
+                let matrix = image % batch * heads + head % heads;
                 let bias = &bias[(matrix * sizes.rows + row) * sizes.keys..];
                 scores.iter_mut().zip(bias).for_each(|(score, bias)| *score += bias);
             }

@@ -29,15 +29,15 @@ impl Conv {
         let mut out = Vec::with_capacity(shape.iter().product());
         let plain = x.try_as_plain_ram()?;
         if size > 0 {
-            for picture in plain.as_slice::<f32>()?.chunks_exact(size) {
-                self.picture(picture, [h, w], &mut out);
+            for image in plain.as_slice::<f32>()?.chunks_exact(size) {
+                self.image(image, [h, w], &mut out);
             }
         }
         Ok(tract_ndarray::Array4::from_shape_vec(shape, out)?.into_tensor())
     }
 
-    /// Appends the result `[M, H/kh, W/kw]` for one picture `[C, h, w]`.
-    fn picture(&self, x: &[f32], [h, w]: [usize; 2], out: &mut Vec<f32>) {
+    /// Appends the result `[M, H/kh, W/kw]` for one image `[C, h, w]`.
+    fn image(&self, x: &[f32], [h, w]: [usize; 2], out: &mut Vec<f32>) {
         let [kh, kw] = self.kernel;
         let [rows, columns] = [h / kh, w / kw];
         let mut patches = Vec::with_capacity(rows * columns * self.patches.k());

@@ -91,7 +91,7 @@ impl Heads {
         each: impl FnMut(usize, &mut [[f32; PANEL]]),
     ) {
         let [of_a, of_b] = self.quantizers(head);
-        let step = [of_a.unit() * of_b.unit(); PANEL];
+        let step = [of_a.scale() * of_b.scale(); PANEL];
         multiply((of_a, max_fused(of_a, b)), a, b, |_| step, each);
     }
 }

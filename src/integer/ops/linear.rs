@@ -39,7 +39,7 @@ impl Linear {
             ));
         }
         let scale = |column: usize| weight.scales[if weight.scales.len() == 1 { 0 } else { column }];
-        let steps: Vec<f32> = (0..weight.n).map(|column| a.unit() * scale(column)).collect();
+        let steps: Vec<f32> = (0..weight.n).map(|column| a.scale() * scale(column)).collect();
         Ok(Self {
             a,
             fused: max_fused(a, &b),

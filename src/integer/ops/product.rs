@@ -58,14 +58,14 @@ pub(super) fn multiply(
         if a.fuses(fused) {
             let codes = grown(codes, x.len(), 0);
             a.fused_codes(x, codes);
-            let codes = Left::new(codes, b.k(), matches!(a, Quantizer::Uniform { .. }));
+            let codes = Lhs::new(codes, b.k(), matches!(a, Quantizer::Uniform { .. }));
             for panel in 0..b.panels() {
                 codes.panel(b, panel, sums);
                 math::scale(sums, &steps(panel), values);
                 each(panel, values);
             }
         } else if let Codes::Split { fine, coarse, shift } = a.codes(x, fused) {
-            let [fine, coarse] = [&fine, &coarse].map(|codes| Left::new(codes, b.k(), true));
+            let [fine, coarse] = [&fine, &coarse].map(|codes| Lhs::new(codes, b.k(), true));
             let coarse_sums = grown(coarse_sums, m, [0; PANEL]);
             for panel in 0..b.panels() {
                 fine.panel(b, panel, sums);
@@ -99,12 +99,12 @@ fn grown<T: Clone>(buffer: &mut Vec<T>, len: usize, fill: T) -> &mut [T] {
 }
 
 /// The codes of A as the kernel takes them.
-enum Left<'a> {
+enum Lhs<'a> {
     Words(&'a [i16]),
     Bytes(Bytes),
 }
 
-impl<'a> Left<'a> {
+impl<'a> Lhs<'a> {
     fn new(codes: &'a [i16], k: usize, fit_bytes: bool) -> Self {
         match fit_bytes && kernel::best().takes_bytes() {
             true => Self::Bytes(Bytes::new(codes, k)),

@@ -100,7 +100,7 @@ fn inputs(rng: &mut ChaCha8Rng, q: Quantizer, len: usize) -> Vec<f32> {
     };
     let mut x = floats(rng, len, range);
     x[0] = 0.0;
-    x[1] = f32::from(1u8 << (q.bits().get() - 1)) * q.unit();
+    x[1] = f32::from(1u8 << (q.bits().get() - 1)) * q.scale();
     x[2] = x[1] * 2.5 / f32::from(1u8 << (q.bits().get() - 1));
     x
 }
@@ -176,12 +176,12 @@ fn conv_is_a_linear_layer_on_patches() {
     let x = floats(&mut rng, 2 * c * h * w, -2.0..2.0);
     let bias = floats(&mut rng, m, -1.0..1.0);
     let mut expected = Vec::new();
-    for (picture, out) in (0..2).flat_map(|p| (0..m).map(move |m| (p, m))) {
+    for (image, out) in (0..2).flat_map(|p| (0..m).map(move |m| (p, m))) {
         for (row, column) in (0..h / kh).flat_map(|r| (0..w / kw).map(move |c| (r, c))) {
             let mut sum = f64::from(bias[out]);
             for i in 0..k {
                 let (channel, y, z) = (i / (kh * kw), i / kw % kh, i % kw);
-                let at = ((picture * c + channel) * h + row * kh + y) * w + column * kw + z;
+                let at = ((image * c + channel) * h + row * kh + y) * w + column * kw + z;
                 sum += naive(q, x[at]) * f64::from(codes[i * m + out]) * f64::from(0.01f32);
             }
             expected.push(sum);

@@ -20,9 +20,9 @@ impl Reader<'_> {
         let Some(((id, [a, b]), product)) = orders(factors).into_iter().find_map(product) else {
             return Ok(None);
         };
-        let (left, right) = match (self.uniform(a)?, self.uniform(b)?) {
-            (Some(left), Some(right)) if left.scaled && right.scaled => (left, right),
-            (Some(left), Some(right)) if left.scaled || right.scaled => {
+        let (lhs, rhs) = match (self.uniform(a)?, self.uniform(b)?) {
+            (Some(lhs), Some(rhs)) if lhs.scaled && rhs.scaled => (lhs, rhs),
+            (Some(lhs), Some(rhs)) if lhs.scaled || rhs.scaled => {
                 return Err(Error::unsupported(
                     node.label(),
                     "only one operand is divided by per-head scales",
@@ -30,16 +30,16 @@ impl Reader<'_> {
             }
             _ => return Ok(None),
         };
-        let expected = left.quantizers.iter().zip(&right.quantizers).map(|(a, b)| a.unit() * b.unit());
-        if left.quantizers.len() != right.quantizers.len() || !expected.eq(product.iter().copied()) {
+        let expected = lhs.quantizers.iter().zip(&rhs.quantizers).map(|(a, b)| a.scale() * b.scale());
+        if lhs.quantizers.len() != rhs.quantizers.len() || !expected.eq(product.iter().copied()) {
             let why = "it does not multiply by the product of the scales that divide the operands";
             return Err(Error::unsupported(node.label(), why));
         }
         Ok(Some(Found {
             op: "MatMul",
-            inputs: vec![left.value, right.value],
-            nodes: left.nodes.into_iter().chain(right.nodes).chain([id]).collect(),
-            product: Product::Heads { a: left.quantizers, b: right.quantizers },
+            inputs: vec![lhs.value, rhs.value],
+            nodes: lhs.nodes.into_iter().chain(rhs.nodes).chain([id]).collect(),
+            product: Product::Heads { a: lhs.quantizers, b: rhs.quantizers },
         }))
     }
 
@@ -84,7 +84,7 @@ impl Reader<'_> {
         if v.value != same_v.value || v.quantizers != same_v.quantizers || !v.scaled {
             return Err("its ranges are not multiplied by the same V");
         }
-        if !v.quantizers.iter().map(|q| q.unit()).eq(v_scale.iter().copied()) {
+        if !v.quantizers.iter().map(|q| q.scale()).eq(v_scale.iter().copied()) {
             return Err("it does not multiply by the scales that divide V");
         }
         Ok(())

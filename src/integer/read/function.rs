@@ -70,7 +70,7 @@ impl Reader<'_> {
         )
         .map_err(|why| Error::model(node.label(), why))?;
         agree(node, "bits", int(node, "bits")? == i64::from(a[0].bits().get()))?;
-        agree(node, "fine", a.iter().map(|q| q.unit()).eq(floats(node, "fine")?.iter().copied()))?;
+        agree(node, "fine", a.iter().map(|q| q.scale()).eq(floats(node, "fine")?.iter().copied()))?;
         let shifts = a.iter().filter_map(|q| match q {
             Quantizer::TwinSoftmax { scale, .. } => Some(i64::from(scale.shift)),
             _ => None,

@@ -11,32 +11,32 @@ impl Reader<'_> {
     /// `MatMul(QDQ(x), DQ(W))`, or of two activations with a scalar scale each.
     pub(super) fn matmul(&self, node: &NodeProto) -> Result<Option<Found>> {
         let Some([a, b]) = operands(node) else { return Ok(None) };
-        let (left, right) = (self.uniform(a)?, self.uniform(b)?);
-        let weight = self.made_by(b, "DequantizeLinear").filter(|_| right.is_none());
-        match (left, right, weight) {
+        let (lhs, rhs) = (self.uniform(a)?, self.uniform(b)?);
+        let weight = self.made_by(b, "DequantizeLinear").filter(|_| rhs.is_none());
+        match (lhs, rhs, weight) {
             (None, None, None) => Ok(None),
-            (Some(left), None, Some((id, dequantize))) => {
-                Self::no_head_scales(node, left.scaled)?;
+            (Some(lhs), None, Some((id, dequantize))) => {
+                Self::no_head_scales(node, lhs.scaled)?;
                 let weight = self.linear_weight(dequantize)?;
                 Ok(Some(Found {
                     op: "MatMul",
-                    inputs: vec![left.value],
-                    nodes: left.nodes.into_iter().chain([id]).collect(),
+                    inputs: vec![lhs.value],
+                    nodes: lhs.nodes.into_iter().chain([id]).collect(),
                     product: Product::Linear {
-                        a: left.quantizers[0],
+                        a: lhs.quantizers[0],
                         weight,
                         bias: None,
                         outliers: Outliers::default(),
                     },
                 }))
             }
-            (Some(left), Some(right), None) => {
-                Self::no_head_scales(node, left.scaled || right.scaled)?;
+            (Some(lhs), Some(rhs), None) => {
+                Self::no_head_scales(node, lhs.scaled || rhs.scaled)?;
                 Ok(Some(Found {
                     op: "MatMul",
-                    inputs: vec![left.value, right.value],
-                    nodes: left.nodes.into_iter().chain(right.nodes).collect(),
-                    product: Product::Heads { a: left.quantizers, b: right.quantizers },
+                    inputs: vec![lhs.value, rhs.value],
+                    nodes: lhs.nodes.into_iter().chain(rhs.nodes).collect(),
+                    product: Product::Heads { a: lhs.quantizers, b: rhs.quantizers },
                 }))
             }
             _ => Err(Error::unsupported(node.label(), "only one of its operands is quantized")),
@@ -152,12 +152,12 @@ impl Reader<'_> {
     /// `Conv(QDQ(x), DQ(W), bias)` without overlap, padding or groups.
     pub(super) fn conv(&self, node: &NodeProto) -> Result<Option<Found>> {
         let [a, b, bias @ ..] = node.input.as_slice() else { return Ok(None) };
-        let (left, weight) = match (self.uniform(a)?, self.made_by(b, "DequantizeLinear")) {
+        let (lhs, weight) = match (self.uniform(a)?, self.made_by(b, "DequantizeLinear")) {
             (None, None) => return Ok(None),
-            (Some(left), Some(weight)) => (left, weight),
+            (Some(lhs), Some(weight)) => (lhs, weight),
             _ => return Err(Error::unsupported(node.label(), "only one of its operands is quantized")),
         };
-        Self::no_head_scales(node, left.scaled)?;
+        Self::no_head_scales(node, lhs.scaled)?;
         let (id, dequantize) = weight;
         let axis = dequantize.attr_int("axis").unwrap_or(1);
         let (weight, dims) = self.weight(&dequantize.label(), &dequantize.input, axis, 0)?;
@@ -183,10 +183,10 @@ impl Reader<'_> {
         };
         Ok(Some(Found {
             op: "Conv",
-            inputs: vec![left.value],
-            nodes: left.nodes.into_iter().chain([id]).collect(),
+            inputs: vec![lhs.value],
+            nodes: lhs.nodes.into_iter().chain([id]).collect(),
             product: Product::Conv {
-                a: left.quantizers[0],
+                a: lhs.quantizers[0],
                 weight: transposed(weight),
                 kernel: [height, width],
                 bias,

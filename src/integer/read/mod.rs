@@ -82,7 +82,7 @@ impl<'m> Reader<'m> {
             Product::Linear { a, weight, .. } | Product::Conv { a, weight, .. } => {
                 (vec![*a], weight.bits(), weight.scales.clone())
             }
-            Product::Heads { a, b } => (a.clone(), b[0].bits(), b.iter().map(|q| q.unit()).collect()),
+            Product::Heads { a, b } => (a.clone(), b[0].bits(), b.iter().map(|q| q.scale()).collect()),
         };
         let outliers = match &found.product {
             Product::Linear { outliers, .. } => outliers.channels.clone(),

@@ -1,4 +1,4 @@
-//! Arguments that say which pictures, and what is done to them.
+//! Arguments that say which images, and what is done to them.
 
 use std::path::Path;
 
@@ -10,10 +10,10 @@ use onnx_ptq4vit::{Error, Result};
 
 use super::values::Rgb;
 
-/// What is done to a picture before the model sees it.
+/// What is done to an image before the model sees it.
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Preprocessing (default: timm's ViT; arrays are taken as they are)")]
-pub(super) struct PictureArgs {
+pub(super) struct ImageArgs {
     /// The short side after the resize [default: the crop / 0.9]
     #[arg(long, value_name = "PIXELS")]
     resize: Option<u32>,
@@ -31,8 +31,8 @@ pub(super) struct PictureArgs {
     interpolation: Option<Interpolation>,
 }
 
-impl PictureArgs {
-    /// Opens `path` for a model with this input, and says what is done to the pictures.
+impl ImageArgs {
+    /// Opens `path` for a model with this input, and says what is done to the images.
     pub(super) fn open(
         &self,
         path: &Path,
@@ -42,7 +42,7 @@ impl PictureArgs {
     ) -> Result<Dataset> {
         let data = Dataset::open(path, &self.preprocess(path, input)?, selection)?;
         match &data.items {
-            Items::Pictures { preprocess, .. } => progress.note(&format!("pictures: {preprocess}")),
+            Items::Images { preprocess, .. } => progress.note(&format!("images: {preprocess}")),
             Items::Array(_) if self.given() => {
                 progress.note(&format!(
                     "{}: an array is taken as it is, preprocessing does not apply",

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Makes fixtures/pictures: small pictures and what torchvision and Pillow make of them (needs both, and numpy).
+"""Makes fixtures/images: small images and what torchvision and Pillow make of them (needs both, and numpy).
 
-Each `<picture>.<resize>.<crop>.<interpolation>.npy` is u8 [crop, crop, 3].
+Each `<image>.<resize>.<crop>.<interpolation>.npy` is u8 [crop, crop, 3].
 """
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as F
 
-FOLDER = Path(__file__).resolve().parent.parent / "fixtures" / "pictures"
+FOLDER = Path(__file__).resolve().parent.parent / "fixtures" / "images"
 
 
 def scene(width, height):
@@ -29,7 +29,7 @@ def main():
     rgba.putalpha(rgb.convert("L"))
     exif = Image.Exif()
     exif[0x0112] = 6  # shown after a quarter turn clockwise
-    pictures = {
+    images = {
         "rgb.png": (rgb, {}),
         "rgba.png": (rgba, {}),
         "gray.png": (rgb.convert("L"), {}),
@@ -37,12 +37,12 @@ def main():
         "turned.jpg": (rgb, {"exif": exif, "quality": 95, "subsampling": 0}),
         "cmyk.jpg": (rgb.convert("CMYK"), {"quality": 95, "subsampling": 0}),
     }
-    cases = {name: [(18, 16, "bicubic")] for name in pictures}
+    cases = {name: [(18, 16, "bicubic")] for name in images}
     cases["rgb.png"] += [(18, 16, "bilinear"), (18, 16, "lanczos"), (51, 33, "bicubic"), (10, 16, "bicubic"), (29, 24, "bicubic")]
     for old in FOLDER.glob("*.npy"):
         old.unlink()
-    for name, (picture, options) in pictures.items():
-        picture.save(FOLDER / name, **options)
+    for name, (image, options) in images.items():
+        image.save(FOLDER / name, **options)
         opened = ImageOps.exif_transpose(Image.open(FOLDER / name)).convert("RGB")
         for resize, crop, interpolation in cases[name]:
             resized = F.resize(opened, resize, InterpolationMode(interpolation))

@@ -1,4 +1,4 @@
-//! One picture file → one model input.
+//! One image file → one model input.
 
 use std::fs::File;
 use std::io::BufReader;
@@ -12,12 +12,12 @@ use ndarray::Array3;
 use super::{Interpolation, Preprocess};
 use crate::{Error, Result};
 
-/// Decompression bombs end here, and pictures so thin that the resize would make one.
+/// Decompression bombs end here, and images so thin that the resize would make one.
 const MAX_PIXELS: u64 = 64 << 20;
 /// What a decoder may allocate.
 const MAX_BYTES: u64 = 512 << 20;
 
-/// The picture at `path` as `[3, crop, crop]`.
+/// The image at `path` as `[3, crop, crop]`.
 pub(super) fn load(path: &Path, preprocess: &Preprocess) -> Result<Array3<f32>> {
     let pixels = crop_of(path, preprocess)?;
     let Preprocess { mean, std, .. } = preprocess;
@@ -27,16 +27,16 @@ pub(super) fn load(path: &Path, preprocess: &Preprocess) -> Result<Array3<f32>> 
     }))
 }
 
-/// The resized and cropped picture, still in u8.
+/// The resized and cropped image, still in u8.
 pub(super) fn crop_of(path: &Path, preprocess: &Preprocess) -> Result<RgbImage> {
-    let picture = decode(path)?;
-    let resized = resize(picture, preprocess).map_err(|why| Error::data(path.display(), why))?;
+    let image = decode(path)?;
+    let resized = resize(image, preprocess).map_err(|why| Error::data(path.display(), why))?;
     Ok(centre_crop(&resized, preprocess.crop))
 }
 
 fn decode(path: &Path) -> Result<RgbImage> {
     let file = File::open(path).map_err(|e| Error::io(path, e))?;
-    let undecodable = |e| Error::data(path.display(), format!("not a picture that can be decoded: {e}"));
+    let undecodable = |e| Error::data(path.display(), format!("not an image that can be decoded: {e}"));
     let mut reader =
         ImageReader::new(BufReader::new(file)).with_guessed_format().map_err(|e| Error::io(path, e))?;
     let mut limits = Limits::default();
@@ -49,9 +49,9 @@ fn decode(path: &Path) -> Result<RgbImage> {
         return Err(Error::data(path.display(), too_large(width, height)));
     }
     let orientation = decoder.orientation().map_err(undecodable)?;
-    let mut picture = DynamicImage::from_decoder(decoder).map_err(undecodable)?;
-    picture.apply_orientation(orientation);
-    Ok(picture.into_rgb8())
+    let mut image = DynamicImage::from_decoder(decoder).map_err(undecodable)?;
+    image.apply_orientation(orientation);
+    Ok(image.into_rgb8())
 }
 
 fn few_pixels(width: u32, height: u32) -> bool {
@@ -65,8 +65,8 @@ fn too_large(width: u32, height: u32) -> String {
 /// The short side becomes `resize`, the long one `trunc(resize·long/short)`.
 ///
 /// Like Pillow, two passes on u8, horizontal first: in one call `fast_image_resize` takes them the other way round.
-fn resize(picture: RgbImage, preprocess: &Preprocess) -> Result<RgbImage, String> {
-    let (width, height) = picture.dimensions();
+fn resize(image: RgbImage, preprocess: &Preprocess) -> Result<RgbImage, String> {
+    let (width, height) = image.dimensions();
     let scaled = |side: u32| u64::from(preprocess.resize) * u64::from(side) / u64::from(width.min(height));
     let new_width = u32::try_from(scaled(width)).unwrap_or(u32::MAX);
     let new_height = u32::try_from(scaled(height)).unwrap_or(u32::MAX);
@@ -82,7 +82,7 @@ fn resize(picture: RgbImage, preprocess: &Preprocess) -> Result<RgbImage, String
     let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(filter));
     let mut resizer = Resizer::new();
     let mut source =
-        Image::from_vec_u8(width, height, picture.into_raw(), PixelType::U8x3).map_err(|e| e.to_string())?;
+        Image::from_vec_u8(width, height, image.into_raw(), PixelType::U8x3).map_err(|e| e.to_string())?;
     for (to_width, to_height) in [(new_width, height), (new_width, new_height)] {
         let mut target = Image::new(to_width, to_height, PixelType::U8x3);
         resizer.resize(&source, &mut target, &options).map_err(|e| e.to_string())?;
@@ -92,14 +92,14 @@ fn resize(picture: RgbImage, preprocess: &Preprocess) -> Result<RgbImage, String
         .expect("the buffer has the target's size"))
 }
 
-fn centre_crop(picture: &RgbImage, crop: u32) -> RgbImage {
-    let left = crop_start(picture.width(), crop);
-    let top = crop_start(picture.height(), crop);
+fn centre_crop(image: &RgbImage, crop: u32) -> RgbImage {
+    let left = crop_start(image.width(), crop);
+    let top = crop_start(image.height(), crop);
     RgbImage::from_fn(crop, crop, |x, y| {
         let inside = |at: u32, start: i64| u32::try_from(i64::from(at) + start).ok();
         inside(x, left)
             .zip(inside(y, top))
-            .and_then(|(x, y)| picture.get_pixel_checked(x, y))
+            .and_then(|(x, y)| image.get_pixel_checked(x, y))
             .copied()
             .unwrap_or(image::Rgb([0; 3]))
     })
