@@ -5,9 +5,9 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Options, fingerprint, hex_digest};
-use crate::onnx::Model;
+use super::Options;
 use crate::plan::Plan;
+use crate::prepare::{Prepared, hex_digest};
 use crate::quant::{Bits, Quantizer, Scale};
 use crate::{Error, Result};
 
@@ -108,10 +108,12 @@ impl Calibration {
         Ok(())
     }
 
-    /// Whether it is what a run from `provenance` over the sites of `plan` begins with.
+    /// Whether it is what a run from `provenance` over the sites of `plan` begins with, whatever the images hold.
     pub(super) fn begins(&self, provenance: &Provenance, plan: &Plan) -> bool {
         let names = self.sites.iter().map(|site| &site.name);
-        self.provenance == *provenance
+        let Provenance { tool, model_sha256, images, images_sha256: _, options } = &self.provenance;
+        (tool, model_sha256, images, options)
+            == (&provenance.tool, &provenance.model_sha256, &provenance.images, &provenance.options)
             && self.sites.len() <= plan.sites.len()
             && names.eq(plan.sites.iter().take(self.sites.len()).map(|site| &site.name))
     }
@@ -122,8 +124,8 @@ impl Calibration {
     }
 
     /// An error unless the scales were made for this model and cover every site of `plan`.
-    pub fn check_fits(&self, model: &Model, plan: &Plan) -> Result<()> {
-        if self.provenance.model_sha256 != fingerprint(model) {
+    pub fn check_fits(&self, model: &Prepared, plan: &Plan) -> Result<()> {
+        if self.provenance.model_sha256 != model.sha256() {
             return Err(Error::data("calibration", "it was made for another model"));
         }
         match plan.sites.iter().find(|site| self.site(&site.name).is_none()) {

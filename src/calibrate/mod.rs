@@ -10,21 +10,17 @@ mod problems;
 mod record;
 pub mod search;
 
-use ndarray::Array4;
-use sha2::{Digest, Sha256};
-
 pub use calibration::{Calibration, Provenance, SiteScales};
 pub use loss::Gradient;
 pub use metric::Metric;
 pub use options::{Method, Options, WeightScales};
 pub use search::Search;
 
+use crate::Result;
 use crate::data::Dataset;
-use crate::onnx::{Graph, Model};
-use crate::plan::Plan;
+use crate::plan::{Plan, ensure_finite};
+use crate::prepare::Prepared;
 use crate::progress::Progress;
-use crate::session::{Session, input_spec, outputs};
-use crate::{Error, Result};
 use prost::Message as _;
 use record::{Recorder, SiteFootprint};
 
@@ -50,7 +46,7 @@ impl Default for Run<'_> {
 ///
 /// The result depends on the model, the images and the options alone, not on the run or the number of threads.
 pub fn calibrate(
-    model: &Model,
+    model: &Prepared,
     plan: &Plan,
     images: &Dataset,
     options: &Options,
@@ -58,68 +54,55 @@ pub fn calibrate(
     progress: &dyn Progress,
 ) -> Result<Calibration> {
     options.validate()?;
-    let graph = Graph::new(model)?;
-    let input = input_spec(&graph)?;
-    let batch = input.batch();
-    if !images.len().is_multiple_of(batch) {
-        return Err(Error::data(
-            "calibration set",
-            format!("{} images do not fill batches of {batch}, the model's fixed batch", images.len()),
-        ));
-    }
-    let first = images.load(0)?;
-    let (channels, height, width) = first.dim();
-    let shape = input.shape_for([channels, height, width])?;
-    let mut outputs = outputs(&graph)?;
-    if outputs.logits {
-        outputs.names.truncate(1);
-    }
-    let session = Session::new(model, shape, &outputs.names, &record::taps(plan))?;
-    let load = |chunk: usize| -> Result<Array4<f32>> { images.batch(chunk * batch..(chunk + 1) * batch) };
-    let (chunks, logits) = (images.len() / batch, outputs.logits);
-    let recorder = Recorder { session: &session, plan, options, chunks, load: &load, logits };
-
-    let provenance = Provenance {
+    ensure_finite(model, plan)?;
+    let recorder = Recorder::new(model, plan, images, options)?;
+    let provenance = |images_sha256| Provenance {
         tool: concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION")).into(),
-        model_sha256: fingerprint(model),
+        model_sha256: model.sha256().into(),
         images: images.len(),
-        images_sha256: recorder.fingerprint()?,
+        images_sha256,
         options: *options,
     };
-    let mut calibration = match run.resume {
-        Some(earlier) if earlier.begins(&provenance, plan) => earlier,
-        _ => Calibration { provenance, sites: Vec::new() },
-    };
-    let done = calibration.sites.len();
+    // The digest of the images is known after the first recording; only a resumed run has to ask for it before.
+    let mut sites = Vec::new();
+    if let Some(earlier) = run.resume.filter(|earlier| earlier.begins(&provenance(String::new()), plan))
+        && earlier.provenance.images_sha256 == recorder.images_sha256()?
+    {
+        sites = earlier.sites;
+    }
+    let done = sites.len();
     if done == plan.sites.len() {
-        return Ok(calibration);
+        return Ok(Calibration { provenance: provenance(recorder.images_sha256()?), sites });
     }
     if done > 0 {
         progress.note(&format!("{done} of {} sites were calibrated before", plan.sites.len()));
     }
 
     let footprint = recorder.footprint()?;
-    let weights: Vec<usize> = plan.sites.iter().map(|site| problems::weight_len(&graph, site) * 4).collect();
-    let extent = (recorder.chunks, rayon::current_num_threads());
-    let sizes = (model.proto.encoded_len(), run.memory);
+    let graph = model.graph();
+    let weights: Vec<usize> = plan.sites.iter().map(|site| problems::weight_len(graph, site) * 4).collect();
+    let extent = (recorder.chunks(), rayon::current_num_threads());
+    let sizes = (model.model().proto.encoded_len(), run.memory);
     let division = memory::divide(&footprint, &weights, done, extent, options.metric, sizes)?;
     for (i, group) in division.groups.iter().enumerate() {
         let part = match division.groups.len() {
             1 => String::new(),
             parts => format!(" (part {} of {parts})", i + 1),
         };
-        progress.stage(&format!("record values and gradients{part}"), recorder.chunks as u64);
+        progress.stage(&format!("record values and gradients{part}"), recorder.chunks() as u64);
         let records = recorder.record(group.clone(), division.at_once, progress)?;
+        let mut calibration = Calibration { provenance: provenance(recorder.images_sha256()?), sites };
         let work: Vec<u64> =
             group.clone().map(|site| search_work(&footprint.sites[site], weights[site])).collect();
         progress.stage(&format!("search scales{part}"), work.iter().sum());
         for ((site, record), work) in plan.sites[group.clone()].iter().zip(records).zip(work) {
-            calibration.sites.push(problems::solve(&graph, site, record, options, run.search)?);
+            calibration.sites.push(problems::solve(graph, site, record, options, run.search)?);
             progress.step(&site.name, work);
             (run.save)(&calibration)?;
         }
+        sites = calibration.sites;
     }
-    Ok(calibration)
+    Ok(Calibration { provenance: provenance(recorder.images_sha256()?), sites })
 }
 
 /// The multiplications of one evaluation, and the outputs, whose errors are summed.
@@ -127,14 +110,4 @@ fn search_work(site: &SiteFootprint, weight: usize) -> u64 {
     // (M·K)·(K·N)·(M·N) is the square of the multiplications.
     let [a, b, output] = [site.a, weight + site.b, site.output].map(|bytes| bytes as f64 / 4.0);
     ((a * b * output / site.heads as f64).sqrt() + 16.0 * output) as u64
-}
-
-/// SHA-256 of the model as this library encodes it, in hexadecimal.
-fn fingerprint(model: &Model) -> String {
-    hex_digest(&model.encode())
-}
-
-/// SHA-256 in hexadecimal.
-fn hex_digest(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
 }

@@ -2,15 +2,18 @@
 
 use std::collections::BTreeSet;
 use std::ops::Range;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use ndarray::{Array4, ArrayD};
+use ndarray::ArrayD;
 use rayon::prelude::*;
 
-use super::{Metric, Options, hex_digest};
+use super::{Metric, Options};
+use crate::data::Dataset;
 use crate::plan::{self, Plan, RhsOperand, Site};
+use crate::prepare::{Prepared, hex_digest};
 use crate::progress::Progress;
-use crate::session::Session;
+use crate::runtime::Session;
 use crate::{Error, Result};
 
 /// One site over all chunks of the calibration set, in their order, in the shapes that the model computes.
@@ -43,19 +46,20 @@ pub(super) struct SiteFootprint {
 
 /// Runs the float model over the calibration set.
 pub(super) struct Recorder<'r> {
-    pub(super) session: &'r Session,
-    pub(super) plan: &'r Plan,
-    pub(super) options: &'r Options,
-    /// Batches of the calibration set.
-    pub(super) chunks: usize,
-    /// The batch of a chunk.
-    pub(super) load: &'r (dyn Fn(usize) -> Result<Array4<f32>> + Sync),
+    session: Session,
+    plan: &'r Plan,
+    options: &'r Options,
+    images: &'r Dataset,
+    /// `[N, C, H, W]` of one batch.
+    shape: [usize; 4],
     /// The session's output is the logits of a classifier.
-    pub(super) logits: bool,
+    logits: bool,
+    /// SHA-256 of each batch, known once it was loaded.
+    digests: Vec<OnceLock<String>>,
 }
 
 /// The values that a session must tap for `plan`.
-pub(super) fn taps(plan: &Plan) -> Vec<&str> {
+fn taps(plan: &Plan) -> Vec<&str> {
     let mut names = BTreeSet::new();
     for site in &plan.sites {
         names.insert(site.a.as_str());
@@ -67,21 +71,59 @@ pub(super) fn taps(plan: &Plan) -> Vec<&str> {
     names.into_iter().collect()
 }
 
-impl Recorder<'_> {
-    /// SHA-256 of all batches.
-    pub(super) fn fingerprint(&self) -> Result<String> {
-        let digest = |chunk| -> Result<String> {
-            let batch = (self.load)(chunk)?;
-            let bytes: Vec<u8> = batch.iter().flat_map(|x| x.to_le_bytes()).collect();
-            Ok(hex_digest(&bytes))
-        };
-        let digests = (0..self.chunks).into_par_iter().map(digest).collect::<Vec<_>>();
-        Ok(hex_digest(digests.into_iter().collect::<Result<String>>()?.as_bytes()))
+impl<'r> Recorder<'r> {
+    pub(super) fn new(
+        model: &Prepared,
+        plan: &'r Plan,
+        images: &'r Dataset,
+        options: &'r Options,
+    ) -> Result<Self> {
+        let input = model.input()?;
+        let batch = input.batch();
+        if !images.len().is_multiple_of(batch) {
+            return Err(Error::data(
+                "calibration set",
+                format!("{} images do not fill batches of {batch}, the model's fixed batch", images.len()),
+            ));
+        }
+        let shape = input.shape_for(images.item_shape())?;
+        let mut outputs = model.outputs()?;
+        if outputs.logits {
+            outputs.names.truncate(1);
+        }
+        let session = Session::new(model, shape, &outputs.names, &taps(plan))?;
+        let digests = vec![OnceLock::new(); images.len() / batch];
+        Ok(Self { session, plan, options, images, shape, logits: outputs.logits, digests })
     }
 
-    /// What one batch takes, found by running one.
+    /// Batches of the calibration set.
+    pub(super) fn chunks(&self) -> usize {
+        self.digests.len()
+    }
+
+    fn load(&self, chunk: usize) -> Result<ArrayD<f32>> {
+        let size = self.shape[0];
+        let batch = self.images.batch(chunk * size..(chunk + 1) * size)?;
+        self.digests[chunk].get_or_init(|| {
+            let bytes: Vec<u8> = batch.iter().flat_map(|x| x.to_le_bytes()).collect();
+            hex_digest(&bytes)
+        });
+        Ok(batch.into_dyn())
+    }
+
+    /// SHA-256 of all batches; loads those that were not loaded yet.
+    pub(super) fn images_sha256(&self) -> Result<String> {
+        let unknown = (0..self.chunks()).into_par_iter().filter(|&chunk| self.digests[chunk].get().is_none());
+        let loaded: Vec<Result<()>> = unknown.map(|chunk| self.load(chunk).map(drop)).collect();
+        // The first error in order, on any number of threads.
+        loaded.into_iter().collect::<Result<()>>()?;
+        let digests = self.digests.iter().filter_map(OnceLock::get).map(String::as_str);
+        Ok(hex_digest(digests.collect::<String>().as_bytes()))
+    }
+
+    /// What one batch takes, found by running an empty one.
     pub(super) fn footprint(&self) -> Result<Footprint> {
-        let recorded = self.session.forward((self.load)(0)?.into_dyn(), &[])?;
+        let recorded = self.session.forward(ArrayD::zeros(&self.shape[..]), &[])?;
         let size =
             |name: &str| Ok::<_, Error>(recorded.shape(name)?.iter().product::<usize>() * size_of::<f32>());
         let of_site = |site: &Site| {
@@ -109,7 +151,7 @@ impl Recorder<'_> {
             let mut mine = Vec::new();
             loop {
                 let chunk = next.fetch_add(1, Ordering::Relaxed);
-                if chunk >= self.chunks {
+                if chunk >= self.chunks() {
                     return mine;
                 }
                 mine.push((chunk, self.record_chunk(sites, chunk)));
@@ -137,7 +179,7 @@ impl Recorder<'_> {
                 RhsOperand::Weight { .. } => vec![site.a.as_str()],
             })
             .collect();
-        let recorded = self.session.forward((self.load)(chunk)?.into_dyn(), &operands)?;
+        let recorded = self.session.forward(self.load(chunk)?, &operands)?;
         let mut records = Vec::with_capacity(sites.len());
         for site in sites {
             let value = |name: &str| finite(recorded.value(name)?.to_owned(), &site.name, name, chunk);

@@ -1,8 +1,8 @@
 //! The sums behind a comparison, over any number of images.
 
-use ndarray::{ArrayD, Axis, Slice};
+use ndarray::{ArrayD, Axis};
 
-use super::{Accuracy, Classifier, Comparison, Layer, Sqnr, TopK, cosine, kl, rank, top};
+use super::{Accuracy, Classifier, Comparison, SiteFigures, Sqnr, TopK, cosine, kl, rank, top};
 use crate::{Error, Result};
 
 /// Sums over some images.
@@ -16,30 +16,21 @@ pub(super) struct Tally {
     kl: f64,
     cosine: f64,
     output: Sqnr,
-    layers: Vec<Sqnr>,
+    sites: Vec<Sqnr>,
     classifier: bool,
 }
 
 impl Tally {
-    /// The images `names`, whose outputs come first in `float` and `quantized` (what follows is padding), and whether
-    /// they are `logits`.
+    /// The images `names`, and whether the outputs are `logits`.
     pub(super) fn of_outputs(
-        (float, logits): (&ArrayD<f32>, bool),
+        float: &ArrayD<f32>,
         quantized: &ArrayD<f32>,
+        logits: bool,
         names: &[String],
         labels: Option<&[u32]>,
     ) -> Result<Self> {
-        if float.shape() != quantized.shape() {
-            return Err(Error::model(
-                "output",
-                format!(
-                    "the float model gives {:?}, the quantized model {:?}; are they the same network?",
-                    float.shape(),
-                    quantized.shape()
-                ),
-            ));
-        }
-        if float.ndim() == 0 || float.shape()[0] < names.len() {
+        same_shape("output", float, quantized, "; are they the same network?")?;
+        if float.ndim() == 0 || float.shape()[0] != names.len() {
             let shape = float.shape();
             return Err(Error::model(
                 "output",
@@ -92,32 +83,15 @@ impl Tally {
         Ok(())
     }
 
-    /// The next site's output: the first `present` of `batch` images count.
-    pub(super) fn add_layer(
+    /// The next site's output.
+    pub(super) fn add_site(
         &mut self,
         site: &str,
         float: &ArrayD<f32>,
         quantized: &ArrayD<f32>,
-        (present, batch): (usize, usize),
     ) -> Result<()> {
-        if float.shape() != quantized.shape() {
-            return Err(Error::model(
-                format!("site `{site}`"),
-                format!(
-                    "the float model gives {:?}, the quantized model {:?}",
-                    float.shape(),
-                    quantized.shape()
-                ),
-            ));
-        }
-        // The first axis holds the images, alone or with heads or tokens folded in.
-        let rows = float.shape().first().map_or(0, |rows| rows / batch * present);
-        let of = |values: &'_ ArrayD<f32>| values.slice_axis(Axis(0), Slice::from(..rows)).to_owned();
-        self.layers.push(if present == batch {
-            Sqnr::of(float, quantized)
-        } else {
-            Sqnr::of(&of(float), &of(quantized))
-        });
+        same_shape(&format!("site `{site}`"), float, quantized, "")?;
+        self.sites.push(Sqnr::of(float, quantized));
         Ok(())
     }
 
@@ -131,9 +105,9 @@ impl Tally {
         self.kl += other.kl;
         self.cosine += other.cosine;
         self.output += other.output;
-        self.layers.resize(other.layers.len(), Sqnr::default());
-        for (sum, layer) in self.layers.iter_mut().zip(&other.layers) {
-            *sum += *layer;
+        self.sites.resize(other.sites.len(), Sqnr::default());
+        for (sum, site) in self.sites.iter_mut().zip(&other.sites) {
+            *sum += *site;
         }
         self.classifier = other.classifier;
     }
@@ -151,9 +125,20 @@ impl Tally {
                 .then(|| Classifier { agreement: percent(self.agree), kl: self.kl / n }),
             sqnr_db: self.output,
             cosine: self.cosine / n,
-            layers: sites.zip(self.layers).map(|(name, sqnr_db)| Layer { name, sqnr_db }).collect(),
+            sites: sites.zip(self.sites).map(|(name, sqnr_db)| SiteFigures { name, sqnr_db }).collect(),
         }
     }
+}
+
+fn same_shape(place: &str, float: &ArrayD<f32>, quantized: &ArrayD<f32>, hint: &str) -> Result<()> {
+    let (float, quantized) = (float.shape(), quantized.shape());
+    if float == quantized {
+        return Ok(());
+    }
+    Err(Error::model(
+        place,
+        format!("the float model gives {float:?}, the quantized model {quantized:?}{hint}"),
+    ))
 }
 
 #[cfg(test)]

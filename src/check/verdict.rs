@@ -5,41 +5,46 @@ use serde::Serialize;
 use super::Comparison;
 use crate::{Error, Result};
 
-/// What is demanded. Nothing, by default.
+/// What a comparison must reach. Nothing, by default.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[non_exhaustive]
 pub struct Thresholds {
-    /// The largest loss of top-1 accuracy, in percentage points.
+    /// The largest loss of top-1 accuracy that passes, in percentage points.
     pub max_drop: Option<f64>,
-    /// The smallest top-1 agreement, in percent.
+    /// The smallest top-1 agreement that passes, in percent.
     pub min_agreement: Option<f64>,
 }
 
-/// Whether the bar was met, and how each demand went.
+/// Whether a comparison passed, and how each threshold went.
 #[derive(Clone, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct Verdict {
-    /// Every demand is met.
+    /// Every threshold is met.
     pub passed: bool,
-    /// One line a demand.
+    /// One line per threshold.
     pub criteria: Vec<String>,
 }
 
-/// `None` if nothing was demanded; a usage error if what was demanded could not be measured.
-pub fn verdict(comparison: &Comparison, bar: &Thresholds) -> Result<Option<Verdict>> {
-    let mut verdict = Verdict { passed: true, criteria: Vec::new() };
-    if let Some(most) = bar.max_drop {
-        let accuracy = comparison.accuracy.ok_or_else(|| Error::usage("a largest drop needs labels"))?;
-        let drop = accuracy.float.top1 - accuracy.quantized.top1;
-        verdict.passed &= within(drop, most);
-        verdict.criteria.push(format!("top-1 drop {drop:.2} points (at most {most} allowed)"));
+impl Thresholds {
+    /// `None` if there is no threshold; a usage error if what one is about could not be measured.
+    pub fn judge(&self, comparison: &Comparison) -> Result<Option<Verdict>> {
+        let mut verdict = Verdict { passed: true, criteria: Vec::new() };
+        if let Some(most) = self.max_drop {
+            let accuracy = comparison.accuracy.ok_or_else(|| Error::usage("a largest drop needs labels"))?;
+            let drop = accuracy.float.top1 - accuracy.quantized.top1;
+            verdict.passed &= within(drop, most);
+            verdict.criteria.push(format!("top-1 drop {drop:.2} points (at most {most} allowed)"));
+        }
+        if let Some(least) = self.min_agreement {
+            let classifier = comparison
+                .classifier
+                .ok_or_else(|| Error::usage("a smallest agreement needs a classifier"))?;
+            let agreement = classifier.agreement;
+            verdict.passed &= within(least, agreement);
+            verdict.criteria.push(format!("top-1 agreement {agreement:.2} % (at least {least} asked)"));
+        }
+        Ok(Some(verdict).filter(|verdict| !verdict.criteria.is_empty()))
     }
-    if let Some(least) = bar.min_agreement {
-        let classifier =
-            comparison.classifier.ok_or_else(|| Error::usage("a smallest agreement needs a classifier"))?;
-        let agreement = classifier.agreement;
-        verdict.passed &= within(least, agreement);
-        verdict.criteria.push(format!("top-1 agreement {agreement:.2} % (at least {least} asked)"));
-    }
-    Ok(Some(verdict).filter(|verdict| !verdict.criteria.is_empty()))
 }
 
 /// `a ≤ b`, where percentages of counts may be a rounding error apart.

@@ -8,16 +8,13 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use ndarray::Array4;
 use onnx_ptq4vit::Error;
-use onnx_ptq4vit::integer::OperatorTime;
-use onnx_ptq4vit::onnx::Graph;
+use onnx_ptq4vit::engine::{Arithmetic, Engine, OperatorTime};
 use onnx_ptq4vit::report::{Align, table};
-use onnx_ptq4vit::session::input_spec;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 
-use super::engine::Engine;
-use super::model::ModelArgs;
+use super::model::{ModelArgs, engine};
 use super::output::print;
 
 /// Measure how fast a model runs
@@ -65,36 +62,34 @@ fn seconds(text: &str) -> Result<f64, String> {
 }
 
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
-    let contestants = std::iter::once(&args.model).chain(&args.against);
-    let contestants = contestants.map(|path| Contestant::load(path, args)).collect::<Result<Vec<_>>>()?;
-    let report = measure(contestants, args)?;
+    let models = std::iter::once(&args.model).chain(&args.against);
+    let models = models.map(|path| Candidate::load(path, args)).collect::<Result<Vec<_>>>()?;
+    let report = measure(models, args)?;
     print(&report, args.json)?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// A model that is ready to run, and its images.
-struct Contestant {
+struct Candidate {
     name: String,
-    engine: Engine,
+    engine: Box<dyn Engine>,
     images: Array4<f32>,
     load: Duration,
 }
 
-impl Contestant {
+impl Candidate {
     fn load(path: &Path, args: &Args) -> Result<Self> {
         let start = Instant::now();
-        let model = args.reading.read(path)?.model;
-        let graph = Graph::new(&model)?;
-        let input = input_spec(&graph)?;
-        let [_, channels, height, width] = input.dims;
+        let model = args.reading.read(path)?;
+        let [_, channels, height, width] = model.input()?.dims;
         let side = usize::from(args.size);
         let image = [channels.unwrap_or(3), height.unwrap_or(side), width.unwrap_or(side)];
-        let shape = input.shape_for(image)?;
-        let engine = Engine::new(&model, &graph, shape)?;
+        let engine = engine(&model, image)?;
         let load = start.elapsed();
         let batch = usize::from(args.batch);
-        if !batch.is_multiple_of(shape[0]) {
-            let why = format!("--batch {batch}: the model fixes batches of {}", shape[0]);
+        let fixed = engine.input_shape()[0];
+        if !batch.is_multiple_of(fixed) {
+            let why = format!("--batch {batch}: the model fixes batches of {fixed}");
             return Err(Error::usage(why).into());
         }
         let mut random = ChaCha8Rng::seed_from_u64(0);
@@ -107,35 +102,32 @@ impl Contestant {
     /// How long one run takes.
     fn run(&self) -> Result<Duration> {
         let start = Instant::now();
-        self.engine.run(&self.images)?;
+        self.engine.run(&self.images.view())?;
         Ok(start.elapsed())
     }
 }
 
 /// One run of each in turn, until the time is up.
-fn measure(contestants: Vec<Contestant>, args: &Args) -> Result<Report> {
-    let first = contestants.iter().map(Contestant::run).collect::<Result<Vec<_>>>()?;
-    let mut times = vec![Vec::new(); contestants.len()];
+fn measure(models: Vec<Candidate>, args: &Args) -> Result<Report> {
+    let first = models.iter().map(Candidate::run).collect::<Result<Vec<_>>>()?;
+    let mut times = vec![Vec::new(); models.len()];
     let start = Instant::now();
     while times[0].len() < LEAST_RUNS || start.elapsed().as_secs_f64() < args.seconds {
-        for (times, contestant) in times.iter_mut().zip(&contestants) {
-            times.push(contestant.run()?);
+        for (times, model) in times.iter_mut().zip(&models) {
+            times.push(model.run()?);
         }
     }
-    let profile = match &contestants[0].engine {
-        Engine::Integer(runner) if args.profile => {
-            let mut operators = runner.profile(&contestants[0].images.view())?;
-            for time in &mut operators {
-                time.seconds /= f64::from(args.batch);
-            }
-            operators
+    let mut profile = Vec::new();
+    if args.profile {
+        profile = models[0].engine.profile(&models[0].images.view())?;
+        for time in &mut profile {
+            time.seconds /= f64::from(args.batch);
         }
-        _ => Vec::new(),
-    };
+    }
     let batch = usize::from(args.batch);
-    let models = contestants.into_iter().zip(first).zip(times);
+    let models = models.into_iter().zip(first).zip(times);
     let models: Vec<Speed> =
-        models.map(|((contestant, first), times)| Speed::new(contestant, first, times, batch)).collect();
+        models.map(|((model, first), times)| Speed::new(model, first, times, batch)).collect();
     let ratio = models.get(1).map(|other| other.p50_ms / models[0].p50_ms);
     Ok(Report { batch, threads: rayon::current_num_threads(), models, ratio, profile })
 }
@@ -156,7 +148,7 @@ struct Report {
 #[derive(Serialize)]
 struct Speed {
     model: String,
-    kind: &'static str,
+    kind: Arithmetic,
     runs: usize,
     load_ms: f64,
     /// The first run after loading.
@@ -169,16 +161,16 @@ struct Speed {
 }
 
 impl Speed {
-    fn new(contestant: Contestant, first: Duration, mut times: Vec<Duration>, batch: usize) -> Self {
+    fn new(model: Candidate, first: Duration, mut times: Vec<Duration>, batch: usize) -> Self {
         let ms = |time: Duration| time.as_secs_f64() * 1e3;
         times.sort_unstable();
         let total: Duration = times.iter().sum();
         let percentile = |percent: usize| ms(times[(times.len() * percent / 100).min(times.len() - 1)]);
         Self {
-            model: contestant.name,
-            kind: if matches!(contestant.engine, Engine::Integer(_)) { "integer" } else { "float" },
+            model: model.name,
+            kind: model.engine.arithmetic(),
             runs: times.len(),
-            load_ms: ms(contestant.load),
+            load_ms: ms(model.load),
             first_ms: ms(first),
             p50_ms: percentile(50),
             p90_ms: percentile(90),
@@ -199,7 +191,7 @@ impl fmt::Display for Report {
         let rows = self.models.iter().map(|speed| {
             let ms = [speed.load_ms, speed.first_ms, speed.p50_ms, speed.p90_ms, speed.p99_ms];
             let numbers = ms.into_iter().chain([speed.images_per_second]).map(|x| format!("{x:.1}"));
-            [speed.model.clone(), speed.kind.into()].into_iter().chain(numbers).collect()
+            [speed.model.clone(), speed.kind.to_string()].into_iter().chain(numbers).collect()
         });
         f.write_str(&table(&heading, &align, rows))?;
         if let Some(ratio) = self.ratio {
@@ -209,7 +201,7 @@ impl fmt::Display for Report {
             return Ok(());
         }
         let total: f64 = self.profile.iter().map(|time| time.seconds).sum();
-        let rows = self.profile.iter().map(|OperatorTime { operator, nodes, seconds }| {
+        let rows = self.profile.iter().map(|OperatorTime { operator, nodes, seconds, .. }| {
             let share = format!("{:.1} %", 100.0 * seconds / total);
             vec![operator.clone(), nodes.to_string(), format!("{:.2}", seconds * 1e3), share]
         });

@@ -5,12 +5,12 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use onnx_ptq4vit::Error;
-use onnx_ptq4vit::check::{Float, Thresholds, compare, taps, verdict};
+use onnx_ptq4vit::check::{Scope, Thresholds, compare};
 use onnx_ptq4vit::data::Selection;
-use onnx_ptq4vit::integer::Runner;
-use onnx_ptq4vit::onnx::Graph;
+use onnx_ptq4vit::integer::{self, Runner};
+use onnx_ptq4vit::prepare::Prepared;
 use onnx_ptq4vit::report::CheckReport;
-use onnx_ptq4vit::session::{FloatModel, input_spec, outputs};
+use onnx_ptq4vit::runtime::FloatEngine;
 
 use super::images::ImageArgs;
 use super::model::ModelArgs;
@@ -21,7 +21,7 @@ use super::values::percent;
 /// Compare a quantized model with its float model
 ///
 /// Runs both on the same images, the quantized one in integer arithmetic. With --max-drop or --min-agreement the
-/// exit code is 1 if the quantized model is below the bar.
+/// exit code is 1 if the quantized model misses a threshold.
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Args {
@@ -42,8 +42,8 @@ pub(super) struct Args {
     #[arg(long, value_name = "CSV")]
     labels: Option<PathBuf>,
     /// Compare the output of every quantized site, too
-    #[arg(long)]
-    layers: bool,
+    #[arg(long, alias = "layers")]
+    sites: bool,
     /// The largest loss of top-1 accuracy that passes, in percentage points
     #[arg(long, value_name = "POINTS", value_parser = percent, allow_negative_numbers = true)]
     max_drop: Option<f64>,
@@ -63,14 +63,13 @@ const EXAMPLES: &str = "\
 Examples:
   onnx-ptq4vit check vit.onnx vit.int8.onnx --data val/ --labels val.csv
   onnx-ptq4vit check vit.onnx vit.int8.onnx --data val.npz --max-drop 1 --min-agreement 95
-  onnx-ptq4vit check vit.onnx vit.int8.onnx --data val/ --limit 16 --layers --json";
+  onnx-ptq4vit check vit.onnx vit.int8.onnx --data val/ --limit 16 --sites --json";
 
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let progress = Stderr::new();
-    let float = args.reading.read(&args.float)?.model;
-    let graph = Graph::new(&float)?;
-    let input = input_spec(&graph)?;
-    let quantized = args.reading.read(&args.quantized)?.model;
+    let float = args.reading.read(&args.float)?;
+    let input = float.input()?;
+    let quantized = args.reading.read(&args.quantized)?;
 
     let selection = Selection { limit: args.limit, seed: args.seed };
     let mut data = args.images.open(&args.data, &input, selection, &progress)?;
@@ -81,35 +80,36 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         return Err(Error::usage("--max-drop needs labels: give --labels, or data that has them").into());
     }
 
-    let (channels, height, width) = data.load(0)?.dim();
-    let image = [channels, height, width];
-    let quantized = Runner::with_image(&quantized, image)?;
-    if args.layers {
-        ensure_same_values(&graph, &quantized)?;
+    let image = data.item_shape();
+    let mut scope = Scope::default();
+    scope.logits = float.outputs()?.logits;
+    if args.sites {
+        scope.sites = same_values(&float, &quantized)?;
     }
-    let shape = input.shape_for(image)?;
-    let outputs = outputs(&graph)?;
-    let taps = taps(&outputs.names[0], &quantized, args.layers);
-    let float = Float { model: FloatModel::new(&float, shape, &taps)?, shape, logits: outputs.logits };
-    let comparison = compare(&float, &quantized, &data, args.layers, &progress)?;
+    let quantized = Runner::with_image(&quantized, image)?;
+    let float = FloatEngine::new(&float, image)?;
+    let comparison = compare(&float, &quantized, &data, &scope, &progress)?;
     progress.finish();
 
-    let bar = Thresholds { max_drop: args.max_drop, min_agreement: args.min_agreement };
-    let verdict = verdict(&comparison, &bar)?;
+    let mut thresholds = Thresholds::default();
+    thresholds.max_drop = args.max_drop;
+    thresholds.min_agreement = args.min_agreement;
+    let verdict = thresholds.judge(&comparison)?;
     let passed = verdict.as_ref().is_none_or(|verdict| verdict.passed);
     let [float, quantized] = [&args.float, &args.quantized].map(|path| path.display().to_string());
     print(&CheckReport { float, quantized, verdict, comparison }, args.json)?;
     Ok(if passed { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }
 
-/// The sites' outputs are found in the float model under the same names.
-fn ensure_same_values(float: &Graph, quantized: &Runner) -> Result<()> {
-    match quantized.sites().iter().find(|site| float.producer(&site.output).is_none()) {
-        None => Ok(()),
-        Some(site) => Err(Error::model(
-            format!("site `{}`", site.name),
-            format!("the float model has no value `{}`; was it quantized from this one?", site.output),
-        )
-        .into()),
+/// The names of the sites and of their outputs, which the float model has under the same names.
+fn same_values(float: &Prepared, quantized: &Prepared) -> Result<Vec<(String, String)>> {
+    let sites = integer::sites(quantized.graph())?.into_iter().map(|site| (site.name, site.output));
+    let sites: Vec<(String, String)> = sites.collect();
+    match sites.iter().find(|(_, output)| float.graph().producer(output).is_none()) {
+        None => Ok(sites),
+        Some((name, output)) => {
+            let why = format!("the float model has no value `{output}`; was it quantized from this one?");
+            Err(Error::model(format!("site `{name}`"), why).into())
+        }
     }
 }

@@ -4,8 +4,8 @@ use std::path::Path;
 
 use clap::Args;
 use onnx_ptq4vit::data::{Dataset, Interpolation, Items, Preprocess, Selection};
+use onnx_ptq4vit::prepare::InputSpec;
 use onnx_ptq4vit::progress::Progress;
-use onnx_ptq4vit::session::InputSpec;
 use onnx_ptq4vit::{Error, Result};
 
 use super::values::Rgb;
@@ -51,8 +51,7 @@ impl ImageArgs {
             }
             Items::Array(_) => {}
         }
-        let (channels, height, width) = data.load(0)?.dim();
-        input.shape_for([channels, height, width])?;
+        input.shape_for(data.item_shape())?;
         Ok(data)
     }
 

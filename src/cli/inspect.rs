@@ -5,13 +5,11 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use onnx_ptq4vit::integer;
-use onnx_ptq4vit::normalize::Normalized;
-use onnx_ptq4vit::onnx::{Graph, Model, NodeProto};
+use onnx_ptq4vit::onnx::Graph;
 use onnx_ptq4vit::plan::{FloatNode, plan};
+use onnx_ptq4vit::prepare::Prepared;
 use onnx_ptq4vit::report::{InspectReport, QuantizedSite};
-use onnx_ptq4vit::session::input_spec;
 
-use super::model::is_quantized;
 use super::output::print;
 
 /// List what is quantized in a model, or would be
@@ -29,22 +27,22 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
-    let model = Normalized::new(Model::read(&args.model)?)?.model;
-    let graph = Graph::new(&model)?;
+    let model = Prepared::open(&args.model)?;
+    let graph = model.graph();
     let name = args.model.display().to_string();
-    let input = input_spec(&graph)?.describe();
-    let report = if is_quantized(&graph) {
-        quantized(name, input, &model, &graph)?
+    let input = model.input()?.describe();
+    let report = if model.is_quantized() {
+        quantized(name, input, graph)?
     } else {
         let shape = |value: &str| graph.constant(value).map(|weight| weight.dims.clone());
-        InspectReport::of_plan(name, input, &plan(&graph, &[])?, shape)
+        InspectReport::of_plan(name, input, &plan(&model, &[])?, shape)
     };
     print(&report, args.json)?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn quantized(name: String, input: String, model: &Model, graph: &Graph) -> Result<InspectReport> {
-    let sites = integer::sites(model)?.into_iter().map(|site| QuantizedSite {
+fn quantized(name: String, input: String, graph: &Graph) -> Result<InspectReport> {
+    let sites = integer::sites(graph)?.into_iter().map(|site| QuantizedSite {
         name: site.name,
         op: site.op.to_string(),
         inputs: site.inputs,
@@ -52,39 +50,18 @@ fn quantized(name: String, input: String, model: &Model, graph: &Graph) -> Resul
         a_bits: site.a_bits.get(),
         b_bits: site.b_bits.get(),
     });
-    let metadata = model.proto.metadata_props.iter().map(|entry| (entry.key().into(), entry.value().into()));
+    let float = integer::float_products(graph)?.into_iter().map(|id| graph.node(id)).map(|node| FloatNode {
+        node: node.label(),
+        op: node.op_type().into(),
+        reason: "its operands are not quantized".into(),
+    });
+    let metadata = graph.model().proto.metadata_props.iter();
     Ok(InspectReport::Quantized {
         model: name,
         quantized: true,
         input,
-        metadata: metadata.collect(),
+        metadata: metadata.map(|entry| (entry.key().into(), entry.value().into())).collect(),
         sites: sites.collect(),
-        float: float_products(graph),
+        float: float.collect(),
     })
-}
-
-/// The products of a quantized model whose operands are no codes.
-fn float_products(graph: &Graph) -> Vec<FloatNode> {
-    let products = graph.nodes().map(|(_, node)| node).filter(|node| {
-        ["MatMul", "Gemm", "Conv"].iter().any(|op| node.is_op(op))
-            && !node.input.iter().take(2).all(|value| is_dequantized(graph, value))
-    });
-    let float_node = |node: &NodeProto| FloatNode {
-        node: node.label(),
-        op: node.op_type().into(),
-        reason: "its operands are not quantized".into(),
-    };
-    products.map(float_node).collect()
-}
-
-/// Whether `value` is dequantized codes, moved about or not.
-fn is_dequantized<'a>(graph: &Graph<'a>, mut value: &'a str) -> bool {
-    while let Some(node) = graph.producer(value).map(|id| graph.node(id)) {
-        let moves = ["Identity", "Reshape", "Transpose"].iter().any(|op| node.is_op(op));
-        match node.input.first() {
-            Some(source) if moves => value = source,
-            _ => return node.is_op("DequantizeLinear"),
-        }
-    }
-    false
 }

@@ -2,7 +2,6 @@
 
 mod bench;
 mod check;
-mod engine;
 mod images;
 mod inspect;
 mod interrupt;

@@ -10,15 +10,15 @@ use onnx_ptq4vit::Error;
 use onnx_ptq4vit::calibrate::{Calibration, Gradient, Options, Run, calibrate};
 use onnx_ptq4vit::data::Selection;
 use onnx_ptq4vit::export::export;
-use onnx_ptq4vit::onnx::{Graph, Model, Storage};
+use onnx_ptq4vit::onnx::Storage;
 use onnx_ptq4vit::plan::{Plan, plan};
+use onnx_ptq4vit::prepare::Prepared;
 use onnx_ptq4vit::report::QuantizeReport;
-use onnx_ptq4vit::session::{InputSpec, input_spec};
 use prost::Message;
 
 use super::images::ImageArgs;
 use super::interrupt::whole;
-use super::model::{ModelArgs, ensure_finite};
+use super::model::ModelArgs;
 use super::output::{ensure_writable, print, same_file};
 use super::progress::Stderr;
 use super::values::{MethodName, MetricName, SearchName, TwinName, WeightsName, Widths};
@@ -113,34 +113,22 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let start = Instant::now();
     let progress = Stderr::new();
     ensure_outputs(args)?;
-    let normalized = args.reading.read(&args.model)?;
-    let model = &normalized.model;
-    let graph = Graph::new(model)?;
-    let plan = plan(&graph, &args.exclude)?;
-    let input = input_spec(&graph)?;
-    ensure_finite(model, &graph, &plan)?;
-
-    let calibration = scales(args, model, &plan, &input, &progress)?;
-    let mut quantized = export(model, &plan, &calibration, args.twin.into())?;
-    normalized.restore_types(&mut quantized)?;
+    let model = args.reading.read(&args.model)?;
+    let plan = plan(&model, &args.exclude)?;
+    let calibration = scales(args, &model, &plan, &progress)?;
+    let quantized = export(&model, &plan, &calibration, args.twin.into())?;
     progress.finish();
     whole(|| quantized.write(&args.output, Storage::for_model(&quantized)))?;
 
     let files = [&args.model, &args.output].map(|path| path.display().to_string());
-    let bytes = [model, &quantized].map(|model| model.proto.encoded_len() as u64);
+    let bytes = [model.model(), &quantized].map(|model| model.proto.encoded_len() as u64);
     let report = QuantizeReport::new(files, &plan, &calibration, bytes, start.elapsed().as_secs_f64());
     print(&report, args.json)?;
     Ok(ExitCode::SUCCESS)
 }
 
 /// Searched on images, or read.
-fn scales(
-    args: &Args,
-    model: &Model,
-    plan: &Plan,
-    input: &InputSpec,
-    progress: &Stderr,
-) -> Result<Calibration> {
+fn scales(args: &Args, model: &Prepared, plan: &Plan, progress: &Stderr) -> Result<Calibration> {
     if let Some(path) = &args.calibration {
         let calibration = Calibration::read(path)?;
         calibration.check_fits(model, plan)?;
@@ -148,7 +136,7 @@ fn scales(
     }
     let calib = args.calib.as_deref().ok_or_else(|| Error::usage("--calib or --calibration is needed"))?;
     let selection = Selection { limit: Some(args.calib_limit), seed: args.seed };
-    let images = args.images.open(calib, input, selection, progress)?;
+    let images = args.images.open(calib, &model.input()?, selection, progress)?;
     let save = |found: &Calibration| match &args.save_calibration {
         Some(path) => whole(|| found.write(path)),
         None => Ok(()),

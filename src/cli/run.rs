@@ -5,19 +5,17 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Result;
-use ndarray::{ArrayD, Axis, Slice};
+use ndarray::{ArrayD, Axis};
 use onnx_ptq4vit::Error;
-use onnx_ptq4vit::check::{load_batch, top};
+use onnx_ptq4vit::check::top;
 use onnx_ptq4vit::data::{Selection, write_npy};
-use onnx_ptq4vit::integer::{SiteInfo, SiteValues};
-use onnx_ptq4vit::onnx::Graph;
+use onnx_ptq4vit::engine::Tapped;
+use onnx_ptq4vit::integer::{self, SiteInfo};
 use onnx_ptq4vit::report::{Align, table};
-use onnx_ptq4vit::session::input_spec;
 use serde::Serialize;
 
-use super::engine::Engine;
 use super::images::ImageArgs;
-use super::model::{ModelArgs, is_quantized};
+use super::model::{ModelArgs, engine};
 use super::output::{ensure_writable, print, same_file};
 use super::progress::Stderr;
 
@@ -60,32 +58,25 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         }
         ensure_writable(output)?;
     }
-    let model = args.reading.read(&args.model)?.model;
-    let graph = Graph::new(&model)?;
-    let input = input_spec(&graph)?;
-    if args.sites.is_some() && !is_quantized(&graph) {
+    let model = args.reading.read(&args.model)?;
+    if args.sites.is_some() && !model.is_quantized() {
         return Err(
             Error::usage(format!("{}: a float model has no quantized sites", args.model.display())).into()
         );
     }
-    let data = args.images.open(&args.input, &input, Selection::default(), &progress)?;
-
-    let (channels, height, width) = data.load(0)?.dim();
-    let shape = input.shape_for([channels, height, width])?;
-    let (images, present) = load_batch(&data, 0, data.len().next_multiple_of(shape[0]))?;
-    let output = match (Engine::new(&model, &graph, shape)?, &args.sites) {
-        (Engine::Integer(runner), Some(folder)) => {
-            let (output, values) = runner.run_sites(&images.view())?;
-            write_sites(folder, runner.sites(), &values)?;
-            output
-        }
-        (engine, _) => engine.run(&images)?,
-    };
-    if output.shape().first() != Some(&images.len_of(Axis(0))) {
+    let data = args.images.open(&args.input, &model.input()?, Selection::default(), &progress)?;
+    let sites = if args.sites.is_some() { integer::sites(model.graph())? } else { Vec::new() };
+    let taps: Vec<&str> =
+        sites.iter().flat_map(|site| site.inputs.iter().chain([&site.output])).map(String::as_str).collect();
+    let engine = engine(&model, data.item_shape())?;
+    let Tapped { output, values } = engine.run_tapped(&data.batch(0..data.len())?.view(), &taps)?;
+    if let Some(folder) = &args.sites {
+        write_sites(folder, &sites, values)?;
+    }
+    if output.shape().first() != Some(&data.len()) {
         let why = format!("expected one for each image, found the shape {:?}", output.shape());
         return Err(Error::model("output", why).into());
     }
-    let output = output.slice_axis(Axis(0), Slice::from(..present)).to_owned();
     let results = results(&data.names, &output)?;
     if let Some(path) = &args.output {
         write_npy(path, &output)?;
@@ -104,16 +95,18 @@ struct SiteFile<'a> {
 }
 
 /// `<i>.json`, `<i>_in0.npy`, `<i>_in1.npy` where there are two, and `<i>_out.npy` for every site i.
-fn write_sites(folder: &Path, sites: &[SiteInfo], values: &[SiteValues]) -> Result<()> {
+fn write_sites(folder: &Path, sites: &[SiteInfo], values: Vec<ArrayD<f32>>) -> Result<()> {
     std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
-    for (i, (site, values)) in sites.iter().zip(values).enumerate() {
+    let mut values = values.into_iter();
+    let mut next = || values.next().expect("every site was tapped");
+    for (i, site) in sites.iter().enumerate() {
         let about = SiteFile { name: &site.name, kind: site.op, inputs: &site.inputs, output: &site.output };
         let path = folder.join(format!("{i}.json"));
         std::fs::write(&path, serde_json::to_vec_pretty(&about)?).map_err(|e| Error::io(&path, e))?;
-        for (at, input) in values.inputs.iter().enumerate() {
-            write_npy(&folder.join(format!("{i}_in{at}.npy")), input)?;
+        for at in 0..site.inputs.len() {
+            write_npy(&folder.join(format!("{i}_in{at}.npy")), &next())?;
         }
-        write_npy(&folder.join(format!("{i}_out.npy")), &values.output)?;
+        write_npy(&folder.join(format!("{i}_out.npy")), &next())?;
     }
     Ok(())
 }

@@ -91,6 +91,17 @@ impl Dataset {
         self.names.is_empty()
     }
 
+    /// `[C, H, W]` of every item.
+    pub fn item_shape(&self) -> [usize; 3] {
+        match &self.items {
+            Items::Images { preprocess, .. } => [3, preprocess.crop as usize, preprocess.crop as usize],
+            Items::Array(array) => {
+                let (_, channels, height, width) = array.dim();
+                [channels, height, width]
+            }
+        }
+    }
+
     /// Item `index` as `[C, H, W]`.
     ///
     /// # Panics

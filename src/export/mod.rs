@@ -14,6 +14,7 @@ use crate::calibrate::{Calibration, SiteScales};
 use crate::onnx::proto::StringStringEntryProto;
 use crate::onnx::{Edits, Graph, Model};
 use crate::plan::{Plan, RhsOperand, Site};
+use crate::prepare::Prepared;
 use crate::quant::Quantizer;
 use crate::{Error, Result};
 
@@ -28,21 +29,20 @@ pub enum TwinForm {
 
 /// Writes the quantizers of `calibration` into a copy of `model`.
 ///
-/// The values at the sites' outputs keep their names.
-pub fn export(model: &Model, plan: &Plan, calibration: &Calibration, form: TwinForm) -> Result<Model> {
+/// The values at the sites' outputs keep their names, the model's inputs and outputs keep the types of its file.
+pub fn export(model: &Prepared, plan: &Plan, calibration: &Calibration, form: TwinForm) -> Result<Model> {
     calibration.check_fits(model, plan)?;
-    let graph = Graph::new(model)?;
-    let mut edits = Edits::new(model);
+    let graph = model.graph();
+    let mut edits = Edits::new(model.model());
     let mut functions = twins::Functions::default();
     for site in &plan.sites {
         let scales = calibration.site(&site.name).expect("check_fits found every site");
-        let mut emitter =
-            sites::Emitter { graph: &graph, edits: &mut edits, functions: &mut functions, form };
+        let mut emitter = sites::Emitter { graph, edits: &mut edits, functions: &mut functions, form };
         emitter.emit(site, scales)?;
     }
     functions.define(graph.opset(), &mut edits);
 
-    let mut quantized = model.clone();
+    let mut quantized = model.model().clone();
     edits.apply(&mut quantized)?;
     // Nothing that is written needs a newer version, and older runtimes refuse newer ones.
     let proto = &mut quantized.proto;
@@ -50,6 +50,7 @@ pub fn export(model: &Model, plan: &Plan, calibration: &Calibration, form: TwinF
         proto.ir_version = proto.ir_version.map(|version| version.min(9));
     }
     proto.metadata_props.extend(metadata(plan, calibration));
+    model.restore_border(&mut quantized)?;
     Ok(quantized)
 }
 

@@ -10,14 +10,14 @@ use crate::quant::{Bits, Quantizer, Scale};
 use crate::{Error, Result};
 
 /// Writes sites into one batch of edits.
-pub(super) struct Emitter<'e, 'g> {
-    pub(super) graph: &'e Graph<'g>,
+pub(super) struct Emitter<'e> {
+    pub(super) graph: &'e Graph,
     pub(super) edits: &'e mut Edits,
     pub(super) functions: &'e mut Functions,
     pub(super) form: TwinForm,
 }
 
-impl Emitter<'_, '_> {
+impl Emitter<'_> {
     pub(super) fn emit(&mut self, site: &Site, scales: &SiteScales) -> Result<()> {
         match &site.b {
             RhsOperand::Weight { layout: WeightLayout::Conv, .. } => self.conv(site, scales),

@@ -7,10 +7,10 @@ use tract_onnx::tract_hir::ops::expandable::expand;
 use super::fuse;
 use super::ops::{SiteExpansion, SiteOp};
 use super::site::{Site, SiteInfo};
-use crate::error::guarded;
 use crate::onnx::node::node;
-use crate::onnx::{DOMAIN, Edits, Model, ValueInfoProto};
-use crate::{Error, Result, import};
+use crate::onnx::{DOMAIN, Edits, Model};
+use crate::runtime::{import, rewriting};
+use crate::{Error, Result};
 
 /// The graph of `model` for inputs of `shape`, with the outputs of the file: a node for each site, and our own for
 /// what tract does more slowly.
@@ -26,7 +26,7 @@ pub(super) fn lower(model: &Model, sites: &[Site], shape: [usize; 4]) -> Result<
         }
         Ok(())
     })?;
-    in_tract(|| {
+    rewriting(|| {
         typed.declutter()?;
         fuse::rows(&mut typed)
     })?;
@@ -41,7 +41,7 @@ pub(super) fn plain_plan(typed: &TypedModel, sites: &[SiteInfo]) -> Result<Arc<T
 /// The plan that computes the same, to the bit, in fewer and larger steps.
 pub(super) fn fused_plan(typed: &TypedModel, sites: &[SiteInfo]) -> Result<Arc<TypedSimplePlan>> {
     let mut typed = typed.clone();
-    in_tract(|| {
+    rewriting(|| {
         fuse::attention(&mut typed)?;
         fuse::epilogues(&mut typed)
     })?;
@@ -49,15 +49,9 @@ pub(super) fn fused_plan(typed: &TypedModel, sites: &[SiteInfo]) -> Result<Arc<T
 }
 
 fn runnable(typed: TypedModel, sites: &[SiteInfo]) -> Result<Arc<TypedSimplePlan>> {
-    let optimized = import::optimized(typed)?;
+    let optimized = rewriting(|| typed.into_optimized())?;
     check_all_there(&optimized, sites)?;
-    optimized.into_runnable().map_err(|e| Error::unsupported("tract", format!("{e:#}")))
-}
-
-fn in_tract<T>(work: impl FnOnce() -> TractResult<T>) -> Result<T> {
-    guarded(work)
-        .map_err(|panic| Error::model("graph", format!("tract cannot rewrite it: {panic}")))?
-        .map_err(|e| Error::unsupported("tract", format!("{e:#}")))
+    rewriting(|| optimized.into_runnable())
 }
 
 /// The model with a node that tract does not know in the place of each site.
@@ -88,19 +82,4 @@ fn check_all_there(model: &TypedModel, sites: &[SiteInfo]) -> Result<()> {
             format!("it is {} times in the optimized model: does it lead to an output?", counts[index]),
         )),
     }
-}
-
-/// The dims `[N, C, H, W]` of the image tensor, the only input; `None` where the file leaves one open.
-pub(super) fn input_dims(model: &Model) -> Result<[Option<usize>; 4]> {
-    let graph = crate::onnx::Graph::new(model)?;
-    let inputs: Vec<&ValueInfoProto> = graph.inputs().collect();
-    let [input] = inputs[..] else {
-        let names: Vec<&str> = inputs.iter().map(|input| input.name()).collect();
-        return Err(Error::unsupported("inputs", format!("expected one image tensor, found {names:?}")));
-    };
-    let dims = graph.shape(input.name()).unwrap_or_default();
-    let wrong = format!("expected [N, C, H, W], found {dims:?}");
-    let dims: [Option<i64>; 4] =
-        dims.try_into().map_err(|_| Error::unsupported(format!("input `{}`", input.name()), wrong))?;
-    Ok(dims.map(|dim| dim.and_then(|dim| usize::try_from(dim).ok()).filter(|&dim| dim > 0)))
 }

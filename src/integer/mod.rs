@@ -12,13 +12,18 @@ mod read;
 mod runner;
 mod site;
 
-pub use runner::{OperatorTime, Runner, SiteValues};
+pub use runner::Runner;
 pub use site::SiteInfo;
 
 use crate::Result;
-use crate::onnx::Model;
+use crate::onnx::{Graph, NodeId};
 
-/// The quantized sites of `model`, in the order of the graph; an error if it has none, or quantizes what no site takes.
-pub fn sites(model: &Model) -> Result<Vec<SiteInfo>> {
-    Ok(read::read(model)?.into_iter().map(|site| site.info).collect())
+/// The quantized sites of a graph, in its order; an error if it has none, or quantizes what no site takes.
+pub fn sites(graph: &Graph) -> Result<Vec<SiteInfo>> {
+    Ok(read::read(graph)?.sites.into_iter().map(|site| site.info).collect())
+}
+
+/// The matrix products of a quantized graph that are in no site, and so are computed in float.
+pub fn float_products(graph: &Graph) -> Result<Vec<NodeId>> {
+    Ok(read::read(graph)?.float)
 }

@@ -4,20 +4,18 @@ use std::path::Path;
 use std::sync::OnceLock;
 use std::time::Instant;
 
-use ndarray::{ArrayD, ArrayView4, Axis, concatenate};
-use rayon::prelude::*;
-use serde::Serialize;
+use ndarray::{Array4, ArrayD, ArrayView4, Axis};
 use tract_core::internal::{EvalContext, OpState};
 use tract_core::plan::{SimpleState, eval};
 use tract_onnx::prelude::*;
 
-use super::lower::{fused_plan, input_dims, lower, plain_plan};
+use super::lower::{fused_plan, lower, plain_plan};
 use super::ops::SiteOp;
 use super::read::read;
 use super::site::SiteInfo;
-use crate::error::guarded;
-use crate::normalize::Normalized;
-use crate::onnx::Model;
+use crate::engine::{Arithmetic, Engine, OperatorTime, Tapped};
+use crate::prepare::Prepared;
+use crate::runtime::running;
 use crate::{Error, Result};
 
 /// A quantized model on integer kernels, for any number of threads at once.
@@ -26,25 +24,15 @@ use crate::{Error, Result};
 /// or on one; several passes run side by side, and the parts of one are divided among the threads that are free.
 ///
 /// ```
-/// use std::path::Path;
-///
 /// use ndarray::Array4;
-/// use onnx_ptq4vit::integer::Runner;
-/// # use onnx_ptq4vit::calibrate::{Method, Options, Run, calibrate};
-/// # use onnx_ptq4vit::data::{Dataset, Preprocess, Selection};
-/// # use onnx_ptq4vit::export::{TwinForm, export};
-/// # use onnx_ptq4vit::onnx::{Graph, Model, Storage};
-/// # let model = Model::read(Path::new("fixtures/digits_vit_ts17.onnx"))?;
-/// # let plan = onnx_ptq4vit::plan::plan(&Graph::new(&model)?, &[])?;
-/// # let calib = Path::new("fixtures/digits_calib.npz");
-/// # let data = Dataset::open(calib, &Preprocess::timm_vit(8), Selection { limit: Some(2), seed: 0 })?;
-/// # let scales = calibrate(&model, &plan, &data, &Options::new(Method::Base), Run::default(), &())?;
-/// # let quantized = export(&model, &plan, &scales, TwinForm::Function)?;
+/// use onnx_ptq4vit::{Dataset, Engine, Prepared, Quantize, Runner};
 /// # let folder = tempfile::tempdir().unwrap();
 /// # let path = folder.path().join("vit.int8.onnx");
-/// # quantized.write(&path, Storage::for_model(&quantized))?;
+/// # let model = Prepared::open("fixtures/digits_vit_ts17.onnx")?;
+/// # let data = Dataset::for_model(&model, "fixtures/digits_calib.npz")?;
+/// # Quantize::new(&model).run(&data.sample(2, 0))?.write(&path)?;
 ///
-/// let runner = Runner::load(&path)?;
+/// let runner = Runner::open(&path)?;
 /// let [_, channels, height, width] = runner.input_shape();
 /// let images = Array4::<f32>::zeros([5, channels, height, width]);
 /// let logits = runner.run(&images.view())?;
@@ -60,40 +48,20 @@ pub struct Runner {
     shape: [usize; 4],
 }
 
-/// What entered a site in float, in the order of [`SiteInfo::inputs`], and what came out.
-#[derive(Clone, Debug, PartialEq)]
-pub struct SiteValues {
-    /// The values of [`SiteInfo::inputs`].
-    pub inputs: Vec<ArrayD<f32>>,
-    /// The value of [`SiteInfo::output`].
-    pub output: ArrayD<f32>,
-}
-
-/// What the nodes of one operator took in [`Runner::profile`].
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct OperatorTime {
-    /// The operator; of a site, what it computes.
-    pub operator: String,
-    /// Nodes of a pass.
-    pub nodes: usize,
-    /// Wall-clock time, all passes together.
-    pub seconds: f64,
-}
-
 const _: () = {
     const fn is_shared<T: Send + Sync>() {}
     is_shared::<Runner>();
 };
 
 impl Runner {
-    /// Reads the emitted file at `path`.
-    pub fn load(path: &Path) -> Result<Self> {
-        Self::new(&Model::read(path)?)
+    /// Reads the emitted file at `path`, which fixes the size of its images.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        Self::new(&Prepared::open(path)?)
     }
 
     /// The runner of an emitted file that fixes the size of its images.
-    pub fn new(model: &Model) -> Result<Self> {
-        let [_, image @ ..] = input_dims(model)?;
+    pub fn new(model: &Prepared) -> Result<Self> {
+        let [_, image @ ..] = model.input()?.dims;
         let [Some(c), Some(h), Some(w)] = image else {
             return Err(Error::usage(format!(
                 "the model leaves the size of its images open ({image:?}): state it"
@@ -103,56 +71,70 @@ impl Runner {
     }
 
     /// The runner for images of `[C, H, W]`; an error if the file fixes another size.
-    pub fn with_image(model: &Model, image: [usize; 3]) -> Result<Self> {
-        let model = &Normalized::new(model.clone())?.model;
-        let [batch, dims @ ..] = input_dims(model)?;
-        if dims.iter().zip(image).any(|(dim, size)| dim.is_some_and(|dim| dim != size)) {
-            return Err(Error::data("images", format!("are {image:?} (C, H, W), the model takes {dims:?}")));
-        }
-        let shape = [batch.unwrap_or(1), image[0], image[1], image[2]];
-        let sites = read(model)?;
-        let graph = lower(model, &sites, shape)?;
+    pub fn with_image(model: &Prepared, image: [usize; 3]) -> Result<Self> {
+        let shape = model.input()?.shape_for(image)?;
+        let sites = read(model.graph())?.sites;
+        let graph = lower(model.model(), &sites, shape)?;
         let sites: Vec<SiteInfo> = sites.into_iter().map(|site| site.info).collect();
         Ok(Self { plan: fused_plan(&graph, &sites)?, plain: OnceLock::new(), graph, sites, shape })
     }
 
-    /// `[N, C, H, W]` of one pass: N is the batch that the file fixes, or 1.
-    pub fn input_shape(&self) -> [usize; 4] {
-        self.shape
-    }
-
     /// The quantized sites, in the order of the graph.
+    #[doc(hidden)]
     pub fn sites(&self) -> &[SiteInfo] {
         &self.sites
     }
 
-    /// The model's first output for `images`, one after the other; their number is a multiple of the batch.
-    pub fn run(&self, images: &ArrayView4<f32>) -> Result<ArrayD<f32>> {
-        join(&self.each(images, |input| self.pass(input))?)
-    }
-
-    /// As [`run`](Self::run), with what entered and left each of the [`sites`](Self::sites) on the way.
-    pub fn run_sites(&self, images: &ArrayView4<f32>) -> Result<(ArrayD<f32>, Vec<SiteValues>)> {
-        let plan = if let Some(plan) = self.plain.get() {
-            plan.clone()
-        } else {
+    fn plain(&self) -> Result<&Arc<TypedSimplePlan>> {
+        if self.plain.get().is_none() {
             let plan = plain_plan(&self.graph, &self.sites)?;
-            self.plain.get_or_init(|| plan).clone()
-        };
-        let mut outputs = Vec::new();
-        let mut passes = vec![Vec::new(); self.sites.len()];
-        for (output, values) in self.each(images, |input| self.recording_pass(&plan, input))? {
-            outputs.push(output);
-            passes.iter_mut().zip(values).for_each(|(passes, values)| passes.push(values));
+            return Ok(self.plain.get_or_init(|| plan));
         }
-        Ok((join(&outputs)?, passes.into_iter().map(join_values).collect::<Result<_>>()?))
+        Ok(self.plain.get().expect("it was just seen"))
+    }
+}
+
+impl Engine for Runner {
+    fn input_shape(&self) -> [usize; 4] {
+        self.shape
     }
 
-    /// Where the time of [`run`](Self::run) goes, one pass after the other: the most expensive operator first.
-    pub fn profile(&self, images: &ArrayView4<f32>) -> Result<Vec<OperatorTime>> {
+    fn arithmetic(&self) -> Arithmetic {
+        Arithmetic::Integer
+    }
+
+    /// The taps are values that enter or leave a site.
+    fn pass(&self, batch: Array4<f32>, taps: &[&str]) -> Result<Tapped> {
+        let input = batch.into_tensor();
+        if taps.is_empty() {
+            return Ok(Tapped { output: run_with(&self.plan, input, eval)?, values: Vec::new() });
+        }
+        let mut found: Vec<Option<ArrayD<f32>>> = vec![None; taps.len()];
+        let output = run_with(self.plain()?, input, |context, state, node, inputs| {
+            let Some(op) = node.op_as::<SiteOp>() else { return eval(context, state, node, inputs) };
+            let site = &self.sites[op.sites[0]];
+            let entered = inputs.clone();
+            let outputs = eval(context, state, node, inputs)?;
+            let values = site.inputs.iter().zip(&entered).chain([(&site.output, &outputs[0])]);
+            for (name, value) in values {
+                for (found, _) in found.iter_mut().zip(taps).filter(|(_, tap)| *tap == name) {
+                    if found.is_none() {
+                        *found = Some(plain(value)?);
+                    }
+                }
+            }
+            Ok(outputs)
+        })?;
+        let value = |(found, tap): (Option<_>, &&str)| {
+            found.ok_or_else(|| Error::model(format!("value `{tap}`"), "enters and leaves no quantized site"))
+        };
+        Ok(Tapped { output, values: found.into_iter().zip(taps).map(value).collect::<Result<_>>()? })
+    }
+
+    fn profile(&self, images: &ArrayView4<f32>) -> Result<Vec<OperatorTime>> {
         let mut times: Vec<OperatorTime> = Vec::new();
-        for (pass, input) in self.batches(images)?.into_iter().enumerate() {
-            run_with(&self.plan, input, |context, state, node, inputs| {
+        for (pass, batch) in images.axis_chunks_iter(Axis(0), self.shape[0]).enumerate() {
+            run_with(&self.plan, batch.to_owned().into_tensor(), |context, state, node, inputs| {
                 let start = Instant::now();
                 let outputs = eval(context, state, node, inputs);
                 let seconds = start.elapsed().as_secs_f64();
@@ -170,47 +152,14 @@ impl Runner {
         times.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
         Ok(times)
     }
+}
 
-    /// `run` on each batch of `images`, in parallel; the results are in the order of the images.
-    fn each<T: Send>(
-        &self,
-        images: &ArrayView4<f32>,
-        run: impl Fn(Tensor) -> Result<T> + Sync,
-    ) -> Result<Vec<T>> {
-        self.batches(images)?.into_par_iter().map(&run).collect()
-    }
-
-    fn batches(&self, images: &ArrayView4<f32>) -> Result<Vec<Tensor>> {
-        let (count, batch) = (images.len_of(Axis(0)), self.shape[0]);
-        if images.shape()[1..] != self.shape[1..] || count == 0 || !count.is_multiple_of(batch) {
-            let expected = format!("expected a multiple of {batch} images of {:?}", &self.shape[1..]);
-            return Err(Error::data("images", format!("shape {:?}: {expected}", images.shape())));
-        }
-        Ok(images.axis_chunks_iter(Axis(0), batch).map(|batch| batch.to_owned().into_tensor()).collect())
-    }
-
-    fn pass(&self, input: Tensor) -> Result<ArrayD<f32>> {
-        run_with(&self.plan, input, eval)
-    }
-
-    fn recording_pass(
-        &self,
-        plan: &Arc<TypedSimplePlan>,
-        input: Tensor,
-    ) -> Result<(ArrayD<f32>, Vec<SiteValues>)> {
-        let mut recorded: Vec<Option<SiteValues>> = vec![None; self.sites.len()];
-        let output = run_with(plan, input, |context, state, node, inputs| {
-            let Some(op) = node.op_as::<SiteOp>() else { return eval(context, state, node, inputs) };
-            let entered = inputs.clone();
-            let outputs = eval(context, state, node, inputs)?;
-            recorded[op.sites[0]] = Some(SiteValues {
-                inputs: entered.iter().map(plain).collect::<TractResult<_>>()?,
-                output: plain(&outputs[0])?,
-            });
-            Ok(outputs)
-        })?;
-        let values = recorded.into_iter().map(|values| values.expect("every site is in the plan once"));
-        Ok((output, values.collect()))
+impl std::fmt::Debug for Runner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Runner")
+            .field("input", &self.shape)
+            .field("sites", &self.sites.len())
+            .finish_non_exhaustive()
     }
 }
 
@@ -231,8 +180,7 @@ fn run_with(
         let outputs = SimpleState::new(plan)?.run_plan_with_eval(tvec!(input.into_tvalue()), evaluate)?;
         plain(&outputs[0])
     };
-    let output = rayon::scope(|_| guarded(run));
-    output.map_err(|panic| Error::model("running the model", panic))?.map_err(|e: TractError| failed(&e))
+    rayon::scope(|_| running(run))
 }
 
 fn operator_name(node: &TypedNode) -> String {
@@ -242,31 +190,6 @@ fn operator_name(node: &TypedNode) -> String {
     }
 }
 
-fn failed(error: &TractError) -> Error {
-    Error::model("running the model", format!("{error:#}"))
-}
-
 fn plain(value: &TValue) -> TractResult<ArrayD<f32>> {
     Ok(value.to_plain_array_view::<f32>()?.to_owned())
-}
-
-/// The passes one after the other along axis 0.
-fn join(passes: &[ArrayD<f32>]) -> Result<ArrayD<f32>> {
-    let views: Vec<_> = passes.iter().map(|pass| pass.view()).collect();
-    concatenate(Axis(0), &views)
-        .map_err(|e| Error::unsupported("passes", format!("cannot be joined along axis 0: {e}")))
-}
-
-fn join_values(passes: Vec<SiteValues>) -> Result<SiteValues> {
-    let operands = passes.first().map_or(0, |pass| pass.inputs.len());
-    let mut inputs: Vec<Vec<ArrayD<f32>>> = vec![Vec::new(); operands];
-    let mut outputs = Vec::new();
-    for pass in passes {
-        inputs.iter_mut().zip(pass.inputs).for_each(|(inputs, input)| inputs.push(input));
-        outputs.push(pass.output);
-    }
-    Ok(SiteValues {
-        inputs: inputs.into_iter().map(|passes| join(&passes)).collect::<Result<_>>()?,
-        output: join(&outputs)?,
-    })
 }

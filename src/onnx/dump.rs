@@ -105,7 +105,7 @@ fn write_node(out: &mut Formatter, node: &NodeProto, depth: usize) -> fmt::Resul
     }
     writeln!(out)?;
     for attribute in &node.attribute {
-        for graph in attribute.g.iter().chain(&attribute.graphs) {
+        for graph in attribute.subgraphs() {
             writeln!(out, "{}{}:", Indent(depth + 1), attribute.name())?;
             write_graph(out, graph, depth + 2)?;
         }

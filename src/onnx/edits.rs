@@ -4,8 +4,7 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, HashSet};
 
 use super::proto::{
-    AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto,
-    ValueInfoProto,
+    FunctionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, TensorProto, ValueInfoProto,
 };
 use super::{Model, NodeId, node, validate};
 use crate::error::{Error, Result};
@@ -259,10 +258,7 @@ fn collect_names(graph: &GraphProto, names: &mut HashSet<String>) {
     names.extend(values(graph).map(Into::into));
     for node in &graph.node {
         names.insert(node.name().to_owned());
-        let graphs = |attribute: &AttributeProto, names: &mut HashSet<String>| {
-            attribute.g.iter().chain(&attribute.graphs).for_each(|graph| collect_names(graph, names));
-        };
-        node.attribute.iter().for_each(|attribute| graphs(attribute, names));
+        node.subgraphs().for_each(|graph| collect_names(graph, names));
     }
 }
 

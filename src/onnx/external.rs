@@ -148,7 +148,7 @@ fn in_attributes(attributes: &mut [AttributeProto], visit: &mut Visit) -> Result
         attribute.t.iter_mut().chain(&mut attribute.tensors).try_for_each(&mut *visit)?;
         let sparse = attribute.sparse_tensor.iter_mut().chain(&mut attribute.sparse_tensors);
         sparse.flat_map(parts).try_for_each(&mut *visit)?;
-        attribute.g.iter_mut().chain(&mut attribute.graphs).try_for_each(|graph| in_graph(graph, visit))?;
+        attribute.subgraphs_mut().try_for_each(|graph| in_graph(graph, visit))?;
     }
     Ok(())
 }

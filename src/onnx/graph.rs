@@ -1,10 +1,9 @@
 //! A read-only index over the main graph: who makes a value, who uses it, what is constant.
 
-use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 
 use super::proto::tensor_shape_proto::{Dimension, dimension};
-use super::proto::{GraphProto, NodeProto, OperatorSetIdProto, TensorProto, ValueInfoProto, type_proto};
+use super::proto::{NodeProto, OperatorSetIdProto, TensorProto, ValueInfoProto, type_proto};
 use super::{DataType, Model, node, tensor, validate};
 use crate::error::{Error, Result};
 
@@ -21,63 +20,81 @@ pub struct Use {
     pub input: usize,
 }
 
-/// The index. It borrows the model, and so describes it as long as it lives.
-#[derive(Debug)]
-pub struct Graph<'m> {
-    proto: &'m GraphProto,
+/// A model and the index over its main graph.
+#[derive(Clone, Debug)]
+pub struct Graph {
+    model: Model,
     opset: i64,
-    producers: HashMap<&'m str, NodeId>,
-    consumers: HashMap<&'m str, Vec<Use>>,
-    constants: HashMap<&'m str, Cow<'m, TensorProto>>,
-    infos: HashMap<&'m str, &'m ValueInfoProto>,
-    outputs: HashSet<&'m str>,
-    functions: HashSet<(&'m str, &'m str)>,
+    producers: HashMap<String, NodeId>,
+    consumers: HashMap<String, Vec<Use>>,
+    constants: HashMap<String, Constant>,
+    infos: HashMap<String, ValueInfoProto>,
+    outputs: HashSet<String>,
 }
 
-impl<'m> Graph<'m> {
+/// Where the tensor of a constant is.
+#[derive(Clone, Debug)]
+enum Constant {
+    /// Among the initializers, at this index.
+    Initializer(usize),
+    /// In the attribute `value` of a Constant node.
+    Attribute(NodeId),
+    /// Made of the short attributes of a Constant node.
+    Made(TensorProto),
+}
+
+impl Graph {
     /// Indexes the main graph. An error if the model does not import the standard operators.
-    pub fn new(model: &'m Model) -> Result<Self> {
-        let graph = model.graph();
-        let standard = model.proto.opset_import.iter().find(|import| node::is_standard(import.domain()));
+    pub fn new(model: Model) -> Result<Self> {
+        let imports = &model.proto.opset_import;
+        let standard = imports.iter().find(|import| node::is_standard(import.domain()));
         let opset = standard.map(OperatorSetIdProto::version).ok_or_else(|| {
             Error::unsupported("opset_import", "the model imports no version of the standard operators")
         })?;
-        let mut index = Self {
-            proto: graph,
-            opset,
-            producers: HashMap::new(),
-            consumers: HashMap::new(),
-            constants: graph.initializer.iter().map(|t| (t.name(), Cow::Borrowed(t))).collect(),
-            infos: graph.value_info.iter().chain(&graph.input).chain(&graph.output).map(named).collect(),
-            outputs: graph.output.iter().map(ValueInfoProto::name).collect(),
-            functions: model.proto.functions.iter().map(|f| (f.domain(), f.name())).collect(),
-        };
-        for (id, node) in index.nodes() {
-            index.outputs.extend(validate::captures(node));
+        let graph = model.graph();
+        let initializers = graph.initializer.iter().enumerate();
+        let infos = graph.value_info.iter().chain(&graph.input).chain(&graph.output);
+        let mut constants: HashMap<_, _> =
+            initializers.map(|(at, t)| (t.name().to_owned(), Constant::Initializer(at))).collect();
+        let infos = infos.map(|info| (info.name().to_owned(), info.clone())).collect();
+        let mut outputs: HashSet<_> = graph.output.iter().map(|output| output.name().to_owned()).collect();
+        let (mut producers, mut consumers) = (HashMap::new(), HashMap::<_, Vec<_>>::new());
+        for (id, node) in graph.node.iter().enumerate().map(|(index, node)| (NodeId(index), node)) {
+            outputs.extend(validate::captures(node).into_iter().map(ToOwned::to_owned));
             for (input, value) in node.input.iter().enumerate().filter(|(_, value)| !value.is_empty()) {
-                index.consumers.entry(value).or_default().push(Use { node: id, input });
+                consumers.entry(value.clone()).or_default().push(Use { node: id, input });
             }
             for value in node.output.iter().filter(|value| !value.is_empty()) {
-                index.producers.insert(value, id);
-                if let Some(tensor) = constant_node(node) {
-                    index.constants.insert(value, tensor);
+                producers.insert(value.clone(), id);
+                if let Some(constant) = constant_node(id, node) {
+                    constants.insert(value.clone(), constant);
                 }
             }
         }
-        Ok(index)
+        Ok(Self { opset, producers, consumers, constants, infos, outputs, model })
+    }
+
+    /// The model.
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// The model without its index.
+    pub fn into_model(self) -> Model {
+        self.model
     }
 
     /// The node `id`.
     ///
     /// # Panics
     /// If `id` comes from another graph and is beyond this one.
-    pub fn node(&self, id: NodeId) -> &'m NodeProto {
-        &self.proto.node[id.0]
+    pub fn node(&self, id: NodeId) -> &NodeProto {
+        &self.model.graph().node[id.0]
     }
 
     /// All nodes, in topological order.
-    pub fn nodes(&self) -> impl ExactSizeIterator<Item = (NodeId, &'m NodeProto)> + use<'m> {
-        self.proto.node.iter().enumerate().map(|(index, node)| (NodeId(index), node))
+    pub fn nodes(&self) -> impl DoubleEndedIterator<Item = (NodeId, &NodeProto)> + ExactSizeIterator {
+        self.model.graph().node.iter().enumerate().map(|(index, node)| (NodeId(index), node))
     }
 
     /// The node that makes `value`; `None` for inputs, initializers and unknown names.
@@ -104,10 +121,7 @@ impl<'m> Graph<'m> {
     }
 
     /// The value that `value` is a copy of: walks back through Identity nodes.
-    pub fn resolve<'a>(&self, mut value: &'a str) -> &'a str
-    where
-        'm: 'a,
-    {
+    pub fn resolve<'a>(&'a self, mut value: &'a str) -> &'a str {
         while let Some(node) = self.producer(value).map(|id| self.node(id)) {
             match node.input.first() {
                 Some(original) if node.is_op("Identity") => value = original,
@@ -121,7 +135,16 @@ impl<'m> Graph<'m> {
     ///
     /// The values of sparse and string constants are not looked up.
     pub fn constant(&self, value: &str) -> Option<&TensorProto> {
-        self.constants.get(self.resolve(value)).map(AsRef::as_ref)
+        self.own_constant(self.resolve(value))
+    }
+
+    /// As [`Graph::constant`], but not through Identity nodes.
+    fn own_constant(&self, value: &str) -> Option<&TensorProto> {
+        match self.constants.get(value)? {
+            Constant::Initializer(at) => self.model.graph().initializer.get(*at),
+            Constant::Attribute(id) => self.node(*id).attr("value")?.t.as_ref(),
+            Constant::Made(tensor) => Some(tensor),
+        }
     }
 
     /// Whether `value` is seen from outside the main graph's nodes: an output of the model, or taken by a subgraph.
@@ -131,19 +154,24 @@ impl<'m> Graph<'m> {
     }
 
     /// The inputs that the caller must feed: those without an initializer.
-    pub fn inputs(&self) -> impl Iterator<Item = &'m ValueInfoProto> {
-        let fed = |input: &&ValueInfoProto| !self.constants.contains_key(input.name());
-        self.proto.input.iter().filter(fed)
+    pub fn inputs(&self) -> impl Iterator<Item = &ValueInfoProto> {
+        self.model.graph().input.iter().filter(|input| !self.constants.contains_key(input.name()))
     }
 
     /// The outputs of the model.
-    pub fn outputs(&self) -> &'m [ValueInfoProto] {
-        &self.proto.output
+    pub fn outputs(&self) -> &[ValueInfoProto] {
+        &self.model.graph().output
     }
 
     /// Whether `op_type` of `domain` is a function that the model itself defines.
     pub fn has_function(&self, domain: &str, op_type: &str) -> bool {
-        self.functions.contains(&(domain, op_type))
+        let functions = &self.model.proto.functions;
+        functions.iter().any(|function| (function.domain(), function.name()) == (domain, op_type))
+    }
+
+    /// The first node that computes on integer codes, or makes or reads them: the model is quantized if there is one.
+    pub fn quantized_node(&self) -> Option<&NodeProto> {
+        self.model.graph().node.iter().find(|node| node.is_quantized())
     }
 
     /// The version of the standard operators.
@@ -153,35 +181,31 @@ impl<'m> Graph<'m> {
 
     /// The element type of `value`, where the file states it.
     pub fn data_type(&self, value: &str) -> Option<DataType> {
-        if let Some(tensor) = self.constants.get(value) {
-            return DataType::try_from(tensor.data_type()).ok();
-        }
-        let type_proto::Value::TensorType(tensor) = self.infos.get(value)?.r#type.as_ref()?.value.as_ref()?
-        else {
-            return None;
+        let code = match self.own_constant(value) {
+            Some(tensor) => tensor.data_type(),
+            None => self.tensor_type(value)?.elem_type(),
         };
-        DataType::try_from(tensor.elem_type()).ok()
+        DataType::try_from(code).ok()
     }
 
     /// The shape of `value` as far as the file states it; a symbolic or unknown dim is `None`.
     pub fn shape(&self, value: &str) -> Option<Vec<Option<i64>>> {
-        if let Some(tensor) = self.constants.get(value) {
+        if let Some(tensor) = self.own_constant(value) {
             return Some(tensor.dims.iter().map(|&dim| Some(dim)).collect());
         }
-        let type_proto::Value::TensorType(tensor) = self.infos.get(value)?.r#type.as_ref()?.value.as_ref()?
-        else {
-            return None;
-        };
         let dim = |dim: &Dimension| match dim.value {
             Some(dimension::Value::DimValue(known)) => Some(known),
             _ => None,
         };
-        Some(tensor.shape.as_ref()?.dim.iter().map(dim).collect())
+        Some(self.tensor_type(value)?.shape.as_ref()?.dim.iter().map(dim).collect())
     }
-}
 
-fn named(info: &ValueInfoProto) -> (&str, &ValueInfoProto) {
-    (info.name(), info)
+    fn tensor_type(&self, value: &str) -> Option<&type_proto::Tensor> {
+        match self.infos.get(value)?.r#type.as_ref()?.value.as_ref()? {
+            type_proto::Value::TensorType(tensor) => Some(tensor),
+            _ => None,
+        }
+    }
 }
 
 fn identity_output(node: &NodeProto) -> Option<&str> {
@@ -189,15 +213,17 @@ fn identity_output(node: &NodeProto) -> Option<&str> {
 }
 
 /// What a Constant node makes, in any of the numeric spellings (opset 12 added the short ones).
-fn constant_node(node: &NodeProto) -> Option<Cow<'_, TensorProto>> {
+fn constant_node(id: NodeId, node: &NodeProto) -> Option<Constant> {
     let attribute = node.attribute.first().filter(|_| node.is_op("Constant"))?;
     let name = node.output.first()?;
     Some(match attribute.name() {
-        "value" => Cow::Borrowed(attribute.t.as_ref()?),
-        "value_float" => Cow::Owned(tensor::from_f32(name, &[], &[attribute.f?])),
-        "value_floats" => Cow::Owned(tensor::from_f32(name, &[attribute.floats.len()], &attribute.floats)),
-        "value_int" => Cow::Owned(tensor::from_i64(name, &[], &[attribute.i?])),
-        "value_ints" => Cow::Owned(tensor::from_i64(name, &[attribute.ints.len()], &attribute.ints)),
+        "value" => attribute.t.as_ref().map(|_| Constant::Attribute(id))?,
+        "value_float" => Constant::Made(tensor::from_f32(name, &[], &[attribute.f?])),
+        "value_floats" => {
+            Constant::Made(tensor::from_f32(name, &[attribute.floats.len()], &attribute.floats))
+        }
+        "value_int" => Constant::Made(tensor::from_i64(name, &[], &[attribute.i?])),
+        "value_ints" => Constant::Made(tensor::from_i64(name, &[attribute.ints.len()], &attribute.ints)),
         _ => return None,
     })
 }

@@ -1,7 +1,7 @@
 //! Nodes and their attributes: making them and asking them.
 
 use super::proto::attribute_proto::AttributeType;
-use super::proto::{AttributeProto, NodeProto, TensorProto};
+use super::proto::{AttributeProto, GraphProto, NodeProto, TensorProto};
 
 /// The operator domain of this project's own nodes.
 pub const DOMAIN: &str = "ai.ptq4vit";
@@ -40,6 +40,25 @@ impl NodeProto {
     /// Whether this is the standard operator `op_type` (of any opset).
     pub fn is_op(&self, op_type: &str) -> bool {
         is_standard(self.domain()) && self.op_type() == op_type
+    }
+
+    /// Whether this computes on integer codes, or makes or reads them.
+    pub fn is_quantized(&self) -> bool {
+        let op = self.op_type();
+        op.contains("QuantizeLinear")
+            || op.contains("Integer")
+            || op.starts_with("QLinear")
+            || self.domain() == DOMAIN
+    }
+
+    /// The graphs inside of the node: the bodies of If, Loop and Scan.
+    pub fn subgraphs(&self) -> impl Iterator<Item = &GraphProto> {
+        self.attribute.iter().flat_map(AttributeProto::subgraphs)
+    }
+
+    /// As [`subgraphs`](Self::subgraphs).
+    pub fn subgraphs_mut(&mut self) -> impl Iterator<Item = &mut GraphProto> {
+        self.attribute.iter_mut().flat_map(AttributeProto::subgraphs_mut)
     }
 
     /// The attribute called `name`.
@@ -87,6 +106,16 @@ pub fn is_standard(domain: &str) -> bool {
 }
 
 impl AttributeProto {
+    /// The graphs among its values.
+    pub fn subgraphs(&self) -> impl Iterator<Item = &GraphProto> {
+        self.g.iter().chain(&self.graphs)
+    }
+
+    /// As [`subgraphs`](Self::subgraphs).
+    pub fn subgraphs_mut(&mut self) -> impl Iterator<Item = &mut GraphProto> {
+        self.g.iter_mut().chain(&mut self.graphs)
+    }
+
     /// An INT attribute.
     pub fn int(name: &str, value: i64) -> Self {
         Self { i: Some(value), ..Self::typed(name, AttributeType::Int) }

@@ -46,7 +46,7 @@ pub(super) fn model(model: &ModelProto) -> Result<()> {
 /// The values that `node` takes from around it through its subgraphs, beside its own inputs.
 pub(crate) fn captures(node: &NodeProto) -> Vec<&str> {
     let mut found = Vec::new();
-    node.attribute.iter().flat_map(graphs).for_each(|graph| graph_captures(graph, &mut found));
+    node.subgraphs().for_each(|graph| graph_captures(graph, &mut found));
     found
 }
 
@@ -63,11 +63,6 @@ pub(super) fn graph_captures<'m>(graph: &'m GraphProto, found: &mut Vec<&'m str>
     found.extend(used.into_iter().filter(|value| !value.is_empty() && !own.contains(value)));
 }
 
-/// The graphs among the values of an attribute.
-fn graphs(attribute: &AttributeProto) -> impl Iterator<Item = &GraphProto> {
-    attribute.g.iter().chain(&attribute.graphs)
-}
-
 /// The names of the initializers, dense and sparse.
 pub(super) fn constants(graph: &GraphProto) -> impl Iterator<Item = &str> {
     let sparse = graph.sparse_initializer.iter().filter_map(|s| s.values.as_ref());
@@ -82,7 +77,10 @@ fn nodes_nest(nodes: &[NodeProto], depth: usize) -> Result<()> {
 }
 
 fn nest(attributes: &[AttributeProto], depth: usize) -> Result<()> {
-    attributes.iter().flat_map(graphs).try_for_each(|graph| nodes_nest(&graph.node, depth + 1))
+    attributes
+        .iter()
+        .flat_map(AttributeProto::subgraphs)
+        .try_for_each(|graph| nodes_nest(&graph.node, depth + 1))
 }
 
 /// The values that a node may consume: those of its graph so far, and those of the graphs around it.
@@ -165,7 +163,7 @@ fn check_attributes<'m>(attributes: &'m [AttributeProto], scope: &Scope<'m, '_>)
     for attribute in attributes {
         attribute.t.iter().chain(&attribute.tensors).try_for_each(check_tensor)?;
         attribute.sparse_tensor.iter().chain(&attribute.sparse_tensors).try_for_each(check_sparse)?;
-        for graph in graphs(attribute) {
+        for graph in attribute.subgraphs() {
             check_graph(graph, Some(scope))?;
         }
     }

@@ -192,12 +192,12 @@ fn assign(patterns: &[Pattern], parts: &[&str], graph: &Graph, bound: Bindings) 
 }
 
 /// The node that makes `value`, if it is a standard `op_type`.
-fn made_by<'g>(graph: &Graph<'g>, value: &str, op_type: &str) -> Option<&'g NodeProto> {
+fn made_by<'g>(graph: &'g Graph, value: &str, op_type: &str) -> Option<&'g NodeProto> {
     graph.producer(value).map(|id| graph.node(id)).filter(|node| node.is_op(op_type))
 }
 
 /// A binary `op_type` whose second operand is a constant, and that constant.
-fn with_constant<'g>(graph: &Graph<'g>, value: &str, op_type: &str) -> Option<(&'g NodeProto, f64)> {
+fn with_constant<'g>(graph: &'g Graph, value: &str, op_type: &str) -> Option<(&'g NodeProto, f64)> {
     let node = made_by(graph, value, op_type)?;
     Some((node, scalar(graph, node.input.get(1)?)?))
 }

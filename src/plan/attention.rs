@@ -23,7 +23,7 @@ const LAYOUT: &[&str] = &[
 const SCORE_OPS: &[&str] = &["Mul", "Div", "Add", "Where", "Cast", "Identity", "Reshape"];
 
 /// Is `value` the output of a Softmax along the last axis (through dropout, casts and copies)?
-pub(super) fn softmax_behind<'g>(graph: &Graph<'g>, value: &str) -> Option<&'g NodeProto> {
+pub(super) fn softmax_behind<'g>(graph: &'g Graph, value: &str) -> Option<&'g NodeProto> {
     let mut value = value.to_string();
     for _ in 0..LONGEST_WAY {
         let node = graph.node(graph.producer(graph.resolve(&value))?);
@@ -39,7 +39,7 @@ pub(super) fn softmax_behind<'g>(graph: &Graph<'g>, value: &str) -> Option<&'g N
 }
 
 /// The Softmax to which `value` flows through scale and mask.
-pub(super) fn softmax_ahead<'g>(graph: &Graph<'g>, value: &str) -> Option<&'g NodeProto> {
+pub(super) fn softmax_ahead<'g>(graph: &'g Graph, value: &str) -> Option<&'g NodeProto> {
     let mut value = value.to_string();
     for _ in 0..LONGEST_WAY {
         let mut next = None;

@@ -1,12 +1,12 @@
 //! Models that this crate cannot take apart, told by their operators.
 
-use crate::onnx::{DOMAIN, Graph, NodeProto};
+use crate::onnx::Graph;
 use crate::{Error, Result};
 
 /// An error that names the first node of a quantized model, or of a domain that no one else reads.
 pub(super) fn refuse(graph: &Graph) -> Result<()> {
     for (_, node) in graph.nodes() {
-        if is_quantized(node) {
+        if node.is_quantized() {
             let why = format!("the model is already quantized ({}); give the float model", node.op_type());
             return Err(Error::model(node.label(), why));
         }
@@ -24,12 +24,4 @@ pub(super) fn refuse(graph: &Graph) -> Result<()> {
         }
     }
     Ok(())
-}
-
-fn is_quantized(node: &NodeProto) -> bool {
-    let op = node.op_type();
-    op.contains("QuantizeLinear")
-        || op.contains("Integer")
-        || op.starts_with("QLinear")
-        || node.domain() == DOMAIN
 }

@@ -8,7 +8,7 @@ mod sites;
 use serde::Serialize;
 
 pub use activations::Activation;
-pub use sites::plan;
+pub use sites::{ensure_finite, plan};
 
 use crate::onnx::NodeId;
 

@@ -7,12 +7,14 @@ use super::attention::{
 };
 use super::{FloatNode, LhsSource, Plan, RhsOperand, Site, SiteKind, WeightLayout, activations, foreign};
 use crate::onnx::{Graph, NodeId, NodeProto, ValueInfoProto, tensor};
+use crate::prepare::Prepared;
 use crate::{Error, Result};
 
 /// Finds the sites of a float model. `exclude` names sites to leave in float.
 ///
 /// An error if the model is quantized already, if `exclude` names no site, or if nothing is left to quantize.
-pub fn plan(graph: &Graph, exclude: &[String]) -> Result<Plan> {
+pub fn plan(model: &Prepared, exclude: &[String]) -> Result<Plan> {
+    let graph = model.graph();
     foreign::refuse(graph)?;
     if graph.opset() < 13 {
         return Err(Error::unsupported(
@@ -44,6 +46,34 @@ pub fn plan(graph: &Graph, exclude: &[String]) -> Result<Plan> {
     }
     plan.float.extend(float_by_design(graph));
     Ok(plan)
+}
+
+/// An error that names the first tensor with a NaN, or the first weight to quantize with an infinity. (Elsewhere an
+/// infinity may be meant: attention masks have them.)
+pub fn ensure_finite(model: &Prepared, plan: &Plan) -> Result<()> {
+    let graph = model.graph();
+    for site in &plan.sites {
+        if let RhsOperand::Weight { value, .. } = &site.b
+            && let Some(weight) = graph.constant(value)
+            && let Some(at) = tensor::first_non_finite(weight)
+        {
+            return Err(Error::model(
+                format!("weight `{value}` of site `{}`", site.name),
+                format!("element {at} is not finite"),
+            ));
+        }
+    }
+    for initializer in &graph.model().graph().initializer {
+        if tensor::first_non_finite(initializer).is_some()
+            && let Some(at) = tensor::f32s(initializer)?.iter().position(|x| x.is_nan())
+        {
+            return Err(Error::model(
+                format!("tensor `{}`", initializer.name()),
+                format!("element {at} is NaN"),
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// The site at a product, its place not yet known; or why it stays in float.
@@ -78,7 +108,7 @@ fn site(graph: &Graph, id: NodeId, node: &NodeProto, varying: &HashSet<&str>) ->
 }
 
 /// The values that depend on what the image shows; on its size alone does not count.
-fn varying<'g>(graph: &Graph<'g>) -> HashSet<&'g str> {
+fn varying(graph: &Graph) -> HashSet<&str> {
     let mut found: HashSet<&str> = graph.inputs().map(ValueInfoProto::name).collect();
     for (_, node) in graph.nodes().filter(|(_, node)| !node.is_op("Shape") && !node.is_op("Size")) {
         let values = node.input.iter().map(String::as_str).chain(crate::onnx::captures(node));

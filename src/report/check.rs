@@ -14,7 +14,7 @@ pub struct CheckReport {
     pub float: String,
     /// The quantized model's file.
     pub quantized: String,
-    /// Against the bar, if there was one.
+    /// Against the thresholds, if there are any.
     pub verdict: Option<Verdict>,
     /// The figures.
     #[serde(flatten)]
@@ -49,7 +49,7 @@ impl CheckReport {
 impl fmt::Display for CheckReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}\n", self.headline())?;
-        let Comparison { accuracy, classifier, sqnr_db, cosine, layers, .. } = &self.comparison;
+        let Comparison { accuracy, classifier, sqnr_db, cosine, sites, .. } = &self.comparison;
         if let Some(accuracy) = accuracy {
             let (float, quantized) = (accuracy.float, accuracy.quantized);
             let row = |name: &str, float: f64, quantized: f64| {
@@ -75,8 +75,8 @@ impl fmt::Display for CheckReport {
         row(if classifier.is_some() { "logit SQNR" } else { "feature SQNR" }, sqnr_db.to_string());
         row("mean cosine", format!("{cosine:.6}"));
         f.write_str(&table(&["", "quantized against float"], &[Align::Left, Align::Right], rows))?;
-        if !layers.is_empty() {
-            let rows = layers.iter().map(|layer| vec![layer.name.clone(), layer.sqnr_db.to_string()]);
+        if !sites.is_empty() {
+            let rows = sites.iter().map(|site| vec![site.name.clone(), site.sqnr_db.to_string()]);
             writeln!(f)?;
             f.write_str(&table(&["site", "SQNR"], &[Align::Left, Align::Right], rows))?;
         }

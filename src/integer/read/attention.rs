@@ -2,7 +2,7 @@
 
 use super::linear::shift_between;
 use super::operand::Operand;
-use super::{Found, Reader, operands, orders};
+use super::{Reader, Unnamed, operands, orders};
 use crate::integer::site::{Product, widths};
 use crate::onnx::{NodeId, NodeProto};
 use crate::quant::{Quantizer, Scale, TwinScale};
@@ -13,7 +13,7 @@ const ALPHA: f32 = 1.0 - f32::EPSILON / 2.0;
 
 impl Reader<'_> {
     /// `MatMul(QDQ(A/Δ_A), QDQ(B/Δ_B)) · Δ_A·Δ_B`, the scales `[H, 1, 1]`.
-    pub(super) fn heads(&self, node: &NodeProto) -> Result<Option<Found>> {
+    pub(super) fn heads(&self, node: &NodeProto) -> Result<Option<Unnamed>> {
         let Some(factors) = operands(node) else { return Ok(None) };
         let product =
             |[product, scales]: [&'_ str; 2]| Some((self.binary(product, "MatMul")?, self.per_head(scales)?));
@@ -35,7 +35,7 @@ impl Reader<'_> {
             let why = "it does not multiply by the product of the scales that divide the operands";
             return Err(Error::unsupported(node.label(), why));
         }
-        Ok(Some(Found {
+        Ok(Some(Unnamed {
             op: "MatMul",
             inputs: vec![lhs.value, rhs.value],
             nodes: lhs.nodes.into_iter().chain(rhs.nodes).chain([id]).collect(),
@@ -45,7 +45,7 @@ impl Reader<'_> {
 
     /// `(MatMul(QDQ(lo), QDQ(V/Δ_V))·r1 + MatMul(QDQ(hi), QDQ(V/Δ_V)))·Δ_V`, where `r1` is the end of R1 and `lo`, in
     /// units of it, and `hi` are the parts of P below and above.
-    pub(super) fn twin_softmax(&self, node: &NodeProto) -> Result<Option<Found>> {
+    pub(super) fn twin_softmax(&self, node: &NodeProto) -> Result<Option<Unnamed>> {
         let Some(factors) = operands(node) else { return Ok(None) };
         let Some(skeleton) = orders(factors).into_iter().find_map(|factors| self.softmax_skeleton(factors))
         else {
@@ -71,7 +71,7 @@ impl Reader<'_> {
         }
         nodes.extend(range_nodes);
         nodes.extend(lo.nodes.into_iter().chain(hi.nodes).chain(v.nodes).chain(same_v.nodes));
-        Ok(Some(Found {
+        Ok(Some(Unnamed {
             op: "TwinSoftmaxMatMul",
             inputs: vec![p, v.value],
             nodes,

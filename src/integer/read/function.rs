@@ -1,7 +1,7 @@
 //! Twins as nodes of our own domain: what their attributes say, and whether they contradict each other.
 
 use super::operand::uniform_width;
-use super::{Found, Reader};
+use super::{Reader, Unnamed};
 use crate::integer::site::{Outliers, Product};
 use crate::onnx::{DOMAIN, NodeProto};
 use crate::quant::{Bits, Quantizer};
@@ -9,8 +9,8 @@ use crate::{Error, Result};
 
 impl Reader<'_> {
     /// The twin that `node` is. Its function's body is not read, but must be there.
-    pub(super) fn function(&self, node: &NodeProto) -> Result<Found> {
-        let functions = &self.model.proto.functions;
+    pub(super) fn function(&self, node: &NodeProto) -> Result<Unnamed> {
+        let functions = &self.graph.model().proto.functions;
         if !functions.iter().any(|f| f.domain() == DOMAIN && f.name() == node.op_type()) {
             return Err(Error::model(
                 node.label(),
@@ -27,7 +27,7 @@ impl Reader<'_> {
         }
     }
 
-    fn gelu_function(&self, node: &NodeProto) -> Result<Found> {
+    fn gelu_function(&self, node: &NodeProto) -> Result<Unnamed> {
         let [x, weight @ ..] = node.input.as_slice() else {
             return Err(Error::model(node.label(), "has no inputs"));
         };
@@ -51,7 +51,7 @@ impl Reader<'_> {
                 format!("a weight of dims {dims:?}, expected [K, N]"),
             ));
         }
-        Ok(Found {
+        Ok(Unnamed {
             op: "TwinGeluMatMul",
             inputs: vec![x.clone()],
             nodes: vec![],
@@ -59,7 +59,7 @@ impl Reader<'_> {
         })
     }
 
-    fn softmax_function(node: &NodeProto) -> Result<Found> {
+    fn softmax_function(node: &NodeProto) -> Result<Unnamed> {
         let [p, v] = node.input.as_slice() else {
             return Err(Error::model(node.label(), "expected the inputs P and V"));
         };
@@ -82,7 +82,7 @@ impl Reader<'_> {
         agree(node, "v_bits", int(node, "v_bits")? == i64::from(bits.get()))?;
         agree(node, "v_scale", v_scales.len() == a.len())?;
         let quantizer = |&s: &f32| Ok(Quantizer::Uniform { scale: Self::scale(&node.label(), s)?, bits });
-        Ok(Found {
+        Ok(Unnamed {
             op: "TwinSoftmaxMatMul",
             inputs: vec![p.clone(), v.clone()],
             nodes: vec![],

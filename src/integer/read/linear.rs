@@ -1,7 +1,7 @@
 //! Products with a constant weight: uniform linear layers, the post-GELU twin as plain nodes, the patch convolution.
 
 use super::operand::Pair;
-use super::{Found, Reader, operands, orders};
+use super::{Reader, Unnamed, operands, orders};
 use crate::integer::site::{Outliers, Product, Weight, widths};
 use crate::onnx::{NodeId, NodeProto, tensor};
 use crate::quant::{MAX_SHIFT, Quantizer, Scale, TwinScale};
@@ -9,7 +9,7 @@ use crate::{Error, Result};
 
 impl Reader<'_> {
     /// `MatMul(QDQ(x), DQ(W))`, or of two activations with a scalar scale each.
-    pub(super) fn matmul(&self, node: &NodeProto) -> Result<Option<Found>> {
+    pub(super) fn matmul(&self, node: &NodeProto) -> Result<Option<Unnamed>> {
         let Some([a, b]) = operands(node) else { return Ok(None) };
         let (lhs, rhs) = (self.uniform(a)?, self.uniform(b)?);
         let weight = self.made_by(b, "DequantizeLinear").filter(|_| rhs.is_none());
@@ -18,7 +18,7 @@ impl Reader<'_> {
             (Some(lhs), None, Some((id, dequantize))) => {
                 Self::no_head_scales(node, lhs.scaled)?;
                 let weight = self.linear_weight(dequantize)?;
-                Ok(Some(Found {
+                Ok(Some(Unnamed {
                     op: "MatMul",
                     inputs: vec![lhs.value],
                     nodes: lhs.nodes.into_iter().chain([id]).collect(),
@@ -32,7 +32,7 @@ impl Reader<'_> {
             }
             (Some(lhs), Some(rhs), None) => {
                 Self::no_head_scales(node, lhs.scaled || rhs.scaled)?;
-                Ok(Some(Found {
+                Ok(Some(Unnamed {
                     op: "MatMul",
                     inputs: vec![lhs.value, rhs.value],
                     nodes: lhs.nodes.into_iter().chain(rhs.nodes).collect(),
@@ -44,7 +44,7 @@ impl Reader<'_> {
     }
 
     /// `Squeeze(MatMul(QDQ(x[M, K]), DQ(W)) + b[1, 1, N], axes 0)`: a classifier with its bias.
-    pub(super) fn classifier(&self, node: &NodeProto) -> Result<Option<Found>> {
+    pub(super) fn classifier(&self, node: &NodeProto) -> Result<Option<Unnamed>> {
         let [sum, axes] = node.input.as_slice() else { return Ok(None) };
         let first_axis = self.graph.constant(axes).and_then(|axes| tensor::i64s(axes).ok());
         let Some((add, terms)) = self.binary(sum, "Add").filter(|_| first_axis == Some(vec![0])) else {
@@ -88,7 +88,7 @@ impl Reader<'_> {
     }
 
     /// `MatMul(QDQ(Clip(x, −q·fine, 0)), DQ(W)) + MatMul(QDQ(Clip(x, 0, q·coarse)), DQ(W))`.
-    pub(super) fn twin_gelu(&self, node: &NodeProto) -> Result<Option<Found>> {
+    pub(super) fn twin_gelu(&self, node: &NodeProto) -> Result<Option<Unnamed>> {
         let Some(terms) = operands(node) else { return Ok(None) };
         let mut parts = Vec::new();
         for term in terms {
@@ -124,7 +124,7 @@ impl Reader<'_> {
         let weight = self.linear_weight(negative.weight)?;
         self.linear_weight(positive.weight)?;
         let nodes = parts.iter().flat_map(|part| part.ids.into_iter().chain(part.pair.nodes));
-        Ok(Some(Found {
+        Ok(Some(Unnamed {
             op: "TwinGeluMatMul",
             inputs: vec![x.to_string()],
             nodes: nodes.chain([low_id, high_id]).collect(),
@@ -150,7 +150,7 @@ impl Reader<'_> {
     }
 
     /// `Conv(QDQ(x), DQ(W), bias)` without overlap, padding or groups.
-    pub(super) fn conv(&self, node: &NodeProto) -> Result<Option<Found>> {
+    pub(super) fn conv(&self, node: &NodeProto) -> Result<Option<Unnamed>> {
         let [a, b, bias @ ..] = node.input.as_slice() else { return Ok(None) };
         let (lhs, weight) = match (self.uniform(a)?, self.made_by(b, "DequantizeLinear")) {
             (None, None) => return Ok(None),
@@ -181,7 +181,7 @@ impl Reader<'_> {
             }
             _ => None,
         };
-        Ok(Some(Found {
+        Ok(Some(Unnamed {
             op: "Conv",
             inputs: vec![lhs.value],
             nodes: lhs.nodes.into_iter().chain([id]).collect(),

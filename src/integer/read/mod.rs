@@ -10,16 +10,24 @@ mod outliers;
 use std::collections::BTreeSet;
 
 use super::site::{Product, Site, SiteInfo};
-use crate::onnx::{DOMAIN, Graph, Model, NodeId, NodeProto};
+use crate::onnx::{DOMAIN, Graph, NodeId, NodeProto};
 use crate::{Error, Result};
 
-/// The sites of `model` in the order of the graph.
-pub(super) fn read(model: &Model) -> Result<Vec<Site>> {
-    let reader = Reader { model, graph: Graph::new(model)? };
+/// What the nodes of a quantized graph make.
+pub(super) struct Found {
+    /// In the order of the graph.
+    pub(super) sites: Vec<Site>,
+    /// The matrix products that are in no site.
+    pub(super) float: Vec<NodeId>,
+}
+
+/// The sites of `graph`.
+pub(super) fn read(graph: &Graph) -> Result<Found> {
+    let reader = Reader { graph };
     let mut taken: BTreeSet<NodeId> = BTreeSet::new();
     let mut sites = Vec::new();
     // Backwards, so that a twin's sum comes before the products that it consists of.
-    for (id, node) in reader.graph.nodes().collect::<Vec<_>>().into_iter().rev() {
+    for (id, node) in reader.graph.nodes().rev() {
         if taken.contains(&id) {
             continue;
         }
@@ -41,16 +49,18 @@ pub(super) fn read(model: &Model) -> Result<Vec<Site>> {
         ));
     }
     sites.reverse();
-    Ok(sites)
+    let products = reader.graph.nodes().filter(|(id, node)| {
+        !taken.contains(id) && ["MatMul", "Gemm", "Conv"].iter().any(|op| node.is_op(op))
+    });
+    Ok(Found { sites, float: products.map(|(id, _)| id).collect() })
 }
 
 struct Reader<'m> {
-    model: &'m Model,
-    graph: Graph<'m>,
+    graph: &'m Graph,
 }
 
 /// A site before it has a name.
-struct Found {
+struct Unnamed {
     op: &'static str,
     inputs: Vec<String>,
     nodes: Vec<NodeId>,

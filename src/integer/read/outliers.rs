@@ -1,13 +1,13 @@
 //! A linear layer some of whose channels stay in float.
 
-use super::{Found, Reader, operands, orders};
+use super::{Reader, Unnamed, operands, orders};
 use crate::Result;
 use crate::integer::site::{Outliers, Product};
 use crate::onnx::{DOMAIN, NodeProto, tensor};
 
 impl Reader<'_> {
     /// `inliers(x) + MatMul(Gather(x, channels, axis −1), rows)`. A sum that is nearly so is a float Add like any other.
-    pub(super) fn with_outliers(&self, node: &NodeProto) -> Result<Option<Found>> {
+    pub(super) fn with_outliers(&self, node: &NodeProto) -> Result<Option<Unnamed>> {
         let Some(terms) = operands(node) else { return Ok(None) };
         for [inliers, outliers] in orders(terms) {
             let Some((product, [gathered, rows])) = self.binary(outliers, "MatMul") else { continue };
@@ -32,7 +32,7 @@ impl Reader<'_> {
     }
 
     /// The linear layer whose product `node` makes.
-    fn inliers(&self, node: &NodeProto) -> Result<Option<Found>> {
+    fn inliers(&self, node: &NodeProto) -> Result<Option<Unnamed>> {
         match node.op_type() {
             _ if node.domain() == DOMAIN => self.function(node).map(Some),
             "MatMul" if node.is_op("MatMul") => self.matmul(node),

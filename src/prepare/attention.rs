@@ -1,12 +1,12 @@
 //! `Attention` (opset 23) as the nodes that it stands for.
 
 use crate::onnx::node::node;
-use crate::onnx::{AttributeProto, DataType, Edits, Graph, Model, NodeProto, TensorProto, tensor};
+use crate::onnx::{AttributeProto, DataType, Edits, Graph, NodeProto, TensorProto, tensor};
 use crate::{Error, Result};
 
 /// The edits that take every `Attention` of `graph` apart; `None` if it has none.
-pub(super) fn expand(graph: &Graph, model: &Model) -> Result<Option<Edits>> {
-    let mut edits = Edits::new(model);
+pub(super) fn expand(graph: &Graph) -> Result<Option<Edits>> {
+    let mut edits = Edits::new(graph.model());
     let mut found = false;
     for (id, attention) in graph.nodes().filter(|(_, node)| node.is_op("Attention")) {
         let nodes = Expansion { graph, attention, edits: &mut edits, nodes: Vec::new() }.run()?;
@@ -16,14 +16,14 @@ pub(super) fn expand(graph: &Graph, model: &Model) -> Result<Option<Edits>> {
     Ok(found.then_some(edits))
 }
 
-struct Expansion<'e, 'g> {
-    graph: &'e Graph<'g>,
-    attention: &'g NodeProto,
+struct Expansion<'e> {
+    graph: &'e Graph,
+    attention: &'e NodeProto,
     edits: &'e mut Edits,
     nodes: Vec<NodeProto>,
 }
 
-impl Expansion<'_, '_> {
+impl Expansion<'_> {
     /// `Y = Softmax(scale·Q·Kᵀ + mask)·V`, over `[N, H, T, D]`. Operands `[N, T, H·D]` are cut into heads first.
     fn run(mut self) -> Result<Vec<NodeProto>> {
         self.refuse_what_is_not_vision()?;

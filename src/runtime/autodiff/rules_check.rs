@@ -158,7 +158,7 @@ fn network(case: &Case, input: usize) -> Network {
 fn check(case: &Case, input: usize) {
     let name = format!("{} {:?}, input {input}", case.op.name(), case.op);
     let network = network(case, input);
-    let (source, out) = (network.model().inputs[0], network.model().outputs[0]);
+    let (source, out) = (network.model.inputs[0], network.model.outputs[0]);
     let x: ArrayD<f32> = case.inputs[input].to_plain_array_view().unwrap().to_owned();
     let run = |x: &ArrayD<f32>| network.forward(x.clone().into_tensor(), &[out]).unwrap();
     let tape = run(&x);
@@ -213,7 +213,7 @@ fn an_op_without_a_rule_is_named() {
     let case = unary(math::Cos {});
     let network = network(&case, 0);
     let tape = network.forward(case.inputs[0].clone(), &[]).unwrap();
-    let model = network.model();
+    let model = &network.model;
     let seeds = ArrayD::ones(vec![1, 2, 3]);
     let error =
         tape.backward(vec![(model.outputs[0], seeds)], &[model.inputs[0]], |_, _| Ok(())).unwrap_err();

@@ -66,15 +66,6 @@ fn with_defaults(model: &Model) -> crate::onnx::ModelProto {
     proto
 }
 
-/// tract's optimized plan of a typed graph.
-pub(crate) fn optimized(typed: TypedModel) -> Result<TypedModel> {
-    match guarded(|| typed.into_optimized()) {
-        Ok(Ok(optimized)) => Ok(optimized),
-        Ok(Err(e)) => Err(Error::unsupported("tract", format!("{e:#}"))),
-        Err(panic) => Err(Error::model("graph", format!("tract cannot optimize it: {panic}"))),
-    }
-}
-
 /// Shapes come from the input alone.
 fn reader() -> Onnx {
     tract_onnx::onnx().with_ignore_value_info(true).with_ignore_output_shapes(true)

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use ndarray::{ArrayD, Axis, Slice};
 
-use crate::onnx::{Edits, Graph, Model, NodeProto, tensor};
+use crate::onnx::{Edits, Graph, NodeProto, tensor};
 use crate::{Error, Result};
 
 /// What is computed so far, by name.
@@ -12,14 +12,14 @@ type Known = HashMap<String, ArrayD<f32>>;
 
 /// The edits that put a constant in the place of whatever only moves elements of float constants; `None` if nothing
 /// does. None of these operators makes more elements than it takes.
-pub(super) fn fold(graph: &Graph, model: &Model) -> Result<Option<Edits>> {
+pub(super) fn fold(graph: &Graph) -> Result<Option<Edits>> {
     let mut known = Known::new();
     for (_, node) in graph.nodes() {
         if let Some(values) = moved(graph, node, &known)? {
             known.extend(node.output.iter().cloned().zip(values));
         }
     }
-    let mut edits = Edits::new(model);
+    let mut edits = Edits::new(graph.model());
     let mut names: HashMap<&str, String> = HashMap::new();
     for (id, node) in graph.nodes().filter(|(_, node)| !made(&known, node)) {
         for (index, value) in node.input.iter().enumerate() {

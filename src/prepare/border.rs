@@ -40,7 +40,7 @@ fn widen_graph(graph: &mut GraphProto, types: &mut Vec<(String, DataType)>) {
         if TYPE_ATTRIBUTES.contains(&attribute.name()) && attribute.i.is_some_and(|i| is_half(i as i32)) {
             attribute.i = Some(DataType::Float as i64);
         }
-        attribute.g.iter_mut().chain(&mut attribute.graphs).for_each(|g| widen_graph(g, &mut Vec::new()));
+        attribute.subgraphs_mut().for_each(|graph| widen_graph(graph, &mut Vec::new()));
     }
 }
 
@@ -90,9 +90,7 @@ fn rename(nodes: &mut [NodeProto], from: &str, to: &str) {
         for name in node.input.iter_mut().chain(&mut node.output).filter(|name| *name == from) {
             to.clone_into(name);
         }
-        for graph in node.attribute.iter_mut().flat_map(|a| a.g.iter_mut().chain(&mut a.graphs)) {
-            rename(&mut graph.node, from, to);
-        }
+        node.subgraphs_mut().for_each(|graph| rename(&mut graph.node, from, to));
     }
 }
 

@@ -34,7 +34,7 @@ pub(super) fn check(graph: &GraphProto) -> Result<()> {
 
 fn check_node(node: &NodeProto) -> Result<()> {
     for attribute in &node.attribute {
-        if attribute.g.is_some() || !attribute.graphs.is_empty() {
+        if attribute.subgraphs().next().is_some() {
             let why = "has a graph inside (If, Loop, Scan): vision transformers need none";
             return Err(Error::unsupported(node.label(), why));
         }

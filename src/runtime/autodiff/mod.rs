@@ -20,7 +20,7 @@ use crate::error::guarded;
 use crate::{Error, Result};
 
 /// A typed model ready to run: what does not depend on its input is computed once, here.
-pub struct Network {
+pub(super) struct Network {
     model: TypedModel,
     order: Vec<usize>,
     /// By node: its outputs, if they depend on no input of the model.
@@ -32,7 +32,7 @@ pub struct Network {
 }
 
 /// The values of one forward pass, kept for the backward pass.
-pub struct Tape<'n> {
+pub(super) struct Tape<'n> {
     network: &'n Network,
     values: Vec<Option<TVec<TValue>>>,
     /// By node: the shapes of its outputs.
@@ -42,7 +42,7 @@ pub struct Tape<'n> {
 impl Network {
     /// Prepares a model with one float input and concrete shapes. An error if what it computes from its constants takes
     /// more than `limit` bytes beyond theirs.
-    pub fn new(model: TypedModel, limit: usize) -> Result<Self> {
+    pub(super) fn new(model: TypedModel, limit: usize) -> Result<Self> {
         let order = model.eval_order().map_err(|e| Error::model("graph", e))?;
         let mut fixed: Vec<Option<TVec<TValue>>> = vec![None; model.nodes.len()];
         let bytes =
@@ -79,13 +79,8 @@ impl Network {
         Ok(Self { model, order, fixed, kept, readers })
     }
 
-    /// The graph.
-    pub fn model(&self) -> &TypedModel {
-        &self.model
-    }
-
     /// Runs the model on `input`; keeps the values of `wanted` and those that rules read.
-    pub fn forward(&self, input: Tensor, wanted: &[OutletId]) -> Result<Tape<'_>> {
+    pub(super) fn forward(&self, input: Tensor, wanted: &[OutletId]) -> Result<Tape<'_>> {
         let mut readers = self.readers.clone();
         let mut shapes: Vec<TVec<TVec<usize>>> = vec![tvec!(); self.model.nodes.len()];
         for outlet in wanted {
@@ -113,7 +108,7 @@ impl Network {
 
 impl Tape<'_> {
     /// The float value at `outlet`, which must be among those wanted.
-    pub fn value(&self, outlet: OutletId) -> Result<ArrayViewD<'_, f32>> {
+    pub(super) fn value(&self, outlet: OutletId) -> Result<ArrayViewD<'_, f32>> {
         let value = self.values[outlet.node].as_ref().map(|v| &v[outlet.slot]);
         let value =
             value.ok_or_else(|| Error::model(self.name(outlet.node), "its value was not asked for"))?;
@@ -121,12 +116,12 @@ impl Tape<'_> {
     }
 
     /// The shape of the value at `outlet`.
-    pub fn shape(&self, outlet: OutletId) -> &[usize] {
+    pub(super) fn shape(&self, outlet: OutletId) -> &[usize] {
         &self.shapes[outlet.node][outlet.slot]
     }
 
     /// What the values that depend on the input take, in bytes.
-    pub fn bytes(&self) -> usize {
+    pub(super) fn bytes(&self) -> usize {
         let own = self.values.iter().zip(&self.network.fixed).filter(|(_, fixed)| fixed.is_none());
         let bytes = |value: &TValue| value.len() * value.datum_type().size_of();
         own.flat_map(|(values, _)| values.iter().flatten()).map(bytes).sum()
@@ -136,7 +131,7 @@ impl Tape<'_> {
     /// `∂(Σ_o ⟨dy_o, value(o)⟩)/∂value(w)` of each `w` of `wanted`: `found(index of w, [S, shape of w])` is called when
     /// they are known; with zeros where nothing depends on `w`. Values are freed once no rule needs them.
     /// [`Error::Unsupported`] names an op on the way that has no rule.
-    pub fn backward(
+    pub(super) fn backward(
         mut self,
         from: Vec<(OutletId, ArrayD<f32>)>,
         wanted: &[OutletId],

@@ -1,0 +1,140 @@
+//! What runs a model: one trait, whatever the arithmetic. Batching is here, once.
+
+use std::fmt;
+
+use ndarray::{Array4, ArrayD, ArrayView4, Axis, Slice, concatenate};
+use rayon::prelude::*;
+use serde::Serialize;
+
+use crate::{Error, Result};
+
+/// A model that is ready to run on images of one size, for any number of threads at once.
+///
+/// An implementation runs one batch ([`pass`](Self::pass)); callers give any number of images to [`run`](Self::run) and
+/// [`run_tapped`](Self::run_tapped).
+pub trait Engine: Send + Sync {
+    /// `[N, C, H, W]` of one batch: N is what the file fixes, or 1.
+    fn input_shape(&self) -> [usize; 4];
+
+    /// How it computes.
+    fn arithmetic(&self) -> Arithmetic;
+
+    /// The model's first output for one batch of [`input_shape`](Self::input_shape), and the values named `taps`.
+    ///
+    /// An error names the tap that the engine cannot give.
+    fn pass(&self, batch: Array4<f32>, taps: &[&str]) -> Result<Tapped>;
+
+    /// Where the time of a pass over `images` goes, the most expensive operator first; empty if the engine can't tell.
+    ///
+    /// The number of images is a multiple of the batch.
+    fn profile(&self, _images: &ArrayView4<f32>) -> Result<Vec<OperatorTime>> {
+        Ok(Vec::new())
+    }
+
+    /// The model's first output for `images` `[N, C, H, W]`, in their order.
+    fn run(&self, images: &ArrayView4<f32>) -> Result<ArrayD<f32>> {
+        Ok(self.run_tapped(images, &[])?.output)
+    }
+
+    /// As [`run`](Self::run), with the values named `taps`.
+    ///
+    /// Batches run in parallel. A last batch that is too short is filled up with its last image, and what that image
+    /// adds to the results is cut off.
+    fn run_tapped(&self, images: &ArrayView4<f32>, taps: &[&str]) -> Result<Tapped> {
+        let shape = self.input_shape();
+        if images.shape()[1..] != shape[1..] || images.is_empty() {
+            let expected = format!("expected one or more images of {:?} (C, H, W)", &shape[1..]);
+            return Err(Error::data("images", format!("shape {:?}: {expected}", images.shape())));
+        }
+        let batches: Vec<ArrayView4<f32>> = images.axis_chunks_iter(Axis(0), shape[0]).collect();
+        let run = |batch: &ArrayView4<f32>| {
+            let present = batch.len_of(Axis(0));
+            let tapped = self.pass(filled(batch, shape[0]), taps)?;
+            if present == shape[0] { Ok(tapped) } else { tapped.cut(present, shape[0]) }
+        };
+        // The first error in the order of the images, on any number of threads.
+        let passes: Vec<Result<Tapped>> = batches.par_iter().map(run).collect();
+        Tapped::join(passes.into_iter().collect::<Result<_>>()?)
+    }
+}
+
+/// How an engine computes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[non_exhaustive]
+pub enum Arithmetic {
+    /// In f32.
+    Float,
+    /// The matrix products in integers.
+    Integer,
+}
+
+impl fmt::Display for Arithmetic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Float => "float",
+            Self::Integer => "integer",
+        })
+    }
+}
+
+/// What a model gives for some images.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Tapped {
+    /// The model's first output.
+    pub output: ArrayD<f32>,
+    /// The values that were asked for, in that order.
+    pub values: Vec<ArrayD<f32>>,
+}
+
+/// What the nodes of one operator took in [`Engine::profile`].
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct OperatorTime {
+    /// The operator; of a site, what it computes.
+    pub operator: String,
+    /// Nodes per pass.
+    pub nodes: usize,
+    /// Wall-clock time, all passes together.
+    pub seconds: f64,
+}
+
+/// `batch` with its last image repeated until there are `size`.
+fn filled(batch: &ArrayView4<f32>, size: usize) -> Array4<f32> {
+    let missing = size - batch.len_of(Axis(0));
+    let last = batch.slice_axis(Axis(0), Slice::from(-1..));
+    let mut parts = vec![batch.view()];
+    parts.resize(1 + missing, last);
+    concatenate(Axis(0), &parts).expect("all parts are images of one shape")
+}
+
+impl Tapped {
+    /// The part of the first `present` images of a batch of `size`.
+    fn cut(self, present: usize, size: usize) -> Result<Self> {
+        let cut = |value: ArrayD<f32>| {
+            // The first axis holds the images, alone or with heads or tokens folded in.
+            let rows =
+                value.shape().first().copied().filter(|rows| rows.is_multiple_of(size)).ok_or_else(|| {
+                    let why = format!("a value of shape {:?} does not hold {size} images", value.shape());
+                    Error::model("running the model", why)
+                })?;
+            Ok(value.slice_axis(Axis(0), Slice::from(..rows / size * present)).to_owned())
+        };
+        let output = cut(self.output)?;
+        Ok(Self { output, values: self.values.into_iter().map(cut).collect::<Result<_>>()? })
+    }
+
+    /// The results of all batches, one after the other along axis 0.
+    fn join(mut passes: Vec<Self>) -> Result<Self> {
+        if passes.len() == 1 {
+            return Ok(passes.remove(0));
+        }
+        let join = |of: &dyn Fn(&Self) -> &ArrayD<f32>| {
+            let views: Vec<_> = passes.iter().map(|pass| of(pass).view()).collect();
+            concatenate(Axis(0), &views)
+                .map_err(|e| Error::unsupported("batches", format!("cannot be joined along axis 0: {e}")))
+        };
+        let values = (0..passes[0].values.len()).map(|tap| join(&|pass| &pass.values[tap]));
+        Ok(Self { values: values.collect::<Result<_>>()?, output: join(&|pass| &pass.output)? })
+    }
+}

@@ -1,0 +1,103 @@
+//! A model as every later stage takes it: computing in f32, weights constant, attention in the open, indexed.
+//!
+//! What was changed on the way in and shows from outside, the types of inputs and outputs, is put back on the way out.
+
+mod attention;
+mod border;
+mod constants;
+mod interface;
+
+use std::path::Path;
+use std::sync::OnceLock;
+
+use sha2::{Digest, Sha256};
+
+pub use interface::{InputSpec, Outputs};
+
+use crate::Result;
+use crate::onnx::{DataType, Graph, Limits, Model};
+
+/// A model that is ready for every stage: normalized and indexed.
+#[derive(Clone, Debug)]
+pub struct Prepared {
+    graph: Graph,
+    /// The inputs and outputs that were FLOAT16 or BFLOAT16, by name.
+    border: Vec<(String, DataType)>,
+    sha256: OnceLock<String>,
+}
+
+impl Prepared {
+    /// Reads the ONNX file at `path`, with its external data, and normalizes it: FLOAT16 and BFLOAT16 become FLOAT, parts
+    /// and other layouts of constants become constants, and `Attention` of opset 23 becomes `MatMul` and Softmax.
+    ///
+    /// An error says what is wrong with the file ([`Error::Model`](crate::Error::Model)), or which node is of a kind that
+    /// no vision transformer has ([`Error::Unsupported`](crate::Error::Unsupported)).
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        Self::open_within(path, Limits::default())
+    }
+
+    /// As [`open`](Self::open), for a model that may take so much of the machine.
+    pub fn open_within(path: impl AsRef<Path>, limits: Limits) -> Result<Self> {
+        let mut model = Model::read(path.as_ref())?;
+        model.limits = limits;
+        Self::new(model)
+    }
+
+    /// Normalizes a model in memory. A model that needs nothing of it stays as it is.
+    #[doc(hidden)]
+    pub fn new(mut model: Model) -> Result<Self> {
+        let border = border::widen(&mut model)?;
+        let mut graph = Graph::new(model)?;
+        for step in [constants::fold, attention::expand] {
+            if let Some(edits) = step(&graph)? {
+                let mut model = graph.into_model();
+                edits.apply(&mut model)?;
+                graph = Graph::new(model)?;
+            }
+        }
+        Ok(Self { graph, border, sha256: OnceLock::new() })
+    }
+
+    /// The normalized model and its index.
+    #[doc(hidden)]
+    pub fn graph(&self) -> &Graph {
+        &self.graph
+    }
+
+    /// The normalized model.
+    #[doc(hidden)]
+    pub fn model(&self) -> &Model {
+        self.graph.model()
+    }
+
+    /// What the model takes; an error unless it is one tensor of four axes.
+    pub fn input(&self) -> Result<InputSpec> {
+        InputSpec::of(&self.graph)
+    }
+
+    /// What the model gives; an error if it has no FLOAT output.
+    pub fn outputs(&self) -> Result<Outputs> {
+        Outputs::of(&self.graph)
+    }
+
+    /// Whether some node computes on integer codes, or makes or reads them.
+    pub fn is_quantized(&self) -> bool {
+        self.graph.quantized_node().is_some()
+    }
+
+    /// SHA-256 of the normalized model as this library encodes it, in hexadecimal.
+    pub(crate) fn sha256(&self) -> &str {
+        self.sha256.get_or_init(|| hex_digest(&self.model().encode()))
+    }
+
+    /// Gives a model made from this one the inputs and outputs of the file: a Cast behind each input and before each
+    /// output that was not FLOAT.
+    pub(crate) fn restore_border(&self, model: &mut Model) -> Result<()> {
+        border::narrow(model, &self.border)
+    }
+}
+
+/// SHA-256 in hexadecimal.
+pub(crate) fn hex_digest(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
+}
