@@ -5,7 +5,7 @@ use tract_onnx::tract_hir::internal::*;
 use tract_onnx::tract_hir::ops::expandable::expand;
 
 use super::fuse;
-use super::ops::{SiteExpansion, SiteOp};
+use super::ops::{SITE, SiteExpansion, SiteOp};
 use super::site::{Site, SiteInfo};
 use crate::onnx::node::node;
 use crate::onnx::{DOMAIN, Edits, Model};
@@ -61,7 +61,7 @@ fn with_placeholders(model: &Model, sites: &[Site]) -> Result<Model> {
     for site in sites {
         let info = &site.info;
         let inputs = info.inputs.iter().map(String::as_str);
-        let placeholder = node("Ptq4vitSite", &info.name, inputs, [info.output.as_str()]);
+        let placeholder = node(SITE, &info.name, inputs, [info.output.as_str()]);
         edits.replace_node(site.root, vec![placeholder.in_domain(DOMAIN)]);
     }
     edits.import_opset(DOMAIN, 1);

@@ -50,7 +50,7 @@ pub(super) fn find(graph: &Graph, value: &str) -> Option<(Activation, String)> {
         (gelu_op(), gelu_op_kind(graph, value)),
     ]
     .into_iter()
-    .find_map(|(pattern, kind)| Some((kind, pattern.matches(graph, value)?.remove("x")?)))
+    .find_map(|(pattern, kind)| Some((kind, pattern.matches(graph, value)?.value("x").clone())))
 }
 
 fn x() -> Pattern {

@@ -1,11 +1,11 @@
-//! The ways through attention: from scores to Softmax, from operands back to the projections they come from.
+//! Attention as formulas: `Softmax(Q·Kᵀ, scaled and masked)·V`, whose operands come from projections.
 
-use crate::onnx::{Graph, NodeId, NodeProto};
+use std::collections::HashSet;
 
-/// How many nodes lie between two matmuls of one attention at most.
-const LONGEST_WAY: usize = 24;
+use crate::onnx::{Graph, NodeId};
+use crate::pattern::{Match, Pattern, any, any_constant, any_op, either, it, op, through, var};
 
-/// Ops that move elements without changing them.
+/// Operators that move elements without changing them.
 const LAYOUT: &[&str] = &[
     "Reshape",
     "Transpose",
@@ -19,99 +19,68 @@ const LAYOUT: &[&str] = &[
     "Cast",
 ];
 
-/// Ops between the scores and their Softmax: scale and masks.
-const SCORE_OPS: &[&str] = &["Mul", "Div", "Add", "Where", "Cast", "Identity", "Reshape"];
+/// The operators of matrix products.
+pub(super) const PRODUCTS: &[&str] = &["MatMul", "Gemm", "Conv"];
 
-/// Is `value` the output of a Softmax along the last axis (through dropout, casts and copies)?
-pub(super) fn softmax_behind<'g>(graph: &'g Graph, value: &str) -> Option<&'g NodeProto> {
-    let mut value = value.to_string();
-    for _ in 0..LONGEST_WAY {
-        let node = graph.node(graph.producer(graph.resolve(&value))?);
-        match node.op_type() {
-            "Softmax" => return Some(node),
-            "Dropout" | "Cast" | "Identity" => value.clone_from(&node.input[0]),
-            // `Where(IsNaN(p), 0, p)`: a row that is masked whole.
-            "Where" => value = varying(graph, &node.input[1..])?,
-            _ => return None,
-        }
-    }
-    None
+/// A Softmax, also through dropout, casts, and `Where(IsNaN(p), 0, p)` for a row that is masked whole.
+pub(super) fn softmax() -> Pattern {
+    let steps = [
+        any_op(&["Dropout", "Cast"], [it()]),
+        op("Where", [any(), fixed(), it()]),
+        op("Where", [any(), it(), fixed()]),
+    ];
+    through(steps, op("Softmax", [var("scores")]).node("softmax"))
 }
 
-/// The Softmax to which `value` flows through scale and mask.
-pub(super) fn softmax_ahead<'g>(graph: &'g Graph, value: &str) -> Option<&'g NodeProto> {
-    let mut value = value.to_string();
-    for _ in 0..LONGEST_WAY {
-        let mut next = None;
-        for consumer in graph.consumers(&value) {
-            let node = graph.node(consumer.node);
-            if node.op_type() == "Softmax" {
-                return Some(node);
-            }
-            if SCORE_OPS.contains(&node.op_type()) {
-                next = next.or(Some(node.output[0].clone()));
-            }
-        }
-        value = next?;
-    }
-    None
+/// `Q·Kᵀ` before its Softmax, through scale and masks.
+fn scores() -> Pattern {
+    let steps = [
+        any_op(&["Mul", "Add"], [it(), any()]),
+        any_op(&["Div", "Cast", "Reshape"], [it()]),
+        op("Where", [any(), it(), any()]),
+        op("Where", [any(), any(), it()]),
+    ];
+    through(steps, op("MatMul", [any(), any()]).node("product"))
 }
 
-/// The `MatMul`, Gemm or Conv that makes `value` through layout, scale and bias.
-pub(super) fn product_behind(graph: &Graph, value: &str) -> Option<NodeId> {
-    way_back(graph, value).last().copied().filter(|&id| is_product(graph.node(id)))
+/// The product that makes a value, through layout, scale and bias. The nodes of a match are those on the way.
+pub(super) fn product() -> Pattern {
+    on_the_way(any_op(PRODUCTS, []).node("product"))
 }
 
-/// The nodes behind `value`, nearest first, up to the one that is not layout, scale or bias.
-pub(super) fn way_back(graph: &Graph, value: &str) -> Vec<NodeId> {
-    let mut way = Vec::new();
-    let mut value = value.to_string();
-    while way.len() < LONGEST_WAY {
-        let Some(id) = graph.producer(graph.resolve(&value)) else { break };
-        way.push(id);
-        let node = graph.node(id);
-        match node.op_type() {
-            op if LAYOUT.contains(&op) => value.clone_from(&node.input[0]),
-            "Add" | "Mul" | "Div" => match varying_input(graph, node) {
-                Some(input) => value = input,
-                None => break,
-            },
-            _ => break,
-        }
-    }
-    way
+/// Two values that are added, and what follows the sum before a value.
+pub(super) fn sum() -> Pattern {
+    on_the_way(op("Add", [var("a"), var("b")]))
 }
 
-pub(super) fn is_product(node: &NodeProto) -> bool {
-    ["MatMul", "Gemm", "Conv"].iter().any(|op| node.is_op(op))
-}
-
-/// The operand of a scale or bias node that is no constant; `None` if both vary.
-fn varying_input(graph: &Graph, node: &NodeProto) -> Option<String> {
-    varying(graph, node.input.get(..2)?)
-}
-
-/// Of two values the one that is no constant; `None` if both vary.
-fn varying(graph: &Graph, values: &[String]) -> Option<String> {
-    let [a, b] = values else { return None };
-    match (is_fixed(graph, a), is_fixed(graph, b)) {
-        (false, true) => Some(a.clone()),
-        (true, false) => Some(b.clone()),
-        _ => None,
-    }
+fn on_the_way(end: Pattern) -> Pattern {
+    let steps = [
+        any_op(LAYOUT, [it()]),
+        any_op(&["Add", "Mul"], [it(), fixed()]),
+        op("Div", [it(), fixed()]),
+        op("Div", [fixed(), it()]),
+    ];
+    through(steps, end)
 }
 
 /// A constant, or the `√(1/√d)` that some exporters compute from the shape at run time.
-fn is_fixed(graph: &Graph, value: &str) -> bool {
-    let computed = || graph.producer(graph.resolve(value)).is_some_and(|id| graph.node(id).is_op("Sqrt"));
-    graph.constant(value).is_some() || computed()
+fn fixed() -> Pattern {
+    either([any_constant(), op("Sqrt", [any()])])
+}
+
+/// The products whose result flows into a Softmax.
+pub(super) fn all_scores(graph: &Graph) -> HashSet<NodeId> {
+    let scores = scores();
+    let softmaxes = graph.nodes().filter(|(_, node)| node.is_op("Softmax"));
+    let inputs = softmaxes.filter_map(|(_, softmax)| softmax.input.first());
+    inputs.flat_map(|input| scores.all(graph, input)).map(|found| found.node("product")).collect()
 }
 
 /// Do the thirds of a projection's columns make Q, K and V? So if its output is reshaped and the axis of three is
 /// moved to the front (`[N, T, 3, H, D]` → `[3, N, H, T, D]`), or if it is split along the last axis.
-pub(super) fn splits_in_thirds(graph: &Graph, way: &[NodeId]) -> bool {
+pub(super) fn splits_in_thirds(graph: &Graph, way: &Match<Graph>) -> bool {
     // Nearest to the projection first.
-    let layout = way.iter().rev().map(|&id| graph.node(id));
+    let layout = way.nodes.iter().rev().map(|&id| graph.node(id));
     for node in layout {
         match node.op_type() {
             "Transpose" => return node.attr_ints("perm").is_some_and(|p| p.len() == 5 && p[0] == 2),

@@ -2,11 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
-use super::attention::{
-    is_product, product_behind, softmax_ahead, softmax_behind, splits_in_thirds, way_back,
-};
+use super::attention::{self, PRODUCTS, splits_in_thirds};
 use super::{FloatNode, LhsSource, Plan, RhsOperand, Site, SiteKind, WeightLayout, activations, foreign};
 use crate::onnx::{Graph, NodeId, NodeProto, ValueInfoProto, tensor};
+use crate::pattern::Pattern;
 use crate::prepare::Prepared;
 use crate::{Error, Result};
 
@@ -23,14 +22,14 @@ pub fn plan(model: &Prepared, exclude: &[String]) -> Result<Plan> {
         ));
     }
     let mut plan = Plan { sites: Vec::new(), float: Vec::new() };
-    let varying = varying(graph);
-    for (id, node) in graph.nodes().filter(|(_, node)| is_product(node)) {
-        match site(graph, id, node, &varying) {
+    let finder = Finder::new(graph);
+    for (id, node) in graph.nodes().filter(|(_, node)| PRODUCTS.iter().any(|op| node.is_op(op))) {
+        match finder.site(id, node) {
             Ok(site) => plan.sites.push(site),
             Err(reason) => plan.float.push(float_node(node, reason)),
         }
     }
-    name_places(graph, &mut plan.sites);
+    finder.name_places(&mut plan.sites);
     for name in exclude {
         let at = plan.sites.iter().position(|site| site.name == *name);
         let site = plan.sites.remove(at.ok_or_else(|| {
@@ -74,37 +73,6 @@ pub fn ensure_finite(model: &Prepared, plan: &Plan) -> Result<()> {
         }
     }
     Ok(())
-}
-
-/// The site at a product, its place not yet known; or why it stays in float.
-fn site(graph: &Graph, id: NodeId, node: &NodeProto, varying: &HashSet<&str>) -> Result<Site, String> {
-    let input = |i: usize| node.input.get(i).cloned().ok_or("an operand is missing");
-    let (a, b) = (input(0)?, input(1)?);
-    if !varying.contains(a.as_str()) {
-        return Err("its lhs does not depend on the image".into());
-    }
-    let rank = graph.constant(&b).map(|w| tensor::shape(w).len());
-    let (kind, b) = match (node.op_type(), rank) {
-        ("Conv", Some(4)) => {
-            conv_is_a_projection(graph, node)?;
-            (SiteKind::Patch, weight(b, WeightLayout::Conv))
-        }
-        ("Gemm", Some(2)) => (SiteKind::Linear, weight(b, gemm_layout(node)?)),
-        ("MatMul", Some(2)) => (SiteKind::Linear, weight(b, WeightLayout::Kn)),
-        ("MatMul", None) if softmax_behind(graph, &a).is_some() => {
-            (SiteKind::Values, RhsOperand::Activation(b))
-        }
-        ("MatMul", None) if softmax_ahead(graph, &node.output[0]).is_some() => {
-            (SiteKind::Scores, RhsOperand::Activation(b))
-        }
-        ("MatMul", None) => {
-            return Err("two computed operands, but no Softmax before or after: no attention".into());
-        }
-        (op, None) => return Err(format!("the weight of this {op} is computed, not constant")),
-        (op, Some(rank)) => return Err(format!("the weight of this {op} has {rank} axes")),
-    };
-    let a_kind = lhs_source(graph, &a)?;
-    Ok(Site { name: name(node), node: id, kind, a, a_kind, b, output: node.output[0].clone() })
 }
 
 /// The values that depend on what the image shows; on its size alone does not count.
@@ -152,67 +120,144 @@ fn gemm_layout(node: &NodeProto) -> Result<WeightLayout, String> {
     Ok(if node.attr_int("transB").unwrap_or(0) == 0 { WeightLayout::Kn } else { WeightLayout::Nk })
 }
 
-fn lhs_source(graph: &Graph, value: &str) -> Result<LhsSource, String> {
-    if let Some(softmax) = softmax_behind(graph, value) {
-        return match softmax.attr_int("axis").unwrap_or(-1) {
-            -1 | 3 => Ok(LhsSource::Softmax),
-            axis => Err(format!("its Softmax {} is on axis {axis}, expected the last", softmax.label())),
-        };
-    }
-    Ok(activations::find(graph, value).map_or(LhsSource::Plain, |(a, _)| LhsSource::Activation(a)))
+/// The patterns, and what is known of the whole graph.
+struct Finder<'g> {
+    graph: &'g Graph,
+    softmax: Pattern,
+    product: Pattern,
+    /// The products `Q·Kᵀ`.
+    scores: HashSet<NodeId>,
+    /// The values that depend on what the image shows.
+    varying: HashSet<&'g str>,
 }
 
-/// Tells the linear layers apart by what they are connected to.
-fn name_places(graph: &Graph, sites: &mut [Site]) {
-    let at: HashMap<NodeId, usize> = sites.iter().enumerate().map(|(i, s)| (s.node, i)).collect();
-    let mut places: Vec<(NodeId, SiteKind)> = Vec::new();
-    for site in sites.iter().filter(|site| site.kind == SiteKind::Linear) {
-        let behind = product_behind(graph, &site.a).and_then(|id| at.get(&id));
-        if behind.is_some_and(|source| sites[*source].kind == SiteKind::Values) {
-            places.push((site.node, SiteKind::Proj));
-        }
-        if let LhsSource::Activation(_) = site.a_kind {
-            places.push((site.node, SiteKind::Fc2));
-            let argument = activations::find(graph, &site.a).map(|(_, x)| x);
-            let fc1 = argument.and_then(|x| product_behind(graph, &x));
-            places.extend(fc1.map(|id| (id, SiteKind::Fc1)));
+impl<'g> Finder<'g> {
+    fn new(graph: &'g Graph) -> Self {
+        Self {
+            graph,
+            softmax: attention::softmax(),
+            product: attention::product(),
+            scores: attention::all_scores(graph),
+            varying: varying(graph),
         }
     }
-    places.extend(sources(graph).iter().filter_map(|(id, source)| Some((*id, source.kind()?))));
-    places.extend(heads(graph).map(|id| (id, SiteKind::Head)));
-    for (node, kind) in places {
-        let Some(site) = at.get(&node).map(|&i| &mut sites[i]) else { continue };
-        if site.kind == SiteKind::Linear {
-            site.kind = kind;
-        }
-        if let RhsOperand::Weight { qkv, .. } = &mut site.b {
-            *qkv = site.kind == SiteKind::Qkv;
-        }
-    }
-}
 
-/// The products behind the operands of attention, also of such that stays float.
-fn sources(graph: &Graph) -> BTreeMap<NodeId, Source> {
-    let mut sources: BTreeMap<NodeId, Source> = BTreeMap::new();
-    for (_, node) in graph.nodes().filter(|(_, node)| node.is_op("MatMul")) {
-        let ([a, b], [output, ..]) = (&node.input[..], &node.output[..]) else { continue };
-        let operands = if graph.constant(b).is_some() {
-            continue;
-        } else if softmax_behind(graph, a).is_some() {
-            vec![(b, SiteKind::V)]
-        } else if softmax_ahead(graph, output).is_some() {
-            vec![(a, SiteKind::Q), (b, SiteKind::K)]
-        } else {
-            continue;
+    /// The site at a product, its place not yet known; or why it stays in float.
+    fn site(&self, id: NodeId, node: &NodeProto) -> Result<Site, String> {
+        let graph = self.graph;
+        let input = |i: usize| node.input.get(i).cloned().ok_or("an operand is missing");
+        let (a, b) = (input(0)?, input(1)?);
+        if !self.varying.contains(a.as_str()) {
+            return Err("its lhs does not depend on the image".into());
+        }
+        let rank = graph.constant(&b).map(|w| tensor::shape(w).len());
+        let (kind, b) = match (node.op_type(), rank) {
+            ("Conv", Some(4)) => {
+                conv_is_a_projection(graph, node)?;
+                (SiteKind::Patch, weight(b, WeightLayout::Conv))
+            }
+            ("Gemm", Some(2)) => (SiteKind::Linear, weight(b, gemm_layout(node)?)),
+            ("MatMul", Some(2)) => (SiteKind::Linear, weight(b, WeightLayout::Kn)),
+            ("MatMul", None) if self.softmax.matches(graph, &*a).is_some() => {
+                (SiteKind::Values, RhsOperand::Activation(b))
+            }
+            ("MatMul", None) if self.scores.contains(&id) => (SiteKind::Scores, RhsOperand::Activation(b)),
+            ("MatMul", None) => {
+                return Err("two computed operands, but no Softmax before or after: no attention".into());
+            }
+            (op, None) => return Err(format!("the weight of this {op} is computed, not constant")),
+            (op, Some(rank)) => return Err(format!("the weight of this {op} has {rank} axes")),
         };
-        for (operand, role) in operands {
-            let Some(projection) = product_behind(graph, operand) else { continue };
-            let source = sources.entry(projection).or_default();
-            source.roles.insert(role);
-            source.in_thirds |= splits_in_thirds(graph, &way_back(graph, operand));
+        let a_kind = self.lhs_source(&a)?;
+        Ok(Site { name: name(node), node: id, kind, a, a_kind, b, output: node.output[0].clone() })
+    }
+
+    fn lhs_source(&self, value: &str) -> Result<LhsSource, String> {
+        if let Some(found) = self.softmax.matches(self.graph, value) {
+            let softmax = self.graph.node(found.node("softmax"));
+            return match softmax.attr_int("axis").unwrap_or(-1) {
+                -1 | 3 => Ok(LhsSource::Softmax),
+                axis => Err(format!("its Softmax {} is on axis {axis}, expected the last", softmax.label())),
+            };
+        }
+        Ok(activations::find(self.graph, value).map_or(LhsSource::Plain, |(a, _)| LhsSource::Activation(a)))
+    }
+
+    /// Tells the linear layers apart by what they are connected to.
+    fn name_places(&self, sites: &mut [Site]) {
+        let graph = self.graph;
+        let at: HashMap<NodeId, usize> = sites.iter().enumerate().map(|(i, s)| (s.node, i)).collect();
+        let mut places: Vec<(NodeId, SiteKind)> = Vec::new();
+        for site in sites.iter().filter(|site| site.kind == SiteKind::Linear) {
+            let behind = self.product_of(&site.a).and_then(|id| at.get(&id));
+            if behind.is_some_and(|source| sites[*source].kind == SiteKind::Values) {
+                places.push((site.node, SiteKind::Proj));
+            }
+            if let LhsSource::Activation(_) = site.a_kind {
+                places.push((site.node, SiteKind::Fc2));
+                let argument = activations::find(graph, &site.a).map(|(_, x)| x);
+                let fc1 = argument.and_then(|x| self.product_of(&x));
+                places.extend(fc1.map(|id| (id, SiteKind::Fc1)));
+            }
+        }
+        places.extend(self.sources().iter().filter_map(|(id, source)| Some((*id, source.kind()?))));
+        places.extend(self.heads().into_iter().map(|id| (id, SiteKind::Head)));
+        for (node, kind) in places {
+            let Some(site) = at.get(&node).map(|&i| &mut sites[i]) else { continue };
+            if site.kind == SiteKind::Linear {
+                site.kind = kind;
+            }
+            if let RhsOperand::Weight { qkv, .. } = &mut site.b {
+                *qkv = site.kind == SiteKind::Qkv;
+            }
         }
     }
-    sources
+
+    /// The products behind the operands of attention, also of such that stays float.
+    fn sources(&self) -> BTreeMap<NodeId, Source> {
+        let graph = self.graph;
+        let mut sources: BTreeMap<NodeId, Source> = BTreeMap::new();
+        for (id, node) in graph.nodes().filter(|(_, node)| node.is_op("MatMul")) {
+            let [a, b] = &node.input[..] else { continue };
+            let operands = if graph.constant(b).is_some() {
+                continue;
+            } else if self.softmax.matches(graph, a).is_some() {
+                vec![(b, SiteKind::V)]
+            } else if self.scores.contains(&id) {
+                vec![(a, SiteKind::Q), (b, SiteKind::K)]
+            } else {
+                continue;
+            };
+            for (operand, role) in operands {
+                let Some(way) = self.product.matches(graph, operand) else { continue };
+                let source = sources.entry(way.node("product")).or_default();
+                source.roles.insert(role);
+                source.in_thirds |= splits_in_thirds(graph, &way);
+            }
+        }
+        sources
+    }
+
+    /// The classifiers: what makes an output of two axes, alone or as one of two whose sum is taken.
+    fn heads(&self) -> Vec<NodeId> {
+        let graph = self.graph;
+        let flat = |output: &&str| graph.shape(output).is_none_or(|shape| shape.len() == 2);
+        let outputs = graph.outputs().iter().map(ValueInfoProto::name).filter(flat);
+        let of_output =
+            |output: &str| match (self.product_of(output), attention::sum().matches(graph, output)) {
+                (Some(product), _) => vec![product],
+                (None, Some(sum)) => {
+                    ["a", "b"].iter().filter_map(|term| self.product_of(sum.value(term))).collect()
+                }
+                (None, None) => vec![],
+            };
+        outputs.flat_map(of_output).collect()
+    }
+
+    /// The product that makes `value` through layout, scale and bias.
+    fn product_of(&self, value: &str) -> Option<NodeId> {
+        Some(self.product.matches(self.graph, value)?.node("product"))
+    }
 }
 
 /// What one projection makes of attention's operands.
@@ -231,23 +276,6 @@ impl Source {
             _ => None,
         }
     }
-}
-
-/// The classifiers: what makes an output of two axes, alone or as one of two whose sum is taken.
-fn heads(graph: &Graph) -> impl Iterator<Item = NodeId> {
-    let outputs =
-        graph.outputs().iter().filter(|output| graph.shape(output.name()).is_none_or(|s| s.len() == 2));
-    outputs.flat_map(|output| {
-        let way = way_back(graph, output.name());
-        let last = way.last().map(|&id| (id, graph.node(id)));
-        match last {
-            Some((id, node)) if is_product(node) => vec![id],
-            Some((_, node)) if node.is_op("Add") => {
-                node.input.iter().filter_map(|term| product_behind(graph, term)).collect()
-            }
-            _ => vec![],
-        }
-    })
 }
 
 fn float_node(node: &NodeProto, reason: String) -> FloatNode {

@@ -2,15 +2,15 @@
 
 use tract_core::internal::*;
 use tract_core::ops::change_axes::AxisOp;
-use tract_core::ops::math::{Add, Mul};
 
 use super::view::View;
-use super::{binary, constant, dims, floats, rewrite, scalar, sole};
-use crate::integer::ops::{Operand, RowOp, SiteOp, Sizes, Step};
+use super::{dims, floats, rewrite};
+use crate::integer::ops::{Operand, RowOp, SITE, SiteOp, Sizes, Step};
+use crate::pattern::{Graph as _, Pattern, any_constant, it, op, through, var};
 
 /// Puts one node in the place of the two products of each attention.
 pub(in crate::integer) fn attention(model: &mut TypedModel) -> TractResult<()> {
-    rewrite(model, &[around_values])?;
+    rewrite(model, &[&around_values])?;
     model.declutter()
 }
 
@@ -34,11 +34,19 @@ fn around_values(model: &TypedModel, node: &TypedNode) -> TractResult<Option<Typ
 fn found(model: &TypedModel, node: &TypedNode) -> Option<Found> {
     let values = node.op_as::<SiteOp>().filter(|op| op.is_heads())?;
     let [p, v] = node.inputs[..] else { return None };
-    let softmax = sole(model, p)?;
+    let softmax = model.node(p.node);
     let RowOp::Softmax { or_zero } = *softmax.op_as::<RowOp>()? else { return None };
-    let (scores_node, steps) = scores_before(model, softmax.inputs[0])?;
-    let scores = scores_node.op_as::<SiteOp>()?;
-    let [q, k] = scores_node.inputs[..] else { return None };
+    let before = softmax.inputs[0];
+    let way = scores().matches(model, before).filter(|_| model.is_sole(&p))?;
+    let scores = model.node(way.node("scores")).op_as::<SiteOp>().filter(|op| op.is_heads())?;
+    let (q, k, shape) = (*way.value("q"), *way.value("k"), dims(model, before)?);
+    // The product comes last; what is done to it first is nearest to it.
+    let (_, between) = way.nodes.split_last()?;
+    let steps = between.iter().rev().map(|&node| step(model, model.node(node), &shape));
+    let steps: Vec<Step> = steps.collect::<Option<_>>()?;
+    if dims(model, way.node("scores").into())? != shape {
+        return None;
+    }
 
     let [q, mut k, v] = [View::new(model, q)?, View::new(model, k)?, View::new(model, v)?];
     if [&q, &k, &v].iter().any(|view| view.shape.len() != 4) {
@@ -65,27 +73,27 @@ fn found(model: &TypedModel, node: &TypedNode) -> Option<Found> {
     Some(Found { op: SiteOp::attention(scores, values, operands, (steps, or_zero), sizes)?, inputs })
 }
 
-/// The product of Q and K whose result, after some steps, is `outlet`.
-fn scores_before(model: &TypedModel, outlet: OutletId) -> Option<(&TypedNode, Vec<Step>)> {
-    let node = sole(model, outlet)?;
-    if node.op_as::<SiteOp>().is_some_and(SiteOp::is_heads) {
-        return Some((node, Vec::new()));
-    }
-    let shape = dims(model, outlet)?;
-    let scale = |[x, factor]: [OutletId; 2]| Some((x, Step::Scale(scalar(model, factor)?)));
-    let add = |[x, bias]: [OutletId; 2]| {
-        let bias = constant(model, bias)?;
-        Some((x, bias_of(&bias, &shape)?))
-    };
-    let (x, step) = binary::<Mul>(node)
-        .and_then(|factors| factors.into_iter().find_map(scale))
-        .or_else(|| binary::<Add>(node).and_then(|terms| terms.into_iter().find_map(add)))?;
-    if dims(model, x)? != shape {
+/// `Q·Kᵀ`, multiplied by numbers and added to constants.
+fn scores() -> Pattern {
+    let steps = [op("Mul", [it(), any_constant()]).sole(), op("Add", [it(), any_constant()]).sole()];
+    through(steps, op(SITE, [var("q"), var("k")]).node("scores").sole())
+}
+
+/// What a node between the product of Q and K and the Softmax does to scores of `shape`.
+fn step(model: &TypedModel, node: &TypedNode, shape: &[usize]) -> Option<Step> {
+    let constant = node.inputs.iter().find_map(|&input| floats(model, input))?;
+    if dims(model, node.id.into())?[..] != *shape {
         return None;
     }
-    let (scores, mut steps) = scores_before(model, x)?;
-    steps.push(step);
-    Some((scores, steps))
+    match &*node.op().name() {
+        "Mul" if constant.len() == 1 => Some(Step::Scale(elements(constant)?[0])),
+        "Add" => bias_of(constant, shape),
+        _ => None,
+    }
+}
+
+fn elements(tensor: &Tensor) -> Option<Vec<f32>> {
+    Some(tensor.to_plain_array_view::<f32>().ok()?.iter().copied().collect())
 }
 
 /// A constant that is added to scores of `shape`.
@@ -96,5 +104,5 @@ fn bias_of(bias: &Tensor, shape: &[usize]) -> Option<Step> {
     let whole = [*rows, *keys] == [of_rows, of_keys];
     let repeats = (*batch == 1 || *batch == of_batch) && (*heads == 1 || *heads == of_heads);
     (whole && repeats)
-        .then(|| Some(Step::Add { bias: floats(bias)?.into(), batch: *batch, heads: *heads }))?
+        .then(|| Some(Step::Add { bias: elements(bias)?.into(), batch: *batch, heads: *heads }))?
 }

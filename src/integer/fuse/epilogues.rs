@@ -1,45 +1,68 @@
 //! What follows a linear layer goes into it: the bias, then an activation, then a residual.
 
 use tract_core::internal::*;
-use tract_core::ops::math::Add;
 
-use super::{binary, columns, constant, dims, rewrite, sole};
-use crate::integer::ops::{RowOp, SiteOp};
+use super::{columns, dims, rewrite};
+use crate::integer::ops::{RowOp, SITE, SiteOp};
+use crate::pattern::{Graph as _, Match, any_constant, constant, op, var};
 
 /// Puts biases, activations and residuals into the linear layers before them.
 pub(in crate::integer) fn epilogues(model: &mut TypedModel) -> TractResult<()> {
-    rewrite(model, &[bias, activation, residual])
+    let layer = || op(SITE, []).node("layer").sole();
+    let bias = op("Add", [layer(), constant("bias")]);
+    let residual = op("Add", [layer(), var("residual")]);
+    rewrite(
+        model,
+        &[
+            &|model: &TypedModel, node: &TypedNode| {
+                replaced(
+                    model,
+                    node,
+                    bias.matches(model, node.id).and_then(|found| with_bias(model, node, &found)),
+                )
+            },
+            &|model: &TypedModel, node: &TypedNode| replaced(model, node, with_activation(model, node)),
+            &|model: &TypedModel, node: &TypedNode| {
+                let all = residual.all(model, node.id);
+                replaced(model, node, all.iter().find_map(|found| with_residual(model, found)))
+            },
+        ],
+    )
 }
 
-fn bias(model: &TypedModel, node: &TypedNode) -> TractResult<Option<TypedModelPatch>> {
-    let fused = binary::<Add>(node).into_iter().flatten().find_map(|[site, bias]| {
-        let shape = dims(model, site)?;
-        let same_shape = dims(model, node.id.into())? == shape;
-        let layer = sole(model, site)?;
-        let op = layer.op_as::<SiteOp>()?.then_bias(&columns(model, bias, *shape.last()?)?)?;
-        same_shape.then_some((layer.inputs.clone(), op))
-    });
-    let Some((inputs, op)) = fused else { return Ok(None) };
+/// A larger operator and what it takes.
+type Larger = (Vec<OutletId>, SiteOp);
+
+fn replaced(
+    model: &TypedModel,
+    node: &TypedNode,
+    larger: Option<Larger>,
+) -> TractResult<Option<TypedModelPatch>> {
+    let Some((inputs, op)) = larger else { return Ok(None) };
     TypedModelPatch::replace_single_op(model, node, &inputs, op).map(Some)
 }
 
-fn activation(model: &TypedModel, node: &TypedNode) -> TractResult<Option<TypedModelPatch>> {
-    let Some(RowOp::Activation(activation)) = node.op_as::<RowOp>() else { return Ok(None) };
-    let Some(layer) = sole(model, node.inputs[0]) else { return Ok(None) };
-    let Some(op) = layer.op_as::<SiteOp>().and_then(|op| op.then_activation(*activation)) else {
-        return Ok(None);
-    };
-    TypedModelPatch::replace_single_op(model, node, &layer.inputs, op).map(Some)
+fn with_bias(model: &TypedModel, sum: &TypedNode, found: &Match<TypedModel>) -> Option<Larger> {
+    let layer = model.node(found.node("layer"));
+    let shape = dims(model, layer.id.into())?;
+    let bias = columns(found.constant("bias"), *shape.last()?)?;
+    let op = layer.op_as::<SiteOp>()?.then_bias(bias)?;
+    (dims(model, sum.id.into())? == shape).then(|| (layer.inputs.clone(), op))
 }
 
-fn residual(model: &TypedModel, node: &TypedNode) -> TractResult<Option<TypedModelPatch>> {
-    let fused = binary::<Add>(node).into_iter().flatten().find_map(|[site, residual]| {
-        let same_shape = dims(model, site)? == dims(model, residual)?;
-        let layer = sole(model, site)?;
-        let op = layer.op_as::<SiteOp>()?.then_residual()?;
-        let inputs: TVec<OutletId> = layer.inputs.iter().copied().chain([residual]).collect();
-        (same_shape && constant(model, residual).is_none()).then_some((inputs, op))
-    });
-    let Some((inputs, op)) = fused else { return Ok(None) };
-    TypedModelPatch::replace_single_op(model, node, &inputs, op).map(Some)
+fn with_activation(model: &TypedModel, node: &TypedNode) -> Option<Larger> {
+    let RowOp::Activation(activation) = node.op_as::<RowOp>()? else { return None };
+    let before = node.inputs[0];
+    let layer = model.node(before.node);
+    let op = layer.op_as::<SiteOp>()?.then_activation(*activation)?;
+    model.is_sole(&before).then(|| (layer.inputs.clone(), op))
+}
+
+fn with_residual(model: &TypedModel, found: &Match<TypedModel>) -> Option<Larger> {
+    let layer = model.node(found.node("layer"));
+    let residual = *found.value("residual");
+    let op = layer.op_as::<SiteOp>()?.then_residual()?;
+    let inputs: Vec<OutletId> = layer.inputs.iter().copied().chain([residual]).collect();
+    let same_shape = dims(model, layer.id.into())? == dims(model, residual)?;
+    (same_shape && any_constant().matches(model, residual).is_none()).then_some((inputs, op))
 }

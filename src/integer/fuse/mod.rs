@@ -7,24 +7,35 @@ mod epilogues;
 mod rows;
 mod view;
 
+use std::borrow::Cow;
+
 use tract_core::internal::*;
-use tract_core::ops::binary::TypedBinOp;
 use tract_core::ops::konst::Const;
 
 pub(super) use attention::attention;
 pub(super) use epilogues::epilogues;
 pub(super) use rows::rows;
 
+use crate::pattern::{Constant, Graph};
+
 /// A rewrite around a node, if there is one.
-type Rule = fn(&TypedModel, &TypedNode) -> TractResult<Option<TypedModelPatch>>;
+trait Rule {
+    fn apply(&self, model: &TypedModel, node: &TypedNode) -> TractResult<Option<TypedModelPatch>>;
+}
+
+impl<F: Fn(&TypedModel, &TypedNode) -> TractResult<Option<TypedModelPatch>>> Rule for F {
+    fn apply(&self, model: &TypedModel, node: &TypedNode) -> TractResult<Option<TypedModelPatch>> {
+        self(model, node)
+    }
+}
 
 /// Applies `rules` until none has anything to say.
-fn rewrite(model: &mut TypedModel, rules: &[Rule]) -> TractResult<()> {
+fn rewrite(model: &mut TypedModel, rules: &[&dyn Rule]) -> TractResult<()> {
     loop {
         let mut changed = false;
         for id in 0..model.nodes().len() {
             for rule in rules {
-                if let Some(patch) = rule(model, model.node(id))? {
+                if let Some(patch) = rule.apply(model, model.node(id))? {
                     patch.apply(model)?;
                     changed = true;
                     break;
@@ -38,11 +49,46 @@ fn rewrite(model: &mut TypedModel, rules: &[Rule]) -> TractResult<()> {
     }
 }
 
-/// The node whose output `outlet` is, if nothing else takes it.
-fn sole(model: &TypedModel, outlet: OutletId) -> Option<&TypedNode> {
-    let node = model.node(outlet.node);
-    let alone = node.outputs.len() == 1 && node.outputs[0].successors.len() == 1;
-    (alone && !model.output_outlets().ok()?.contains(&outlet)).then_some(node)
+/// A graph of tract's, for patterns: operators go by tract's names.
+impl Graph for TypedModel {
+    type Value = OutletId;
+    type Node = usize;
+
+    fn resolve(&self, value: &OutletId) -> OutletId {
+        *value
+    }
+
+    fn producer(&self, value: &OutletId) -> Option<usize> {
+        (value.slot == 0).then_some(value.node)
+    }
+
+    fn operator(&self, node: usize) -> Cow<'_, str> {
+        self.node(node).op().name()
+    }
+
+    fn inputs(&self, node: usize) -> Vec<OutletId> {
+        self.node(node).inputs.to_vec()
+    }
+
+    fn is_sole(&self, value: &OutletId) -> bool {
+        let node = self.node(value.node);
+        let alone = node.outputs.len() == 1 && node.outputs[0].successors.len() == 1;
+        alone && self.output_outlets().is_ok_and(|outputs| !outputs.contains(value))
+    }
+
+    fn constant_dims(&self, value: &OutletId) -> Option<Vec<usize>> {
+        floats(self, *value).map(|tensor| tensor.shape().to_vec())
+    }
+
+    fn constant_values(&self, value: &OutletId) -> Option<Vec<f32>> {
+        Some(floats(self, *value)?.to_plain_array_view::<f32>().ok()?.iter().copied().collect())
+    }
+}
+
+/// The tensor of a constant of f32.
+fn floats(model: &TypedModel, outlet: OutletId) -> Option<&Arc<Tensor>> {
+    let tensor = model.node(outlet.node).op_as::<Const>()?.val();
+    (tensor.datum_type() == f32::datum_type()).then_some(tensor)
 }
 
 /// The dims of an outlet, if all are known.
@@ -50,32 +96,7 @@ fn dims(model: &TypedModel, outlet: OutletId) -> Option<TVec<usize>> {
     model.outlet_fact(outlet).ok()?.shape.as_concrete().map(Into::into)
 }
 
-/// The numbers of a constant of f32.
-fn constant(model: &TypedModel, outlet: OutletId) -> Option<Arc<Tensor>> {
-    let op = model.node(outlet.node).op_as::<Const>()?;
-    (op.val().datum_type() == f32::datum_type()).then(|| op.val().clone())
-}
-
-/// The one number of a constant of f32.
-fn scalar(model: &TypedModel, outlet: OutletId) -> Option<f32> {
-    let tensor = constant(model, outlet)?;
-    let values = floats(&tensor)?;
-    (values.len() == 1).then(|| values[0])
-}
-
-fn floats(tensor: &Tensor) -> Option<Vec<f32>> {
-    Some(tensor.to_plain_array_view::<f32>().ok()?.iter().copied().collect())
-}
-
-/// The two inputs of a binary operator, in both orders.
-fn binary<Op: tract_core::ops::binary::BinMiniOp>(node: &TypedNode) -> Option<[[OutletId; 2]; 2]> {
-    let op = node.op_as::<TypedBinOp>()?;
-    let [a, b] = node.inputs[..] else { return None };
-    op.0.is::<Op>().then_some([[a, b], [b, a]])
-}
-
-/// The constant along the last axis of a tensor of `n` columns: its dims before that are 1.
-fn columns(model: &TypedModel, outlet: OutletId, n: usize) -> Option<Vec<f32>> {
-    let tensor = constant(model, outlet)?;
-    (tensor.shape().last() == Some(&n) && tensor.len() == n).then(|| floats(&tensor))?
+/// A constant along the last axis of a tensor of `n` columns: its dims before that are 1.
+fn columns(constant: &Constant, n: usize) -> Option<&[f32]> {
+    (constant.dims.last() == Some(&n) && constant.values.len() == n).then_some(&constant.values)
 }

@@ -2,53 +2,61 @@
 
 use tract_core::internal::*;
 use tract_core::ops::element_wise::ElementWiseOp;
-use tract_core::ops::logic::Iff;
-use tract_core::ops::math::{Add, Mul, Sub};
 use tract_core::ops::nn::gelu_exact::GeluExact;
-use tract_core::ops::nn::{GeluApproximate, Reduce, Reducer, RmsNorm, Softmax, SoftmaxKind};
+use tract_core::ops::nn::{GeluApproximate, Reduce, RmsNorm, Softmax, SoftmaxKind};
 
-use super::{binary, columns, dims, rewrite, scalar, sole};
+use super::{columns, dims, rewrite};
 use crate::integer::math::Activation;
-use crate::integer::ops::RowOp;
+use crate::integer::ops::{RowOp, SOFTMAX};
+use crate::pattern::{Pattern, constant, op, var};
 
 /// Puts our row operators in the place of tract's.
 pub(in crate::integer) fn rows(model: &mut TypedModel) -> TractResult<()> {
-    rewrite(model, &[layer_norm, softmax, softmax_or_zero, activation])
+    let (norm, masked) = (normalized(), masked_softmax());
+    rewrite(
+        model,
+        &[
+            &|model: &TypedModel, node: &TypedNode| layer_norm(&norm, model, node),
+            &softmax,
+            &|model: &TypedModel, node: &TypedNode| softmax_or_zero(&masked, model, node),
+            &activation,
+        ],
+    )
 }
 
 /// `RmsNorm(x − Σx·(1/n))·γ + β`, as tract has `LayerNormalization`.
-fn layer_norm(model: &TypedModel, node: &TypedNode) -> TractResult<Option<TypedModelPatch>> {
-    let Some((x, op)) = layer_norm_of(model, node) else { return Ok(None) };
+fn normalized() -> Pattern {
+    let mean = op("Mul", [op("Reduce<Sum>", [var("x")]).node("sum"), constant("1/n")]);
+    let norm = op("RmsNorm", [op("Sub", [var("x"), mean])]).node("norm").sole();
+    op("Add", [op("Mul", [norm, constant("gamma")]).sole(), constant("beta")])
+}
+
+/// `Where(IsNaN(p), 0, p)` for `p = Softmax(x)`.
+fn masked_softmax() -> Pattern {
+    let p = || op(SOFTMAX, [var("x")]).node("softmax");
+    op("Iff", [op("IsNan", [p()]), constant("zero"), p()])
+}
+
+fn layer_norm(
+    pattern: &Pattern,
+    model: &TypedModel,
+    node: &TypedNode,
+) -> TractResult<Option<TypedModelPatch>> {
+    let Some((x, op)) = layer_norm_of(pattern, model, node) else { return Ok(None) };
     TypedModelPatch::replace_single_op(model, node, &[x], op).map(Some)
 }
 
-fn layer_norm_of(model: &TypedModel, node: &TypedNode) -> Option<(OutletId, RowOp)> {
+fn layer_norm_of(pattern: &Pattern, model: &TypedModel, node: &TypedNode) -> Option<(OutletId, RowOp)> {
     let shape = dims(model, node.id.into())?;
     let (last, n) = (shape.len().checked_sub(1)?, *shape.last()?);
-    let (scaled, beta) = with_columns::<Add>(model, node, n)?;
-    let (norm, gamma) = with_columns::<Mul>(model, sole(model, scaled)?, n)?;
-    let norm = sole(model, norm)?;
-    let rms = norm.op_as::<RmsNorm>().filter(|rms| rms.axis == last)?;
-    let centered = model.node(norm.inputs[0].node);
-    let [[x, mean], _] = binary::<Sub>(centered)?;
-    let [sum, factor] = binary::<Mul>(model.node(mean.node))?
-        .into_iter()
-        .find(|&[_, factor]| scalar(model, factor).is_some())?;
-    let is_mean = scalar(model, factor) == Some((n as f32).recip());
-    let reduce = model.node(sum.node).op_as::<Reduce>()?;
-    let sums = reduce.reducer == Reducer::Sum && reduce.axes[..] == [last];
-    let same = model.node(sum.node).inputs[0] == x;
+    let found = pattern.matches(model, node.id)?;
+    let rms = model.node(found.node("norm")).op_as::<RmsNorm>()?;
+    let sum = model.node(found.node("sum")).op_as::<Reduce>()?;
+    let is_mean = found.floats("1/n") == [(n as f32).recip()];
     let epsilon = *rms.eps.cast_to_scalar::<f32>().ok().as_ref()?;
-    (is_mean && sums && same).then_some((x, RowOp::LayerNorm { gamma, beta, epsilon }))
-}
-
-/// The other input of `op(·, constant columns)`.
-fn with_columns<Op: tract_core::ops::binary::BinMiniOp>(
-    model: &TypedModel,
-    node: &TypedNode,
-    n: usize,
-) -> Option<(OutletId, Vec<f32>)> {
-    binary::<Op>(node)?.into_iter().find_map(|[x, c]| Some((x, columns(model, c, n)?)))
+    let [gamma, beta] = ["gamma", "beta"].map(|name| columns(found.constant(name), n).map(<[f32]>::to_vec));
+    let op = RowOp::LayerNorm { gamma: gamma?, beta: beta?, epsilon };
+    (is_mean && rms.axis == last && sum.axes[..] == [last]).then_some((*found.value("x"), op))
 }
 
 fn softmax(model: &TypedModel, node: &TypedNode) -> TractResult<Option<TypedModelPatch>> {
@@ -66,20 +74,20 @@ fn softmax(model: &TypedModel, node: &TypedNode) -> TractResult<Option<TypedMode
     TypedModelPatch::replace_single_op(model, node, &node.inputs, RowOp::Softmax { or_zero: false }).map(Some)
 }
 
-/// `Where(IsNaN(Softmax(x)), 0, Softmax(x))`.
-fn softmax_or_zero(model: &TypedModel, node: &TypedNode) -> TractResult<Option<TypedModelPatch>> {
-    let (Some(_), [is_nan, zero, softmax]) = (node.op_as::<Iff>(), &node.inputs[..]) else { return Ok(None) };
-    let of_nan = model.node(is_nan.node);
-    let made_by = model.node(softmax.node);
-    let matches = of_nan.op().name() == "IsNan"
-        && of_nan.inputs[..] == [*softmax]
-        && scalar(model, *zero) == Some(0.0)
-        && made_by.op_as::<RowOp>() == Some(&RowOp::Softmax { or_zero: false })
-        && dims(model, *softmax) == dims(model, node.id.into());
+fn softmax_or_zero(
+    pattern: &Pattern,
+    model: &TypedModel,
+    node: &TypedNode,
+) -> TractResult<Option<TypedModelPatch>> {
+    let Some(found) = pattern.matches(model, node.id) else { return Ok(None) };
+    let softmax = model.node(found.node("softmax"));
+    let matches = found.floats("zero") == [0.0]
+        && softmax.op_as::<RowOp>() == Some(&RowOp::Softmax { or_zero: false })
+        && dims(model, softmax.id.into()) == dims(model, node.id.into());
     if !matches {
         return Ok(None);
     }
-    TypedModelPatch::replace_single_op(model, node, &made_by.inputs, RowOp::Softmax { or_zero: true })
+    TypedModelPatch::replace_single_op(model, node, &softmax.inputs, RowOp::Softmax { or_zero: true })
         .map(Some)
 }
 

@@ -3,9 +3,9 @@
 use tract_core::internal::*;
 use tract_core::ops::array::Slice;
 use tract_core::ops::change_axes::AxisOp;
-use tract_core::ops::math::Mul;
 
-use super::{binary, dims, scalar};
+use super::dims;
+use crate::pattern::{constant, op, var};
 
 /// Element `i` of a value is element `offset + i·strides` of `source`, times `factor`.
 pub(super) struct View {
@@ -30,9 +30,9 @@ impl View {
     /// The view through the node that makes `outlet`, if it only rearranges.
     fn through(model: &TypedModel, outlet: OutletId) -> Option<Self> {
         let node = model.node(outlet.node);
-        if let Some(factors) = binary::<Mul>(node) {
-            let (x, factor) = factors.into_iter().find_map(|[x, f]| Some((x, scalar(model, f)?)))?;
-            let view = Self::new(model, x)?;
+        if let Some(scaled) = op("Mul", [var("x"), constant("factor")]).matches(model, outlet) {
+            let [factor] = *scaled.floats("factor") else { return None };
+            let view = Self::new(model, *scaled.value("x"))?;
             let same = view.shape == dims(model, outlet)?;
             return (same && view.factor.is_none()).then_some(Self { factor: Some(factor), ..view });
         }
@@ -43,8 +43,7 @@ impl View {
             view.shape[slice.axis] = end - start;
             return Some(view);
         }
-        let op = node.op_as::<AxisOp>()?;
-        Self::new(model, node.inputs[0])?.rearranged(op)
+        Self::new(model, node.inputs[0])?.rearranged(node.op_as::<AxisOp>()?)
     }
 
     fn rearranged(mut self, op: &AxisOp) -> Option<Self> {

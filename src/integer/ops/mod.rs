@@ -21,12 +21,15 @@ pub(super) use attention::{Operand, Sizes, Step};
 use conv::Conv;
 use heads::Heads;
 use linear::Linear;
-pub(super) use rows::RowOp;
+pub(super) use rows::{RowOp, SOFTMAX};
 use written::written;
 
 use super::math::Activation;
 use super::site::{Product, Site};
 use crate::Result;
+
+/// The name of [`SiteOp`].
+pub(super) const SITE: &str = "Ptq4vitSite";
 
 /// One site, its weights packed, with what follows it at once; or the two sites of an attention.
 #[derive(Clone, Debug)]
@@ -164,7 +167,7 @@ impl Eq for SiteOp {}
 
 impl Op for SiteOp {
     fn name(&self) -> StaticName {
-        "Ptq4vitSite".into()
+        SITE.into()
     }
 
     op_as_typed_op!();

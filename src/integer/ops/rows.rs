@@ -7,6 +7,9 @@ use super::product::rows_of_task;
 use super::written;
 use crate::integer::math::{self, Activation};
 
+/// The name of [`RowOp::Softmax`].
+pub(in crate::integer) const SOFTMAX: &str = "Ptq4vitSoftmax";
+
 /// An operator whose result has the shape of its input.
 #[derive(Clone, Debug, PartialEq)]
 pub(in crate::integer) enum RowOp {
@@ -25,7 +28,7 @@ impl Op for RowOp {
     fn name(&self) -> StaticName {
         match self {
             Self::LayerNorm { .. } => "Ptq4vitLayerNorm",
-            Self::Softmax { .. } => "Ptq4vitSoftmax",
+            Self::Softmax { .. } => SOFTMAX,
             Self::Activation(_) => "Ptq4vitActivation",
         }
         .into()

@@ -13,18 +13,6 @@ impl Reader<'_> {
         Some((tensor::shape(tensor), tensor::f32s(tensor).ok()?))
     }
 
-    /// A FLOAT constant of rank 0, or of one element in one dim.
-    pub(super) fn scalar(&self, value: &str) -> Option<f32> {
-        let (dims, values) = self.floats(value)?;
-        (dims.len() <= 1 && values.len() == 1).then(|| values[0])
-    }
-
-    /// A FLOAT constant `[H, 1, 1]`.
-    pub(super) fn per_head(&self, value: &str) -> Option<Vec<f32>> {
-        let (dims, values) = self.floats(value)?;
-        matches!(dims[..], [heads, 1, 1] if heads > 0).then_some(values)
-    }
-
     /// A constant scale of `QuantizeLinear` or `DequantizeLinear`: of no axis, or of one.
     pub(super) fn scales(&self, label: &str, value: &str) -> Result<(Vec<usize>, Vec<f32>)> {
         let (dims, scales) = self

@@ -1,8 +1,10 @@
 //! Twins as nodes of our own domain: what their attributes say, and whether they contradict each other.
 
+use super::attention::softmax_quantizers;
+use super::linear::{gelu_quantizer, linear, two_axes};
 use super::operand::uniform_width;
 use super::{Reader, Unnamed};
-use crate::integer::site::{Outliers, Product};
+use crate::integer::site::Product;
 use crate::onnx::{DOMAIN, NodeProto};
 use crate::quant::{Bits, Quantizer};
 use crate::{Error, Result};
@@ -34,7 +36,7 @@ impl Reader<'_> {
         if weight.len() != 3 {
             return Err(Error::model(node.label(), "expected the inputs X, W, w_scale, w_zero_point"));
         }
-        let a = Self::gelu_quantizer(
+        let a = gelu_quantizer(
             float(node, "fine")?,
             float(node, "coarse")?,
             float(node, "fine_min")?,
@@ -45,17 +47,12 @@ impl Reader<'_> {
         agree(node, "bits", int(node, "bits")? == i64::from(a.bits().get()))?;
         agree(node, "shift", int(node, "shift")? == i64::from(scale.shift))?;
         let (weight, dims) = self.weight(&node.label(), weight, 1, 1)?;
-        if dims.len() != 2 {
-            return Err(Error::unsupported(
-                node.label(),
-                format!("a weight of dims {dims:?}, expected [K, N]"),
-            ));
-        }
+        two_axes(node, &dims)?;
         Ok(Unnamed {
             op: "TwinGeluMatMul",
             inputs: vec![x.clone()],
             nodes: vec![],
-            product: Product::Linear { a, weight, bias: None, outliers: Outliers::default() },
+            product: linear(a, weight),
         })
     }
 
@@ -63,12 +60,9 @@ impl Reader<'_> {
         let [p, v] = node.input.as_slice() else {
             return Err(Error::model(node.label(), "expected the inputs P and V"));
         };
-        let a = Self::softmax_quantizers(
-            float(node, "coarse")?,
-            float(node, "coarse_max")?,
-            floats(node, "r1_end")?,
-        )
-        .map_err(|why| Error::model(node.label(), why))?;
+        let a =
+            softmax_quantizers(float(node, "coarse")?, float(node, "coarse_max")?, floats(node, "r1_end")?)
+                .map_err(|why| Error::model(node.label(), why))?;
         agree(node, "bits", int(node, "bits")? == i64::from(a[0].bits().get()))?;
         agree(node, "fine", a.iter().map(|q| q.scale()).eq(floats(node, "fine")?.iter().copied()))?;
         let shifts = a.iter().filter_map(|q| match q {

@@ -2,6 +2,7 @@
 
 mod attention;
 mod constants;
+mod formulas;
 mod function;
 mod linear;
 mod operand;
@@ -11,6 +12,7 @@ use std::collections::BTreeSet;
 
 use super::site::{Product, Site, SiteInfo};
 use crate::onnx::{DOMAIN, Graph, NodeId, NodeProto};
+use crate::pattern::{Pattern, var};
 use crate::{Error, Result};
 
 /// What the nodes of a quantized graph make.
@@ -23,7 +25,7 @@ pub(super) struct Found {
 
 /// The sites of `graph`.
 pub(super) fn read(graph: &Graph) -> Result<Found> {
-    let reader = Reader { graph };
+    let reader = Reader::new(graph);
     let mut taken: BTreeSet<NodeId> = BTreeSet::new();
     let mut sites = Vec::new();
     // Backwards, so that a twin's sum comes before the products that it consists of.
@@ -55,19 +57,47 @@ pub(super) fn read(graph: &Graph) -> Result<Found> {
     Ok(Found { sites, float: products.map(|(id, _)| id).collect() })
 }
 
+/// A graph, and the formulas of what it may hold.
 struct Reader<'m> {
     graph: &'m Graph,
+    pair: Pattern,
+    clip: Pattern,
+    divided: Pattern,
+    bounded: Pattern,
+    product: Pattern,
+    heads: Pattern,
+    twin_softmax: Pattern,
+    twin_gelu: Pattern,
+    outliers: Pattern,
+    classifier: Pattern,
 }
 
 /// A site before it has a name.
 struct Unnamed {
     op: &'static str,
     inputs: Vec<String>,
+    /// What serves the site alone; a node may be named twice.
     nodes: Vec<NodeId>,
     product: Product,
 }
 
 impl<'m> Reader<'m> {
+    fn new(graph: &'m Graph) -> Self {
+        Self {
+            graph,
+            pair: formulas::quantized(var("x"), "quantize", "dequantize"),
+            clip: formulas::clip(),
+            divided: formulas::divided(),
+            bounded: formulas::bounded(),
+            product: formulas::product(),
+            heads: formulas::heads(),
+            twin_softmax: formulas::twin_softmax(),
+            twin_gelu: formulas::twin_gelu(),
+            outliers: formulas::outliers(),
+            classifier: formulas::classifier(),
+        }
+    }
+
     /// The site whose result `node` makes; `None` if it makes none, an error if it is nearly one.
     fn site(&self, id: NodeId, node: &NodeProto) -> Result<Option<Site>> {
         let found = match node.op_type() {
@@ -134,29 +164,4 @@ impl<'m> Reader<'m> {
         }
         Ok(())
     }
-
-    /// The standard `op_type` that makes `value`.
-    fn made_by(&self, value: &str, op_type: &str) -> Option<(NodeId, &'m NodeProto)> {
-        let id = self.graph.producer(value)?;
-        Some((id, self.graph.node(id))).filter(|(_, node)| node.is_op(op_type))
-    }
-
-    /// The two operands of the binary `op_type` that makes `value`, and its place.
-    fn binary(&self, value: &str, op_type: &str) -> Option<(NodeId, [&'m str; 2])> {
-        let (id, node) = self.made_by(value, op_type)?;
-        Some((id, operands(node)?))
-    }
-}
-
-/// The inputs of a node of two inputs.
-fn operands(node: &NodeProto) -> Option<[&str; 2]> {
-    match node.input.as_slice() {
-        [a, b] => Some([a, b]),
-        _ => None,
-    }
-}
-
-/// Both orders of a pair.
-fn orders<T: Copy>([a, b]: [T; 2]) -> [[T; 2]; 2] {
-    [[a, b], [b, a]]
 }

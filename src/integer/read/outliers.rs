@@ -1,34 +1,33 @@
 //! A linear layer some of whose channels stay in float.
 
-use super::{Reader, Unnamed, operands, orders};
+use super::{Reader, Unnamed};
 use crate::Result;
 use crate::integer::site::{Outliers, Product};
 use crate::onnx::{DOMAIN, NodeProto, tensor};
 
 impl Reader<'_> {
-    /// `inliers(x) + MatMul(Gather(x, channels, axis −1), rows)`. A sum that is nearly so is a float Add like any other.
+    /// A linear layer with outliers. A sum that is nearly so is a float Add like any other.
     pub(super) fn with_outliers(&self, node: &NodeProto) -> Result<Option<Unnamed>> {
-        let Some(terms) = operands(node) else { return Ok(None) };
-        for [inliers, outliers] in orders(terms) {
-            let Some((product, [gathered, rows])) = self.binary(outliers, "MatMul") else { continue };
-            let Some((gather, [x, channels])) = self.binary(gathered, "Gather") else { continue };
-            let last_axis = self.graph.node(gather).attr_int("axis") == Some(-1);
-            let channels = self.graph.constant(channels).and_then(|c| tensor::i64s(c).ok());
-            let (Some(channels), Some((dims, rows)), true) = (channels, self.floats(rows), last_axis) else {
-                continue;
-            };
-            let channels: Vec<usize> = channels.into_iter().filter_map(|c| usize::try_from(c).ok()).collect();
-            let Some(inner) = self.graph.producer(inliers) else { continue };
-            let Some(mut found) = self.inliers(self.graph.node(inner))? else { continue };
-            let Product::Linear { weight, outliers, .. } = &mut found.product else { continue };
-            let within = channels.iter().all(|&channel| channel < weight.k);
-            if found.inputs == [x] && dims == [channels.len(), weight.n] && within {
-                *outliers = Outliers { channels, rows };
-                found.nodes.extend([product, gather, inner]);
-                return Ok(Some(found));
-            }
+        let Some(found) = self.outliers.matches(self.graph, &*node.output[0]) else { return Ok(None) };
+        let channels = self.graph.constant(found.value("channels")).and_then(|c| tensor::i64s(c).ok());
+        let Some(channels) =
+            channels.filter(|_| self.graph.node(found.node("gather")).attr_int("axis") == Some(-1))
+        else {
+            return Ok(None);
+        };
+        let channels: Vec<usize> = channels.into_iter().filter_map(|c| usize::try_from(c).ok()).collect();
+        let Some(inner) = self.graph.producer(found.value("inliers")) else { return Ok(None) };
+        let Some(mut site) = self.inliers(self.graph.node(inner))? else { return Ok(None) };
+        let Product::Linear { weight, outliers, .. } = &mut site.product else { return Ok(None) };
+        let rows = found.constant("rows");
+        let within = channels.iter().all(|&channel| channel < weight.k);
+        if site.inputs != [found.value("x").as_str()] || rows.dims != [channels.len(), weight.n] || !within {
+            return Ok(None);
         }
-        Ok(None)
+        *outliers = Outliers { channels, rows: rows.values.clone() };
+        site.nodes.extend(found.nodes);
+        site.nodes.push(inner);
+        Ok(Some(site))
     }
 
     /// The linear layer whose product `node` makes.
