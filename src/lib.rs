@@ -6,6 +6,7 @@ pub mod check;
 pub mod data;
 pub mod error;
 pub mod export;
+pub mod files;
 pub mod import;
 pub mod integer;
 pub mod kernel;

@@ -9,6 +9,7 @@ use ndarray::{ArrayD, Axis, Slice};
 use onnx_ptq4vit::Error;
 use onnx_ptq4vit::check::{load_batch, top};
 use onnx_ptq4vit::data::{Selection, write_npy};
+use onnx_ptq4vit::files;
 use onnx_ptq4vit::integer::{SiteInfo, SiteValues};
 use onnx_ptq4vit::onnx::Graph;
 use onnx_ptq4vit::report::{Align, table};
@@ -18,7 +19,7 @@ use serde::Serialize;
 use super::engine::Engine;
 use super::images::ImageArgs;
 use super::model::{ModelArgs, is_quantized};
-use super::output::{ensure_writable, print, same_file};
+use super::output::{print, same_file};
 use super::progress::Stderr;
 
 /// Run a model, float or quantized
@@ -58,7 +59,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         if same_file(output, &args.model) || same_file(output, &args.input) {
             return Err(Error::usage(format!("{}: would overwrite an input", output.display())).into());
         }
-        ensure_writable(output)?;
+        files::ensure_writable(output)?;
     }
     let model = args.reading.read(&args.model)?.model;
     let graph = Graph::new(&model)?;
@@ -109,7 +110,7 @@ fn write_sites(folder: &Path, sites: &[SiteInfo], values: &[SiteValues]) -> Resu
     for (i, (site, values)) in sites.iter().zip(values).enumerate() {
         let about = SiteFile { name: &site.name, kind: site.op, inputs: &site.inputs, output: &site.output };
         let path = folder.join(format!("{i}.json"));
-        std::fs::write(&path, serde_json::to_vec_pretty(&about)?).map_err(|e| Error::io(&path, e))?;
+        files::write(&path, |file| Ok(serde_json::to_writer_pretty(file, &about)?))?;
         for (at, input) in values.inputs.iter().enumerate() {
             write_npy(&folder.join(format!("{i}_in{at}.npy")), input)?;
         }

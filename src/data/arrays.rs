@@ -1,14 +1,14 @@
 //! NumPy arrays in and out.
 
 use std::fs::File;
-use std::io::{BufReader, BufWriter, Read, Seek, Write};
+use std::io::{BufReader, Read, Seek};
 use std::path::Path;
 
 use ndarray::{Array4, ArrayD, Axis, IxDyn, Slice};
 use ndarray_npy::{NpzReader, ReadNpyError, ReadNpyExt, ReadNpzError, ReadableElement, WriteNpyExt};
 
 use super::{Dataset, Items, Selection};
-use crate::{Error, Result};
+use crate::{Error, Result, files};
 
 /// Names under which an `.npz` holds its images, the preferred first.
 const INPUT_NAMES: [&str; 3] = ["images", "input", "x"];
@@ -49,21 +49,9 @@ pub(super) fn open_npz(path: &Path, selection: Selection) -> Result<Dataset> {
     dataset(path, &name, array, labels, selection)
 }
 
-/// Writes `array` as `.npy`: to a temporary file beside `path`, then renamed, so that no half file is ever seen.
+/// Writes `array` as `.npy`, whole or not at all.
 pub fn write_npy(path: &Path, array: &ArrayD<f32>) -> Result<()> {
-    let io = |e: std::io::Error| Error::io(path, e);
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut builder = tempfile::Builder::new();
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    let file = builder.tempfile_in(folder).map_err(io)?;
-    let mut writer = BufWriter::new(file.as_file());
-    array.write_npy(&mut writer).map_err(|e| io(std::io::Error::other(e)))?;
-    writer.flush().map_err(io)?;
-    drop(writer);
-    file.as_file().sync_all().map_err(io)?;
-    file.persist(path).map_err(|e| io(e.error))?;
-    Ok(())
+    files::write(path, |file| array.write_npy(file).map_err(std::io::Error::other))
 }
 
 type Npz = NpzReader<BufReader<File>>;
