@@ -67,9 +67,7 @@ pub fn calibrate(
             format!("{} images do not fill batches of {batch}, the model's fixed batch", images.len()),
         ));
     }
-    let first = images.load(0)?;
-    let (channels, height, width) = first.dim();
-    let shape = input.shape_for([channels, height, width])?;
+    let shape = input.shape_for(images.item_shape())?;
     let mut outputs = outputs(&graph)?;
     if outputs.logits {
         outputs.names.truncate(1);

@@ -81,8 +81,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         return Err(Error::usage("--max-drop needs labels: give --labels, or data that has them").into());
     }
 
-    let (channels, height, width) = data.load(0)?.dim();
-    let image = [channels, height, width];
+    let image = data.item_shape();
     let quantized = Runner::with_image(&quantized, image)?;
     if args.layers {
         ensure_same_values(&graph, &quantized)?;

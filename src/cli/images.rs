@@ -51,8 +51,7 @@ impl ImageArgs {
             }
             Items::Array(_) => {}
         }
-        let (channels, height, width) = data.load(0)?.dim();
-        input.shape_for([channels, height, width])?;
+        input.shape_for(data.item_shape())?;
         Ok(data)
     }
 

@@ -71,8 +71,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     }
     let data = args.images.open(&args.input, &input, Selection::default(), &progress)?;
 
-    let (channels, height, width) = data.load(0)?.dim();
-    let shape = input.shape_for([channels, height, width])?;
+    let shape = input.shape_for(data.item_shape())?;
     let (images, present) = load_batch(&data, 0, data.len().next_multiple_of(shape[0]))?;
     let output = match (Engine::new(&model, &graph, shape)?, &args.sites) {
         (Engine::Integer(runner), Some(folder)) => {

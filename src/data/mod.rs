@@ -91,7 +91,18 @@ impl Dataset {
         self.names.is_empty()
     }
 
-    /// Item `index` as `[C, H, W]`.
+    /// The shape `[C, H, W]` of every item: `[3, crop, crop]` for images, none of which is decoded for it.
+    pub fn item_shape(&self) -> [usize; 3] {
+        match &self.items {
+            Items::Images { preprocess, .. } => [3, preprocess.crop as usize, preprocess.crop as usize],
+            Items::Array(array) => {
+                let (_, channels, height, width) = array.dim();
+                [channels, height, width]
+            }
+        }
+    }
+
+    /// Loads item `index` as `[C, H, W]`.
     ///
     /// # Panics
     /// If `index` is out of range.
