@@ -1,4 +1,4 @@
-//! Every writer of the library keeps the same rules: what it replaces, with which permissions, and what a failure leaves.
+//! Every writer of the library follows the same rules on what it replaces, on permissions, and on failure.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -95,7 +95,9 @@ fn files_are_made_and_replaced() {
         }
         let written = names(folder.path());
         assert_eq!(written.len(), if name == "external model" { 2 } else { 1 }, "{name}: {written:?}");
-        written.iter().for_each(|file| fs::remove_file(file).unwrap());
+        for file in written {
+            fs::remove_file(file).unwrap();
+        }
     }
     files::write(&path, |file| file.write_all(b"whole")).unwrap();
     assert_eq!(fs::read(&path).unwrap(), b"whole");

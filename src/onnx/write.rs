@@ -14,7 +14,7 @@ use crate::{Error, Result, files};
 pub enum Storage {
     /// All weights go into the model file, which can hold 2 GiB.
     Inline,
-    /// Initializers of the main graph of 1 KiB or more go to `<file name>.data` beside the model, the rest stays inline.
+    /// Initializers of the main graph from 1 KiB go to `<file name>.data` beside the model. The rest stays inline.
     External,
 }
 
