@@ -6,6 +6,7 @@ pub mod data;
 pub mod engine;
 pub mod error;
 pub mod export;
+pub mod files;
 pub mod integer;
 pub mod kernel;
 pub mod onnx;

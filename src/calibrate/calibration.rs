@@ -1,6 +1,5 @@
 //! The result of a calibration, and its JSON file.
 
-use std::io::Write;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -9,7 +8,7 @@ use super::Options;
 use crate::plan::Plan;
 use crate::prepare::{Prepared, hex_digest};
 use crate::quant::{Bits, Quantizer, Scale};
-use crate::{Error, Result};
+use crate::{Error, Result, files};
 
 /// The scales of every site.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -96,16 +95,9 @@ impl Calibration {
         }
     }
 
-    /// Writes it as JSON, whole or not at all.
+    /// Writes the calibration to `path` as JSON, whole or not at all.
     pub fn write(&self, path: &Path) -> Result<()> {
-        let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let io = |e| Error::io(path, e);
-        let mut file = tempfile::NamedTempFile::new_in(folder).map_err(io)?;
-        let json = serde_json::to_string_pretty(self).expect("plain data has a JSON form");
-        file.write_all(json.as_bytes()).map_err(io)?;
-        file.as_file().sync_all().map_err(io)?;
-        file.persist(path).map_err(|e| Error::io(path, e.error))?;
-        Ok(())
+        files::write(path, |file| Ok(serde_json::to_writer_pretty(file, self)?))
     }
 
     /// Whether it is what a run from `provenance` over the sites of `plan` begins with, whatever the images hold.

@@ -10,6 +10,7 @@ use onnx_ptq4vit::Error;
 use onnx_ptq4vit::calibrate::{Calibration, Gradient, Options, Run, calibrate};
 use onnx_ptq4vit::data::Selection;
 use onnx_ptq4vit::export::export;
+use onnx_ptq4vit::files::ensure_writable;
 use onnx_ptq4vit::onnx::Storage;
 use onnx_ptq4vit::plan::{Plan, plan};
 use onnx_ptq4vit::prepare::Prepared;
@@ -19,7 +20,7 @@ use prost::Message;
 use super::images::ImageArgs;
 use super::interrupt::whole;
 use super::model::ModelArgs;
-use super::output::{ensure_writable, print, same_file};
+use super::output::{print, same_file};
 use super::progress::Stderr;
 use super::values::{MethodName, MetricName, SearchName, TwinName, WeightsName, Widths};
 

@@ -10,13 +10,14 @@ use onnx_ptq4vit::Error;
 use onnx_ptq4vit::check::top;
 use onnx_ptq4vit::data::{Selection, write_npy};
 use onnx_ptq4vit::engine::Tapped;
+use onnx_ptq4vit::files;
 use onnx_ptq4vit::integer::{self, SiteInfo};
 use onnx_ptq4vit::report::{Align, table};
 use serde::Serialize;
 
 use super::images::ImageArgs;
 use super::model::{ModelArgs, engine};
-use super::output::{ensure_writable, print, same_file};
+use super::output::{print, same_file};
 use super::progress::Stderr;
 
 /// Run a model, float or quantized
@@ -56,7 +57,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         if same_file(output, &args.model) || same_file(output, &args.input) {
             return Err(Error::usage(format!("{}: would overwrite an input", output.display())).into());
         }
-        ensure_writable(output)?;
+        files::ensure_writable(output)?;
     }
     let model = args.reading.read(&args.model)?;
     if args.sites.is_some() && !model.is_quantized() {
@@ -102,7 +103,7 @@ fn write_sites(folder: &Path, sites: &[SiteInfo], values: Vec<ArrayD<f32>>) -> R
     for (i, site) in sites.iter().enumerate() {
         let about = SiteFile { name: &site.name, kind: site.op, inputs: &site.inputs, output: &site.output };
         let path = folder.join(format!("{i}.json"));
-        std::fs::write(&path, serde_json::to_vec_pretty(&about)?).map_err(|e| Error::io(&path, e))?;
+        files::write(&path, |file| Ok(serde_json::to_writer_pretty(file, &about)?))?;
         for at in 0..site.inputs.len() {
             write_npy(&folder.join(format!("{i}_in{at}.npy")), &next())?;
         }

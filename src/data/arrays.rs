@@ -1,16 +1,16 @@
-//! NumPy arrays in and out.
+//! Reads and writes NumPy arrays.
 
 use std::fs::File;
-use std::io::{BufReader, BufWriter, Read, Seek, Write};
+use std::io::{BufReader, Read, Seek};
 use std::path::Path;
 
 use ndarray::{Array4, ArrayD, Axis, IxDyn, Slice};
 use ndarray_npy::{NpzReader, ReadNpyError, ReadNpyExt, ReadNpzError, ReadableElement, WriteNpyExt};
 
 use super::{Dataset, Items, Selection};
-use crate::{Error, Result};
+use crate::{Error, Result, files};
 
-/// Names under which an `.npz` holds its images, the preferred first.
+/// The names under which an `.npz` may hold its images, the preferred one first.
 const INPUT_NAMES: [&str; 3] = ["images", "input", "x"];
 
 pub(super) fn open_npy(path: &Path, selection: Selection) -> Result<Dataset> {
@@ -49,26 +49,14 @@ pub(super) fn open_npz(path: &Path, selection: Selection) -> Result<Dataset> {
     dataset(path, &name, array, labels, selection)
 }
 
-/// Writes `array` as `.npy`: to a temporary file beside `path`, then renamed, so that no half file is ever seen.
+/// Writes `array` as `.npy`, whole or not at all.
 pub fn write_npy(path: &Path, array: &ArrayD<f32>) -> Result<()> {
-    let io = |e: std::io::Error| Error::io(path, e);
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut builder = tempfile::Builder::new();
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    let file = builder.tempfile_in(folder).map_err(io)?;
-    let mut writer = BufWriter::new(file.as_file());
-    array.write_npy(&mut writer).map_err(|e| io(std::io::Error::other(e)))?;
-    writer.flush().map_err(io)?;
-    drop(writer);
-    file.as_file().sync_all().map_err(io)?;
-    file.persist(path).map_err(|e| io(e.error))?;
-    Ok(())
+    files::write(path, |file| array.write_npy(file).map_err(std::io::Error::other))
 }
 
 type Npz = NpzReader<BufReader<File>>;
 
-/// The only array of four axes in an `.npz` without one of the known names.
+/// The images of an `.npz` that has none of the known names: its only float array with four axes.
 fn only_input(path: &Path, npz: &mut Npz, names: &[String]) -> Result<(String, ArrayD<f32>)> {
     let mut found = Vec::new();
     for name in names {
@@ -90,7 +78,7 @@ fn only_input(path: &Path, npz: &mut Npz, names: &[String]) -> Result<(String, A
     }
 }
 
-/// `None` if the elements are neither f32 nor f64.
+/// Returns `None` if the elements are neither f32 nor f64.
 fn read_float(npz: &mut Npz, name: &str) -> Result<Option<ArrayD<f32>>, ReadNpzError> {
     if let Some(array) = read_as::<f32, _>(npz, name)? {
         return Ok(Some(array));
@@ -98,7 +86,7 @@ fn read_float(npz: &mut Npz, name: &str) -> Result<Option<ArrayD<f32>>, ReadNpzE
     Ok(read_as::<f64, _>(npz, name)?.map(|array| array.mapv(|x| x as f32)))
 }
 
-/// `None` if the elements are of another type.
+/// Returns `None` if the elements are of another type.
 fn read_as<T: ReadableElement, R: Read + Seek>(
     npz: &mut NpzReader<R>,
     name: &str,
@@ -121,7 +109,7 @@ fn read_labels(path: &Path, npz: &mut Npz) -> Result<Vec<u32>> {
                     .iter()
                     .map(|&label| u32::try_from(label))
                     .collect::<Result<_, _>>()
-                    .map_err(|_| Error::data(path.display(), "`labels` holds a number that is no 0-based class"));
+                    .map_err(|_| Error::data(path.display(), "`labels` holds a number that is not a 0-based class"));
             })*
         };
     }
@@ -129,7 +117,7 @@ fn read_labels(path: &Path, npz: &mut Npz) -> Result<Vec<u32>> {
     Err(Error::data(path.display(), "`labels` must hold integers"))
 }
 
-/// The first `limit` rows of `[N, C, H, W]`, checked.
+/// Takes the first `limit` rows of `array`, which must be `[N, C, H, W]` with finite elements.
 fn dataset(
     path: &Path,
     name: &str,
@@ -141,13 +129,13 @@ fn dataset(
     let shape = array.shape().to_vec();
     let mut array: Array4<f32> =
         array.into_dimensionality().ok().filter(|array: &Array4<f32>| !array.is_empty()).ok_or_else(
-            || fault(format!("`{name}` has the shape {shape:?}, expected [N, C, H, W] and no axis of 0")),
+            || fault(format!("`{name}` has the shape {shape:?}, expected [N, C, H, W] with no axis of 0")),
         )?;
     let total = shape[0];
     if let Some(labels) = &labels
         && labels.len() != total
     {
-        return Err(fault(format!("{} labels for {total} items, expected one for each", labels.len())));
+        return Err(fault(format!("{} labels for {total} items, expected one per item", labels.len())));
     }
     let used = total.min(selection.limit.unwrap_or(total));
     if used < total || !array.is_standard_layout() {

@@ -1,4 +1,4 @@
-//! One image file → one model input.
+//! Turns an image file into a model input.
 
 use std::fs::File;
 use std::io::BufReader;
@@ -12,12 +12,12 @@ use ndarray::Array3;
 use super::{Interpolation, Preprocess};
 use crate::{Error, Result};
 
-/// Decompression bombs end here, and images so thin that the resize would make one.
+/// The limit before and after the resize. It stops decompression bombs, and images so thin that a resize makes one.
 const MAX_PIXELS: u64 = 64 << 20;
-/// What a decoder may allocate.
+/// The most bytes that a decoder may allocate.
 const MAX_BYTES: u64 = 512 << 20;
 
-/// The image at `path` as `[3, crop, crop]`.
+/// Loads the image at `path` as `[3, crop, crop]`.
 pub(super) fn load(path: &Path, preprocess: &Preprocess) -> Result<Array3<f32>> {
     let pixels = crop_of(path, preprocess)?;
     let Preprocess { mean, std, .. } = preprocess;
@@ -27,7 +27,7 @@ pub(super) fn load(path: &Path, preprocess: &Preprocess) -> Result<Array3<f32>> 
     }))
 }
 
-/// The resized and cropped image, still in u8.
+/// Loads the image at `path`, resized and cropped but not yet normalized.
 pub(super) fn crop_of(path: &Path, preprocess: &Preprocess) -> Result<RgbImage> {
     let image = decode(path)?;
     let resized = resize(image, preprocess).map_err(|why| Error::data(path.display(), why))?;
@@ -62,9 +62,10 @@ fn too_large(width: u32, height: u32) -> String {
     format!("{width} x {height} pixels, expected 1 to {} million", MAX_PIXELS >> 20)
 }
 
-/// The short side becomes `resize`, the long one `trunc(resize·long/short)`.
+/// Resizes the short side to `resize` and the long side to `trunc(resize·long/short)`.
 ///
-/// Like Pillow, two passes on u8, horizontal first: in one call `fast_image_resize` takes them the other way round.
+/// It makes two passes on u8, the horizontal one first, as Pillow does. One call of `fast_image_resize` would begin
+/// with the vertical one.
 fn resize(image: RgbImage, preprocess: &Preprocess) -> Result<RgbImage, String> {
     let (width, height) = image.dimensions();
     let scaled = |side: u32| u64::from(preprocess.resize) * u64::from(side) / u64::from(width.min(height));
@@ -105,7 +106,8 @@ fn centre_crop(image: &RgbImage, crop: u32) -> RgbImage {
     })
 }
 
-/// torchvision's `round((side − crop)/2)`, half to even; the padding before a side that is too short, negated.
+/// Where the crop starts on a side: torchvision's `round((side − crop)/2)`, half to even. If the side is shorter than
+/// the crop, this is minus the padding before it.
 fn crop_start(side: u32, crop: u32) -> i64 {
     if side < crop {
         return -i64::from((crop - side) / 2);

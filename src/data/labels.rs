@@ -1,4 +1,4 @@
-//! CSV files of paths and labels.
+//! Reads paths and labels from CSV files.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -6,14 +6,14 @@ use std::path::Path;
 use super::{Dataset, Items};
 use crate::{Error, Result};
 
-/// The columns `path` and `label` of a CSV file; others are ignored.
+/// The columns `path` and `label` of a CSV file. Other columns are ignored.
 pub(super) struct Table {
     pub(super) paths: Option<Vec<String>>,
     pub(super) labels: Option<Vec<u32>>,
 }
 
 impl Table {
-    /// Reads at least one row of at least one of the two columns, which the first line names.
+    /// Reads the columns that the first line names. A file without either column, or without rows, is an error.
     pub(super) fn read(csv: &Path) -> Result<Self> {
         let file = std::fs::File::open(csv).map_err(|e| Error::io(csv, e))?;
         let broken = |e: csv::Error| Error::data(csv.display(), e);
@@ -36,7 +36,7 @@ impl Table {
                 let cell = &record[column];
                 let label = cell.trim().parse().map_err(|_| {
                     let place = format!("{}, line {line}", csv.display());
-                    Error::data(place, format!("label `{cell}` is no 0-based class number"))
+                    Error::data(place, format!("label `{cell}` is not a 0-based class number"))
                 })?;
                 labels.push(label);
             }
@@ -48,7 +48,7 @@ impl Table {
     }
 }
 
-/// The label in `csv` of every item.
+/// Reads the label of every item of `dataset` from `csv`.
 pub(super) fn labels_of(dataset: &Dataset, csv: &Path) -> Result<Vec<u32>> {
     let place = csv.display();
     match Table::read(csv)? {
@@ -63,7 +63,7 @@ pub(super) fn labels_of(dataset: &Dataset, csv: &Path) -> Result<Vec<u32>> {
         }
         Table { labels: Some(labels), .. } => Err(Error::data(
             place,
-            format!("{} labels for {} items, expected one for each", labels.len(), dataset.total),
+            format!("{} labels for {} items, expected one per item", labels.len(), dataset.total),
         )),
     }
 }

@@ -1,4 +1,4 @@
-//! Images and arrays on disk, as the batches a model takes.
+//! Reads images and arrays from disk into the batches that a model takes.
 
 mod arrays;
 mod decode;
@@ -20,45 +20,46 @@ pub use preprocess::{Interpolation, Preprocess};
 /// How many items of a source are used, and which.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Selection {
-    /// At most so many; `None` uses all.
+    /// The largest number of items; `None` uses all.
     pub limit: Option<usize>,
-    /// Chooses the sample of a folder. CSV files and arrays are taken from their first row on.
+    /// The seed of a folder's random sample. CSV files and arrays are taken from their first row on.
     pub seed: u64,
 }
 
-/// An ordered set of model inputs; images are decoded when they are loaded.
+/// An ordered set of model inputs. Images are decoded when they are loaded.
 #[derive(Debug)]
 pub struct Dataset {
     /// Where the inputs come from.
     pub items: Items,
-    /// One 0-based class for each item, if known.
+    /// One 0-based class per item, if the classes are known.
     pub labels: Option<Vec<u32>>,
-    /// What each item is called: the path of an image relative to its folder or CSV file, or `images[3]`.
+    /// One name per item: the path of an image relative to its folder or CSV file, or for an array `images[3]`.
     pub names: Vec<String>,
-    /// Which item of the source each one is, and how many the source has: for labels without paths.
+    /// The row of the source that each item comes from, by which labels without paths are matched.
     rows: Vec<usize>,
+    /// The number of rows that the source has.
     total: usize,
 }
 
 /// The inputs of a [`Dataset`].
 #[derive(Debug)]
 pub enum Items {
-    /// Image files and what is done to each.
+    /// Image files, and how each becomes a model input.
     Images {
-        /// In the order of the data set.
+        /// One path per item.
         paths: Vec<PathBuf>,
-        /// From file to model input.
+        /// The steps from the decoded file to the model input.
         preprocess: Preprocess,
     },
-    /// `[N, C, H, W]` as the model takes it: no preprocessing is applied.
+    /// `[N, C, H, W]` as the model takes it. No preprocessing is applied.
     Array(Array4<f32>),
 }
 
 impl Dataset {
-    /// Opens a folder of images, a `.csv` with a `path` column, a `.npy` or `.npz` array or one image.
+    /// Opens a folder of images, a `.csv` file with a `path` column, a `.npy` or `.npz` array, or one image.
     ///
-    /// A folder is searched recursively, without following symbolic links, sorted by relative path, and a sample of
-    /// `selection.limit` images keeps that order.
+    /// A folder is searched recursively without following symbolic links, and its images are sorted by relative path.
+    /// A random sample of `selection.limit` images keeps that order.
     pub fn open(path: &Path, preprocess: &Preprocess, selection: Selection) -> Result<Self> {
         if selection.limit == Some(0) {
             return Err(Error::usage("a limit of 0 images leaves nothing to do, expected at least 1"));
@@ -74,24 +75,26 @@ impl Dataset {
         }
     }
 
-    /// The labels of a CSV file with the columns `path,label`, matched by relative path or, where only one file has it,
-    /// by file name; or with a `label` column alone, one row for every item of the source, in its order.
+    /// Takes the labels from the column `label` of a CSV file.
+    ///
+    /// A column `path` matches them to images by relative path, or by file name where only one file has that name.
+    /// Without it, there is one label per item of the source, in its order.
     pub fn with_labels(mut self, csv: &Path) -> Result<Self> {
         self.labels = Some(labels::labels_of(&self, csv)?);
         Ok(self)
     }
 
-    /// How many items there are.
+    /// The number of items.
     pub fn len(&self) -> usize {
         self.names.len()
     }
 
-    /// Never true of an opened source: an empty one is an error.
+    /// Whether there are no items, which [`Dataset::open`] refuses.
     pub fn is_empty(&self) -> bool {
         self.names.is_empty()
     }
 
-    /// `[C, H, W]` of every item.
+    /// The shape `[C, H, W]` of every item: `[3, crop, crop]` for images, none of which is decoded for it.
     pub fn item_shape(&self) -> [usize; 3] {
         match &self.items {
             Items::Images { preprocess, .. } => [3, preprocess.crop as usize, preprocess.crop as usize],
@@ -102,7 +105,7 @@ impl Dataset {
         }
     }
 
-    /// Item `index` as `[C, H, W]`.
+    /// Loads item `index` as `[C, H, W]`.
     ///
     /// # Panics
     /// If `index` is out of range.
@@ -113,7 +116,7 @@ impl Dataset {
         }
     }
 
-    /// Items `range` as `[N, C, H, W]`, decoded in parallel, in order.
+    /// Loads the items of `range` in parallel as `[N, C, H, W]`, in their order.
     ///
     /// # Panics
     /// If `range` is empty or out of range.
@@ -122,7 +125,7 @@ impl Dataset {
             return Ok(array.slice(s![range, .., .., ..]).to_owned());
         }
         let loaded: Vec<Result<Array3<f32>>> = range.into_par_iter().map(|index| self.load(index)).collect();
-        // The first error in order, on any number of threads.
+        // The first error in order is returned, on any number of threads.
         let images: Vec<Array3<f32>> = loaded.into_iter().collect::<Result<_>>()?;
         let views: Vec<_> = images.iter().map(|image| image.view()).collect();
         Ok(stack(Axis(0), &views).expect("every image has the shape of the crop, and there is one"))

@@ -1,4 +1,4 @@
-//! What is done to an image before the model sees it.
+//! The steps from a decoded image to a model input.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,11 +8,11 @@ use crate::{Error, Result};
 /// The kernel of the antialiased resize, as Pillow names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Interpolation {
-    /// Triangle.
+    /// Triangle kernel.
     Bilinear,
-    /// Catmull-Rom (a = −0.5).
+    /// Catmull-Rom kernel (a = −0.5).
     Bicubic,
-    /// Windowed sinc of three lobes.
+    /// Windowed sinc kernel of three lobes.
     Lanczos,
 }
 
@@ -36,23 +36,24 @@ impl FromStr for Interpolation {
     }
 }
 
-/// EXIF orientation, RGB, short side to `resize`, centre crop, `(x/255 − mean)/std`, as torchvision and timm do it.
+/// How torchvision and timm make an image a model input: they turn it as EXIF says, convert it to RGB, resize its short
+/// side to `resize`, crop its centre, and normalize it to `(x/255 − mean)/std`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Preprocess {
-    /// The short side after the resize, in pixels.
+    /// The length of the short side after the resize, in pixels.
     pub resize: u32,
-    /// Both sides of the centre crop, in pixels; a smaller image is padded with black.
+    /// The length of both sides of the centre crop, in pixels. A smaller image is padded with black.
     pub crop: u32,
-    /// Of R, G and B, on the scale 0–1.
+    /// The means of R, G and B, on the scale 0–1.
     pub mean: [f32; 3],
-    /// Of R, G and B, on the scale 0–1.
+    /// The standard deviations of R, G and B, on the scale 0–1.
     pub std: [f32; 3],
     /// The kernel of the resize.
     pub interpolation: Interpolation,
 }
 
 impl Preprocess {
-    /// What timm's ViT configurations say: 0.9 of the short side is kept, bicubic, mean and std 0.5.
+    /// The defaults of timm's ViT: a crop of 0.9 of the short side, bicubic interpolation, mean and std 0.5.
     pub fn timm_vit(input_size: u32) -> Self {
         Self {
             resize: (f64::from(input_size) / 0.9).floor() as u32,
@@ -63,7 +64,7 @@ impl Preprocess {
         }
     }
 
-    /// A usage error if no image could be prepared so.
+    /// Returns a usage error if no image can be prepared with these values.
     pub fn check(&self) -> Result<()> {
         if !(1..=8192).contains(&self.resize) || !(1..=8192).contains(&self.crop) {
             let Self { resize, crop, .. } = self;

@@ -1,4 +1,4 @@
-//! Which images there are.
+//! Finds the images of a folder or a CSV file.
 
 use std::path::{Path, PathBuf};
 
@@ -38,7 +38,7 @@ pub(super) fn open_folder(folder: &Path, preprocess: &Preprocess, selection: Sel
     Ok(Dataset { items, labels: None, names, rows, total })
 }
 
-/// Rows in order; paths are relative to the CSV file's folder.
+/// Keeps the order of the rows. Paths are relative to the folder of the CSV file.
 pub(super) fn open_csv(csv: &Path, preprocess: &Preprocess, selection: Selection) -> Result<Dataset> {
     preprocess.check()?;
     let Table { paths, labels } = Table::read(csv)?;
@@ -65,7 +65,7 @@ pub(super) fn open_image(path: &Path, preprocess: &Preprocess) -> Result<Dataset
     Ok(Dataset { items, labels: None, names: vec![name], rows: vec![0], total: 1 })
 }
 
-/// By extension; names that begin with a dot are hidden (and macOS' `._x.jpg` are no images).
+/// Goes by the extension. Names that begin with a dot are hidden (and macOS's `._x.jpg` are not images).
 fn is_image_name(path: &Path) -> bool {
     let hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
     !hidden && ImageFormat::from_path(path).is_ok_and(|format| format.reading_enabled())
@@ -77,14 +77,14 @@ fn relative_name(path: &Path, folder: &Path) -> String {
     below.iter().map(|part| part.to_string_lossy()).collect::<Vec<_>>().join("/")
 }
 
-/// `limit` of `total` rows, each set equally likely, in ascending order.
+/// Draws `limit` of `total` rows, every set equally likely, in ascending order.
 fn sample(total: usize, Selection { limit, seed }: Selection) -> Vec<usize> {
     let mut rows: Vec<usize> = (0..total).collect();
     let used = total.min(limit.unwrap_or(total));
     if used < total {
         let mut random = ChaCha8Rng::seed_from_u64(seed);
         for i in 0..used {
-            // Drawn as u64: the same on 32-bit systems.
+            // Drawing u64 gives the same rows on 32-bit systems.
             rows.swap(i, random.random_range(i as u64..total as u64) as usize);
         }
         rows.truncate(used);

@@ -117,6 +117,7 @@ fn one_image_is_a_dataset() {
     let dataset = Dataset::open(&fixtures().join("gray.png"), &small(), all()).unwrap();
     assert_eq!((dataset.len(), dataset.names[0].as_str()), (1, "gray.png"));
     assert_eq!(dataset.batch(0..1).unwrap().index_axis(Axis(0), 0), dataset.load(0).unwrap());
+    assert_eq!(dataset.load(0).unwrap().shape(), dataset.item_shape());
 }
 
 #[test]
@@ -183,6 +184,7 @@ fn arrays_are_read_without_preprocessing() {
     let dataset = Dataset::open(&npy, &small(), all()).unwrap();
     assert_eq!(dataset.batch(1..3).unwrap(), array.slice(s![1..3, .., .., ..]));
     assert_eq!(dataset.names[2], "images[2]");
+    assert_eq!(dataset.item_shape(), [2, 1, 2]);
 
     for name in ["x", "anything"] {
         let npz = folder.path().join(format!("{name}.npz"));

@@ -1,4 +1,4 @@
-//! A file as bytes, without reading it.
+//! Maps a file into memory.
 #![allow(unsafe_code)]
 
 use std::fs::File;
@@ -6,10 +6,10 @@ use std::fs::File;
 use bytes::Bytes;
 use memmap2::Mmap;
 
-/// The bytes of `file`, paged in when they are looked at.
+/// The bytes of `file`, which the system reads when they are first accessed.
 ///
-/// Caveat: whoever writes into the file, or truncates it, while the bytes are alive changes them or ends the process.
-/// Files written by this crate are replaced by renaming, which leaves the mapped one as it was.
+/// Whoever writes into the file while the bytes are alive changes them; whoever truncates it ends the process.
+/// This crate replaces files by renaming, which leaves the mapped one as it was.
 pub(super) fn map(file: &File) -> std::io::Result<Bytes> {
     // SAFETY: the mapping is read-only and private to `Bytes`, which owns it for as long as any slice of it lives. That
     // nobody changes the file meanwhile is the caller's promise, stated above: no check can establish it.
