@@ -3,13 +3,12 @@
 //! Candidates are evaluated on integer codes. The pruned search drops one as soon as its partial loss exceeds the best
 //! whole loss known; the exhaustive search evaluates them all, and finds the same scales.
 
+mod best_first;
 mod candidates;
+mod columns;
 mod evaluate;
 mod exhaustive;
-#[cfg(test)]
-mod float;
 mod pruned;
-mod race;
 mod rows;
 
 use std::ops::Range;
