@@ -100,9 +100,15 @@ pub fn calibrate(
 
     let footprint = recorder.footprint()?;
     let weights: Vec<usize> = plan.sites.iter().map(|site| problems::weight_len(&graph, site) * 4).collect();
-    let extent = (recorder.chunks, rayon::current_num_threads());
-    let sizes = (model.proto.encoded_len(), run.memory);
-    let division = memory::divide(&footprint, &weights, done, extent, options.metric, sizes)?;
+    let demand = memory::Demand {
+        footprint: &footprint,
+        weights: &weights,
+        chunks,
+        model: model.proto.encoded_len(),
+        metric: options.metric,
+    };
+    let limits = memory::Limits { threads: rayon::current_num_threads(), memory: run.memory };
+    let division = memory::divide(demand, done, limits)?;
     for (i, group) in division.groups.iter().enumerate() {
         let part = match division.groups.len() {
             1 => String::new(),
