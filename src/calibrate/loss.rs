@@ -13,7 +13,7 @@ use crate::{Error, Result};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Gradient {
-    /// Cross-entropy against the model's own prediction: the paper's text. One backward pass per batch.
+    /// Cross-entropy against the model's own prediction: the paper's text. One backward pass per image.
     PseudoLabel,
     /// Mean of this many random probes, each with `E[g²]` = the diagonal of the Gauss–Newton Hessian.
     Fisher(usize),

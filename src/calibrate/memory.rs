@@ -30,7 +30,7 @@ pub(super) struct Demand<'d> {
     pub(super) footprint: &'d Footprint,
     /// Bytes of each site's weight.
     pub(super) weights: &'d [usize],
-    /// Batches of the calibration set.
+    /// The number of batches of the calibration set.
     pub(super) chunks: usize,
     /// Bytes of the model file.
     pub(super) model: usize,

@@ -28,15 +28,16 @@ use crate::{Error, Result};
 use prost::Message as _;
 use record::{Recorder, SiteFootprint};
 
-/// How a calibration is done: nothing of this changes its result.
+/// How a calibration is done; none of this changes its result.
 pub struct Run<'r> {
     /// How thoroughly the search looks.
     pub search: Search,
-    /// What the process may take, in bytes: sites that do not fit at once are recorded in groups, one after another.
+    /// How much memory the process may take, in bytes. Sites that do not fit at once are recorded in groups, one after
+    /// another.
     pub memory: usize,
-    /// What an earlier run has finished, of this model, these images and these options; else it is not used.
+    /// What an earlier run has finished. It is used only if it is of this model, these images and these options.
     pub resume: Option<Calibration>,
-    /// Called with what is finished, after every site.
+    /// Called after every site, with what is finished.
     pub save: &'r dyn Fn(&Calibration) -> Result<()>,
 }
 
@@ -128,7 +129,7 @@ pub fn calibrate(
     Ok(calibration)
 }
 
-/// The multiplications of one evaluation, and the outputs, whose errors are summed.
+/// The work of one evaluation: its multiplications, and its outputs, whose errors are summed.
 fn search_work(site: &SiteFootprint, weight: usize) -> u64 {
     // (M·K)·(K·N)·(M·N) is the square of the multiplications.
     let [a, b, output] = [site.a, weight + site.b, site.output].map(|bytes| bytes as f64 / 4.0);

@@ -13,7 +13,7 @@ use crate::progress::Progress;
 use crate::session::Session;
 use crate::{Error, Result};
 
-/// One site over all chunks of the calibration set, in their order, in the shapes that the model computes.
+/// One site over all batches of the calibration set, in their order, in the shapes that the model computes.
 #[derive(Default)]
 pub(super) struct SiteRecord {
     /// The lhs.
@@ -24,20 +24,20 @@ pub(super) struct SiteRecord {
     pub(super) curvature: Vec<ArrayD<f32>>,
 }
 
-/// The bytes that one batch takes.
+/// How many bytes one batch takes.
 pub(super) struct Footprint {
     /// The values of a forward pass that the backward pass needs.
     pub(super) values: usize,
     pub(super) sites: Vec<SiteFootprint>,
 }
 
-/// The bytes of one site's operands and of its output.
+/// How many bytes the operands and the output of one site take.
 pub(super) struct SiteFootprint {
     pub(super) a: usize,
     /// 0 for a weight.
     pub(super) b: usize,
     pub(super) output: usize,
-    /// Problems that share them.
+    /// The number of problems that share them.
     pub(super) heads: usize,
 }
 
@@ -46,11 +46,11 @@ pub(super) struct Recorder<'r> {
     pub(super) session: &'r Session,
     pub(super) plan: &'r Plan,
     pub(super) options: &'r Options,
-    /// Batches of the calibration set.
+    /// The number of batches of the calibration set.
     pub(super) chunks: usize,
-    /// The batch of a chunk.
+    /// Loads the batch of an index.
     pub(super) load: &'r (dyn Fn(usize) -> Result<Array4<f32>> + Sync),
-    /// The session's output is the logits of a classifier.
+    /// Whether the session's output is the logits of a classifier.
     pub(super) logits: bool,
 }
 
@@ -161,7 +161,7 @@ impl Recorder<'_> {
     }
 }
 
-/// Element by element, over the first axis.
+/// The mean of the squares over the first axis.
 fn mean_square(gradients: &ArrayD<f32>) -> ArrayD<f32> {
     let share = 1.0 / gradients.shape()[0] as f32;
     let mut sum = ArrayD::zeros(&gradients.shape()[1..]);

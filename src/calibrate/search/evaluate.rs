@@ -26,7 +26,7 @@ pub(super) struct Evaluator<'s> {
 /// The quantized `A` in one row block.
 pub(super) struct QuantizedLhs {
     codes: Codes,
-    /// What one unit of a code is worth.
+    /// The scale of the codes; of a twin, the fine one.
     scale: f32,
 }
 

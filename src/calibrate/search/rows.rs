@@ -29,7 +29,7 @@ pub(super) struct Rows {
     /// `[rows, N]`; empty for weights of 1.
     curvature: Vec<f32>,
     /// The rows that each rhs matrix multiplies.
-    rows_of_rhs: Vec<Range<usize>>,
+    by_rhs: Vec<Range<usize>>,
 }
 
 /// Some rows that share a rhs matrix, ready for the kernels.
@@ -56,27 +56,27 @@ impl Rows {
         let (k, n) = problem.b.matrices()[0].dim();
         let products = problem.a.par_iter().enumerate().map(|(image, a)| a.dot(problem.b.of_image(image)));
         let reference = flat(products.collect());
-        let mut rows_of_rhs = Vec::new();
+        let mut by_rhs = Vec::new();
         let mut rows = 0;
         for a in &problem.a {
-            rows_of_rhs.push(rows..rows + a.nrows());
+            by_rhs.push(rows..rows + a.nrows());
             rows += a.nrows();
         }
         if matches!(problem.b, Rhs::Weight(_)) {
-            rows_of_rhs = std::iter::once(0..rows).collect();
+            by_rhs = std::iter::once(0..rows).collect();
         }
         let a = flat(std::mem::take(&mut problem.a));
         let mut curvature = flat(std::mem::take(&mut problem.curvature));
         if curvature.iter().all(|&g2| g2 == 0.0) {
             curvature.clear(); // The loss is blind to this site: all that is left is the error itself.
         }
-        Self { k, n, a, reference, curvature, rows_of_rhs }
+        Self { k, n, a, reference, curvature, by_rhs }
     }
 
     /// All rows, cut into blocks in their own order.
     pub(super) fn in_order(&self) -> Vec<BlockIndices> {
         let cut = |(rhs, rows): (usize, &Range<usize>)| cut(&rows.clone().collect::<Vec<_>>(), rhs);
-        self.rows_of_rhs.iter().enumerate().flat_map(cut).collect()
+        self.by_rhs.iter().enumerate().flat_map(cut).collect()
     }
 
     /// The rows of one block.
@@ -99,7 +99,7 @@ impl Rows {
     /// are left out: their loss is exactly zero, whatever the quantizers.
     pub(super) fn largest_loss_first(self, losses: &[f64], column_blocks: &[ColumnBlock]) -> Vec<RowBlock> {
         let mut blocks = Vec::new();
-        for (rhs, rows) in self.rows_of_rhs.iter().enumerate() {
+        for (rhs, rows) in self.by_rhs.iter().enumerate() {
             let counts = |&row: &usize| {
                 self.curvature.is_empty()
                     || self.curvature[row * self.n..][..self.n].iter().any(|&g2| g2 != 0.0)
