@@ -14,7 +14,7 @@ use onnx_ptq4vit::quant::{Bits, Quantizer, Scale};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-/// Rows of a stretch; K and N of fc1 in a ViT-S.
+/// Rows of a full row block; K and N of fc1 in a ViT-S.
 const SHAPE: [usize; 3] = [48, 384, 1536];
 
 fn floats(len: usize, seed: u64) -> Vec<f32> {

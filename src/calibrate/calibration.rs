@@ -13,7 +13,7 @@ use crate::{Error, Result, files};
 /// The scales of every site.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Calibration {
-    /// Where they come from.
+    /// Where the scales come from.
     pub provenance: Provenance,
     /// In the order of the graph.
     pub sites: Vec<SiteScales>,
@@ -29,7 +29,7 @@ pub struct Provenance {
     /// Size of the calibration set.
     #[serde(rename = "pictures")]
     pub images: usize,
-    /// SHA-256 of the batches that they make.
+    /// SHA-256 of the batches of the calibration set.
     #[serde(rename = "pictures_sha256")]
     pub images_sha256: String,
     /// The choices made.
@@ -43,9 +43,9 @@ pub struct SiteScales {
     pub name: String,
     /// Number of axes of the lhs.
     pub a_rank: usize,
-    /// Of the lhs: one, or one a head.
+    /// Quantizers of the lhs: one, or one per head.
     pub a: Vec<Quantizer>,
-    /// Δ of the rhs: one, one for each of Q, K and V, one an output channel, or one a head.
+    /// Δ of the rhs: one, one for each of Q, K and V, one per output channel, or one per head.
     pub b: Vec<Scale>,
     /// The channels of a linear layer's lhs (columns of A, rows of B) that stay in float, ascending.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -57,7 +57,8 @@ pub struct SiteScales {
 }
 
 impl SiteScales {
-    /// Has it scales, of one kind and width, and is the coarse step of a post-softmax twin what it must be?
+    /// Whether it has scales, those of the lhs are of one kind and width, and the coarse scale of a post-softmax twin is
+    /// what it must be.
     fn is_sound(&self) -> bool {
         let alike = |a: &Quantizer| {
             let softmax = match a {

@@ -13,7 +13,7 @@ use crate::{Error, Result};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Gradient {
-    /// Cross-entropy against the model's own prediction: the paper's text. One backward pass an image.
+    /// Cross-entropy against the model's own prediction: the paper's text. One backward pass per image.
     PseudoLabel,
     /// Mean of this many random probes, each with `E[g²]` = the diagonal of the Gauss–Newton Hessian.
     Fisher(usize),
@@ -52,9 +52,9 @@ impl From<Gradient> for String {
 }
 
 impl Gradient {
-    /// The gradients at each of `outputs` to back-propagate, `[probes, its shape]`: of a classifier at the `logits`, the
-    /// first and only one. `stream` numbers the batch, so that every batch has probes of its own, whatever the order in
-    /// which batches are run.
+    /// The gradients to back-propagate from each of `outputs`, `[probes, its shape]`. With `logits`, the only output is
+    /// the logits of a classifier. `stream` numbers the batch, so that every batch has probes of its own, whatever the
+    /// order in which batches are run.
     pub fn seeds(
         self,
         outputs: &[ArrayViewD<f32>],
@@ -67,8 +67,8 @@ impl Gradient {
             Self::PseudoLabel => match outputs {
                 [output] if is_logits(output) => Ok(vec![pseudo_label(output).insert_axis(Axis(0))]),
                 _ => Err(Error::unsupported(
-                    "gradient pseudo-label",
-                    "the model gives features, not the logits of a classifier; use fisher:4",
+                    "gradient `pseudo-label`",
+                    "the model gives features, not the logits of a classifier; use `fisher:4`",
                 )),
             },
             Self::Fisher(probes) => {
@@ -93,7 +93,7 @@ impl Gradient {
 /// `∂CE/∂logits = p − onehot(argmax)`, for logits `[N, classes]`.
 ///
 /// # Panics
-/// Like [`fisher`]: if there are other than two axes.
+/// Like [`fisher`], if `logits` has not two axes.
 pub fn pseudo_label(logits: &ArrayViewD<f32>) -> ArrayD<f32> {
     assert_eq!(logits.ndim(), 2, "logits are [N, classes]");
     let mut gradient = softmax(logits);

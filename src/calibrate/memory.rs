@@ -1,4 +1,5 @@
-//! How much is recorded at a time: sites in groups, each with a forward and backward pass of its own.
+//! How much is recorded at a time: the sites are divided into groups, and each group is recorded by forward and backward
+//! passes of its own.
 
 use std::ops::Range;
 
@@ -7,7 +8,7 @@ use super::options::CANDIDATES;
 use super::record::Footprint;
 use crate::{Error, Result};
 
-/// What a backward pass takes beside the values of the forward pass: gradients of several seeds, per mille of them.
+/// What the gradients of a backward pass take, per mille of the values of the forward pass.
 const BACKWARD: usize = 300;
 
 /// What this program and its libraries take beside models and values.
@@ -16,41 +17,57 @@ const PROGRAM: usize = 64 << 20;
 /// A division of the work that stays within a budget.
 #[derive(Debug, PartialEq)]
 pub(super) struct Division {
-    /// Batches that are recorded at once.
+    /// How many batches are recorded at once.
     pub(super) at_once: usize,
-    /// Runs of sites that are recorded together.
+    /// Indices of the sites that are recorded together.
     pub(super) groups: Vec<Range<usize>>,
 }
 
-/// Divides the sites `from ..` of a model of `model` bytes.
-///
-/// `weights` are the bytes of the sites' weights, `chunks` the batches of the calibration set.
-pub(super) fn divide(
-    footprint: &Footprint,
-    weights: &[usize],
-    from: usize,
-    (chunks, threads): (usize, usize),
-    metric: Metric,
-    (model, budget): (usize, usize),
-) -> Result<Division> {
+/// What takes memory.
+#[derive(Clone, Copy)]
+pub(super) struct Demand<'d> {
+    /// What one batch takes.
+    pub(super) footprint: &'d Footprint,
+    /// Bytes of each site's weight.
+    pub(super) weights: &'d [usize],
+    /// The number of batches of the calibration set.
+    pub(super) batches: usize,
+    /// Bytes of the model file.
+    pub(super) model: usize,
+    pub(super) metric: Metric,
+}
+
+/// What the process may use.
+#[derive(Clone, Copy)]
+pub(super) struct Limits {
+    pub(super) threads: usize,
+    /// In bytes.
+    pub(super) memory: usize,
+}
+
+/// Divides the sites from index `from` on; an error if the memory is not enough for each of them alone.
+pub(super) fn divide(demand: Demand, from: usize, limits: Limits) -> Result<Division> {
+    let Demand { footprint, weights, batches, model, metric } = demand;
     // The file is mapped, and tract has a copy of its weights and another while it reads them.
     let fixed = PROGRAM + 3 * model;
-    let available = budget.saturating_sub(fixed);
+    let available = limits.memory.saturating_sub(fixed);
     let batch = footprint.values / 1000 * (1000 + BACKWARD);
-    let at_once = (available / 2 / batch.max(1)).clamp(1, threads.min(chunks).max(1));
+    let at_once = (available / 2 / batch.max(1)).clamp(1, limits.threads.min(batches).max(1));
     let too_small = |needed: usize| {
         let mib = |bytes: usize| bytes.div_ceil(1 << 20);
-        Error::usage(format!("--memory: {} MiB are not enough, {} MiB are needed", mib(budget), mib(needed)))
+        let (given, needed) = (mib(limits.memory), mib(needed));
+        Error::usage(format!("memory budget: {given} MiB are not enough, {needed} MiB are needed"))
     };
 
     let mut groups: Vec<Range<usize>> = Vec::new();
     let (mut recorded, mut search) = (0, 0);
     for (i, (site, weight)) in footprint.sites.iter().zip(weights).enumerate().skip(from) {
         let curvature = if metric == Metric::Hessian { site.output } else { 0 };
-        let record = (site.a + site.b + curvature) * chunks;
-        // Float outputs, rows in order, their codes; and B of every candidate, at two bytes a code (it takes one).
-        let rows = (2 * site.a + 3 * site.output) * chunks / site.heads;
-        let operands = (weight + site.b * chunks / site.heads) / 2 * CANDIDATES;
+        let record = (site.a + site.b + curvature) * batches;
+        // The float outputs, the sorted rows and their codes; and B of every candidate, at two bytes per code (a code
+        // takes one).
+        let rows = (2 * site.a + 3 * site.output) * batches / site.heads;
+        let operands = (weight + site.b * batches / site.heads) / 2 * CANDIDATES;
         let of_site = rows + operands;
         let fits = |recorded: usize, search: usize| recorded + search.max(at_once * batch) <= available;
         match groups.last_mut() {
@@ -81,7 +98,14 @@ mod tests {
     fn divided(budget: usize, from: usize) -> Result<Division> {
         let site = || SiteFootprint { a: MIB, b: 0, output: MIB, heads: 1 };
         let footprint = Footprint { values: 10 * MIB, sites: (0..6).map(|_| site()).collect() };
-        divide(&footprint, &[0; 6], from, (4, 2), Metric::Hessian, (MIB, budget))
+        let demand = Demand {
+            footprint: &footprint,
+            weights: &[0; 6],
+            batches: 4,
+            model: MIB,
+            metric: Metric::Hessian,
+        };
+        divide(demand, from, Limits { threads: 2, memory: budget })
     }
 
     #[test]
@@ -104,6 +128,6 @@ mod tests {
     #[test]
     fn too_small_a_budget_says_what_is_needed() {
         let error = divided(67 * MIB + 27 * MIB, 0).unwrap_err().to_string();
-        assert_eq!(error, "--memory: 94 MiB are not enough, 95 MiB are needed");
+        assert_eq!(error, "memory budget: 94 MiB are not enough, 95 MiB are needed");
     }
 }

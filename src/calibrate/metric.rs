@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::kernel::squared_error;
 
 /// A distance between the float output `O` and the quantized output `Ô` of a site. Each is a sum of non-negative
-/// terms, one a row or finer, so that a partial sum bounds the whole from below.
+/// terms, each of one row or less, so that a partial sum bounds the whole from below.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Metric {
@@ -45,7 +45,7 @@ impl Metric {
         }
     }
 
-    /// Whether it compares whole rows, and so cannot tell single columns apart.
+    /// Whether the metric compares whole rows, and so cannot tell single columns apart.
     pub fn is_rowwise(self) -> bool {
         matches!(self, Self::Cosine | Self::Pearson)
     }

@@ -24,15 +24,16 @@ use crate::progress::Progress;
 use prost::Message as _;
 use record::{Recorder, SiteFootprint};
 
-/// How a calibration is done: nothing of this changes its result.
+/// How a calibration is done; none of this changes its result.
 pub struct Run<'r> {
     /// How thoroughly the search looks.
     pub search: Search,
-    /// What the process may take, in bytes: sites that do not fit at once are recorded in groups, one after another.
+    /// How much memory the process may take, in bytes. Sites that do not fit at once are recorded in groups, one after
+    /// another.
     pub memory: usize,
-    /// What an earlier run has finished, of this model, these images and these options; else it is not used.
+    /// What an earlier run has finished. It is used only if it is of this model, these images and these options.
     pub resume: Option<Calibration>,
-    /// Called with what is finished, after every site.
+    /// Called after every site, with what is finished.
     pub save: &'r dyn Fn(&Calibration) -> Result<()>,
 }
 
@@ -81,15 +82,21 @@ pub fn calibrate(
     let footprint = recorder.footprint()?;
     let graph = model.graph();
     let weights: Vec<usize> = plan.sites.iter().map(|site| problems::weight_len(graph, site) * 4).collect();
-    let extent = (recorder.chunks(), rayon::current_num_threads());
-    let sizes = (model.model().proto.encoded_len(), run.memory);
-    let division = memory::divide(&footprint, &weights, done, extent, options.metric, sizes)?;
+    let demand = memory::Demand {
+        footprint: &footprint,
+        weights: &weights,
+        batches: recorder.batches(),
+        model: model.model().proto.encoded_len(),
+        metric: options.metric,
+    };
+    let limits = memory::Limits { threads: rayon::current_num_threads(), memory: run.memory };
+    let division = memory::divide(demand, done, limits)?;
     for (i, group) in division.groups.iter().enumerate() {
         let part = match division.groups.len() {
             1 => String::new(),
             parts => format!(" (part {} of {parts})", i + 1),
         };
-        progress.stage(&format!("record values and gradients{part}"), recorder.chunks() as u64);
+        progress.stage(&format!("record values and gradients{part}"), recorder.batches() as u64);
         let records = recorder.record(group.clone(), division.at_once, progress)?;
         let mut calibration = Calibration { provenance: provenance(recorder.images_sha256()?), sites };
         let work: Vec<u64> =
@@ -105,7 +112,7 @@ pub fn calibrate(
     Ok(Calibration { provenance: provenance(recorder.images_sha256()?), sites })
 }
 
-/// The multiplications of one evaluation, and the outputs, whose errors are summed.
+/// The work of one evaluation: its multiplications, and its outputs, whose errors are summed.
 fn search_work(site: &SiteFootprint, weight: usize) -> u64 {
     // (M·K)·(K·N)·(M·N) is the square of the multiplications.
     let [a, b, output] = [site.a, weight + site.b, site.output].map(|bytes| bytes as f64 / 4.0);

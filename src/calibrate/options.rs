@@ -7,7 +7,7 @@ use super::{Gradient, Metric};
 use crate::quant::Bits;
 use crate::{Error, Result};
 
-/// Which of the paper's two methods the defaults are.
+/// Which of the paper's two methods sets the defaults.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Method {
@@ -24,9 +24,9 @@ pub(super) const CANDIDATES: usize = 100;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum WeightScales {
-    /// One; each of Q, K and V in a fused projection.
+    /// One; in a fused projection, one for each of Q, K and V.
     PerTensor,
-    /// One for every output channel.
+    /// One per output channel.
     PerChannel,
 }
 
@@ -43,15 +43,15 @@ pub struct Options {
     pub metric: Metric,
     /// Where the curvature of [`Metric::Hessian`] comes from.
     pub gradient: Gradient,
-    /// Twin uniform quantization after Softmax?
+    /// Whether the values after Softmax get twin uniform quantization.
     pub softmax_twin: bool,
-    /// Twin uniform quantization after GELU?
+    /// Whether the values after GELU get twin uniform quantization.
     pub gelu_twin: bool,
-    /// Do the outlier channels of linear layers stay in float?
+    /// Whether the outlier channels of linear layers stay in float.
     pub outliers: bool,
     /// How many scales a weight has.
     pub weights: WeightScales,
-    /// Of the random probes.
+    /// Seed of the random probes.
     pub seed: u64,
 }
 

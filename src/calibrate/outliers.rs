@@ -1,22 +1,20 @@
-//! Outlier channels: columns of A so large that they would take the range from all others.
+//! Outlier channels: columns of A so large that they alone would set the scale.
 //!
 //! In vision transformers a few tokens carry one channel tens of times larger than the rest. One scale has to choose
-//! between clipping it and rounding all others coarsely; the products of such a channel are few enough to stay float.
+//! between clipping it and rounding all others coarsely. The products of such a channel are few enough to stay float.
 
-use ndarray::Array2;
+use super::search::{Problem, Rhs, column_maxima};
 
-use super::search::{Problem, Rhs};
-
-/// An outlier is at least so many times larger than every channel that is none.
+/// How many times larger an outlier is than every other channel, at least.
 const RATIO: f32 = 4.0;
 
-/// One channel in so many may be an outlier, and one channel always.
+/// One channel in this many may be an outlier; in a layer of fewer channels, one may.
 const SHARE: usize = 64;
 
-/// Takes the outlier channels out of a linear `problem`, and says which they were, in ascending order.
+/// Sets the outlier channels of a linear `problem` to zero, and returns their indices in ascending order.
 pub(super) fn take(problem: &mut Problem) -> Vec<usize> {
     let Rhs::Weight(b) = &mut problem.b else { return Vec::new() };
-    let channels = find(&largest_by_column(&problem.a, b.nrows()));
+    let channels = find(&column_maxima(&problem.a));
     for &channel in &channels {
         b.row_mut(channel).fill(0.0);
         problem.a.iter_mut().for_each(|a| a.column_mut(channel).fill(0.0));
@@ -24,16 +22,7 @@ pub(super) fn take(problem: &mut Problem) -> Vec<usize> {
     channels
 }
 
-/// The largest `|x|` of every column.
-fn largest_by_column(matrices: &[Array2<f32>], columns: usize) -> Vec<f32> {
-    let mut largest = vec![0f32; columns];
-    for row in matrices.iter().flat_map(|matrix| matrix.rows()) {
-        largest.iter_mut().zip(row).for_each(|(largest, x)| *largest = largest.max(x.abs()));
-    }
-    largest
-}
-
-/// The most channels, within their share, each of which is [`RATIO`] times every other one; none if none is.
+/// The most channels that [`SHARE`] allows, each of them [`RATIO`] times larger than every other one; else none.
 fn find(largest: &[f32]) -> Vec<usize> {
     let mut order: Vec<usize> = (0..largest.len()).collect();
     order.sort_by(|&i, &j| largest[j].total_cmp(&largest[i]));

@@ -1,6 +1,6 @@
-//! From the record of a site to its search problems: one, or one a head.
+//! From the record of a site to its search problems: one per site, or one per head.
 
-use ndarray::{Array2, ArrayD, ArrayViewD, Ix2};
+use ndarray::{Array2, ArrayD, ArrayViewD, ErrorKind, Ix2, ShapeError};
 
 use super::calibration::SiteScales;
 use super::record::SiteRecord;
@@ -10,7 +10,7 @@ use crate::onnx::{Graph, tensor};
 use crate::plan::{self, LhsSource, RhsOperand, Site, WeightLayout};
 use crate::{Error, Result};
 
-/// What weighs the errors or makes an operand of one head, image by image.
+/// An operand or the curvature of one problem, for each image or batch.
 type Matrices = Vec<Array2<f32>>;
 
 /// Searches the scales of one site.
@@ -30,16 +30,14 @@ pub(super) fn solve(
     let mut outliers = Vec::new();
     let (problems, b_bits) = match &site.b {
         RhsOperand::Weight { value, layout, qkv } => {
-            let mut problem = linear(graph, site, record, value, *layout, *qkv, options)?;
+            let weight = read_weight(graph, site, value)?;
+            let mut problem = linear(site, record, a_kind, weight, *layout, *qkv, options.weights)?;
             if options.outliers && *layout != WeightLayout::Conv && a_rank > 2 {
                 outliers = outliers::take(&mut problem);
             }
-            (vec![Problem { a_kind, ..problem }], options.weight_bits)
+            (vec![problem], options.weight_bits)
         }
-        RhsOperand::Activation(_) => {
-            let heads = attention(site, record)?;
-            (heads.into_iter().map(|p| Problem { a_kind, ..p }).collect(), options.activation_bits)
-        }
+        RhsOperand::Activation(_) => (attention(site, record, a_kind)?, options.activation_bits),
     };
     let settings = options.settings(options.activation_bits, b_bits);
     let mut scales =
@@ -53,7 +51,7 @@ pub(super) fn solve(
     Ok(scales)
 }
 
-/// Elements of the site's weight; 0 where both operands are activations.
+/// The number of elements of the site's weight; 0 where both operands are activations.
 pub(super) fn weight_len(graph: &Graph, site: &Site) -> usize {
     match &site.b {
         RhsOperand::Weight { value, .. } => {
@@ -63,60 +61,61 @@ pub(super) fn weight_len(graph: &Graph, site: &Site) -> usize {
     }
 }
 
-/// A linear layer or patch Conv: all tokens of a chunk are rows of one matrix.
+/// The constant `value`, in the axes that it has in the file.
+fn read_weight(graph: &Graph, site: &Site, value: &str) -> Result<ArrayD<f32>> {
+    let constant =
+        graph.constant(value).ok_or_else(|| Error::model(place(site), "its weight is no constant"))?;
+    ArrayD::from_shape_vec(tensor::shape(constant), tensor::f32s(constant)?)
+        .map_err(|e| Error::model(place(site), e))
+}
+
+/// The problem of a linear layer or patch Conv: all tokens of a batch are rows of one matrix.
 fn linear(
-    graph: &Graph,
     site: &Site,
     record: SiteRecord,
-    value: &str,
+    a_kind: LhsKind,
+    weight: ArrayD<f32>,
     layout: WeightLayout,
     qkv: bool,
-    options: &Options,
+    scales: WeightScales,
 ) -> Result<Problem> {
-    let place = || format!("site `{}`", site.name);
-    let constant = graph.constant(value).ok_or_else(|| Error::model(place(), "its weight is no constant"))?;
-    let dims = tensor::shape(constant);
-    let weight = ArrayD::from_shape_vec(dims.clone(), tensor::f32s(constant)?)
-        .map_err(|e| Error::model(place(), e))?;
-    let b = weight_matrix(weight, layout).map_err(|e| Error::model(place(), e))?;
+    let misshapen = |e: ShapeError| Error::model(place(site), e);
+    let dims = weight.shape().to_vec();
+    let b = weight_matrix(weight, layout).map_err(misshapen)?;
     let n = b.ncols();
-    let groups = match options.weights {
+    let groups = match scales {
         WeightScales::PerChannel => (0..n).map(|c| c..c + 1).collect(),
         WeightScales::PerTensor if qkv && n.is_multiple_of(3) => {
             (0..3).map(|i| i * n / 3..(i + 1) * n / 3).collect()
         }
         WeightScales::PerTensor => std::iter::once(0..n).collect(),
     };
-    let conv = layout == WeightLayout::Conv;
-    let to_rows = |x: ArrayD<f32>| if conv { patches(&x.view(), &dims[2..]) } else { rows(x) };
-    let a: Matrices =
-        record.a.into_iter().map(to_rows).collect::<Result<_, _>>().map_err(|e| Error::model(place(), e))?;
-    let to_rows = |x: ArrayD<f32>| if conv { patches(&x.view(), &[1, 1]) } else { rows(x) };
-    let curvature: Matrices = record
-        .curvature
-        .into_iter()
-        .map(to_rows)
-        .collect::<Result<_, _>>()
-        .map_err(|e| Error::model(place(), e))?;
+    let matrices = |values: Vec<ArrayD<f32>>, kernel: &[usize]| -> Result<Matrices> {
+        let matrix = |x: ArrayD<f32>| match layout {
+            WeightLayout::Conv => patches(&x.view(), kernel),
+            WeightLayout::Kn | WeightLayout::Nk => rows(x),
+        };
+        values.into_iter().map(matrix).collect::<Result<_, _>>().map_err(misshapen)
+    };
+    let a = matrices(record.a, &dims[2..])?;
+    let curvature = matrices(record.curvature, &[1, 1])?;
     let agree = a.iter().all(|a| a.ncols() == b.nrows())
         && a.iter().zip(&curvature).all(|(a, c)| c.dim() == (a.nrows(), n));
     if !agree {
-        return Err(Error::model(
-            place(),
-            format!("operands {:?} and {:?} do not multiply", a[0].dim(), b.dim()),
-        ));
+        let why = format!("operands {:?} and {:?} do not multiply", a[0].dim(), b.dim());
+        return Err(Error::model(place(site), why));
     }
-    Ok(Problem { a, a_kind: LhsKind::Uniform, b: Rhs::Weight(b), groups, curvature })
+    Ok(Problem { a, a_kind, b: Rhs::Weight(b), groups, curvature })
 }
 
-/// An attention matmul `[…, H, M, K]·[…, H, K, N]`: a problem a head; one for all where heads lie in the batch.
-fn attention(site: &Site, record: SiteRecord) -> Result<Vec<Problem>> {
+/// The problems of an attention matmul `[…, H, M, K]·[…, H, K, N]`: one per head; one for all where heads lie in the batch.
+fn attention(site: &Site, record: SiteRecord, a_kind: LhsKind) -> Result<Vec<Problem>> {
     let per_head = |arrays: Vec<ArrayD<f32>>| -> Result<Vec<Matrices>> {
         let mut heads: Vec<Matrices> = Vec::new();
         for array in arrays {
             let (count, &[.., m, n]) = (plan::heads(array.shape()), array.shape()) else {
                 let why = format!("an attention operand has {} axes", array.ndim());
-                return Err(Error::unsupported(format!("site `{}`", site.name), why));
+                return Err(Error::unsupported(place(site), why));
             };
             heads.resize_with(count, Vec::new);
             let images = array.len() / (count * m * n).max(1);
@@ -134,17 +133,21 @@ fn attention(site: &Site, record: SiteRecord) -> Result<Vec<Problem>> {
             .zip(&b)
             .all(|(a, b)| a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.ncols() == b.nrows()));
     if !agree {
-        return Err(Error::unsupported(format!("site `{}`", site.name), "attention operands that broadcast"));
+        return Err(Error::unsupported(place(site), "attention operands that broadcast"));
     }
     let problem = |((a, b), curvature): ((Matrices, Matrices), _)| {
         let groups = std::iter::once(0..b[0].ncols()).collect();
-        Problem { a, a_kind: LhsKind::Uniform, b: Rhs::Activation(b), groups, curvature }
+        Problem { a, a_kind, b: Rhs::Activation(b), groups, curvature }
     };
     Ok(a.into_iter().zip(b).zip(curvature).map(problem).collect())
 }
 
+fn place(site: &Site) -> String {
+    format!("site `{}`", site.name)
+}
+
 /// A weight as `[K, N]`.
-fn weight_matrix(weight: ArrayD<f32>, layout: WeightLayout) -> Result<Array2<f32>, ndarray::ShapeError> {
+fn weight_matrix(weight: ArrayD<f32>, layout: WeightLayout) -> Result<Array2<f32>, ShapeError> {
     let outputs = weight.shape()[0];
     Ok(match layout {
         WeightLayout::Kn => weight.into_dimensionality()?,
@@ -160,16 +163,16 @@ fn weight_matrix(weight: ArrayD<f32>, layout: WeightLayout) -> Result<Array2<f32
 }
 
 /// All axes but the last as rows.
-fn rows(x: ArrayD<f32>) -> Result<Array2<f32>, ndarray::ShapeError> {
+fn rows(x: ArrayD<f32>) -> Result<Array2<f32>, ShapeError> {
     let columns = x.shape().last().copied().unwrap_or(1);
     let rows = x.len() / columns.max(1);
     x.into_shape_with_order((rows, columns))
 }
 
-/// `[N, C, H, W]` as `[N·h·w, C·kh·kw]`: its windows of `kernel`, side by side.
-fn patches(x: &ArrayViewD<f32>, kernel: &[usize]) -> Result<Array2<f32>, ndarray::ShapeError> {
+/// `[N, C, H, W]` as `[N·h·w, C·kh·kw]`: its windows of the size `kernel` that do not overlap.
+fn patches(x: &ArrayViewD<f32>, kernel: &[usize]) -> Result<Array2<f32>, ShapeError> {
     let &[n, c, height, width] = x.shape() else {
-        return Err(ndarray::ShapeError::from_kind(ndarray::ErrorKind::IncompatibleShape));
+        return Err(ShapeError::from_kind(ErrorKind::IncompatibleShape));
     };
     let (kh, kw) = (kernel[0], kernel[1]);
     let (h, w) = (height / kh, width / kw);

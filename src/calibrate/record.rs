@@ -16,7 +16,7 @@ use crate::progress::Progress;
 use crate::runtime::Session;
 use crate::{Error, Result};
 
-/// One site over all chunks of the calibration set, in their order, in the shapes that the model computes.
+/// One site over all batches of the calibration set, in their order, in the shapes that the model computes.
 #[derive(Default)]
 pub(super) struct SiteRecord {
     /// The lhs.
@@ -27,20 +27,20 @@ pub(super) struct SiteRecord {
     pub(super) curvature: Vec<ArrayD<f32>>,
 }
 
-/// The bytes that one batch takes.
+/// How many bytes one batch takes.
 pub(super) struct Footprint {
     /// The values of a forward pass that the backward pass needs.
     pub(super) values: usize,
     pub(super) sites: Vec<SiteFootprint>,
 }
 
-/// The bytes of one site's operands and of its output.
+/// How many bytes the operands and the output of one site take.
 pub(super) struct SiteFootprint {
     pub(super) a: usize,
     /// 0 for a weight.
     pub(super) b: usize,
     pub(super) output: usize,
-    /// Problems that share them.
+    /// The number of problems that share them.
     pub(super) heads: usize,
 }
 
@@ -97,14 +97,14 @@ impl<'r> Recorder<'r> {
     }
 
     /// Batches of the calibration set.
-    pub(super) fn chunks(&self) -> usize {
+    pub(super) fn batches(&self) -> usize {
         self.digests.len()
     }
 
-    fn load(&self, chunk: usize) -> Result<ArrayD<f32>> {
+    fn load(&self, index: usize) -> Result<ArrayD<f32>> {
         let size = self.shape[0];
-        let batch = self.images.batch(chunk * size..(chunk + 1) * size)?;
-        self.digests[chunk].get_or_init(|| {
+        let batch = self.images.batch(index * size..(index + 1) * size)?;
+        self.digests[index].get_or_init(|| {
             let bytes: Vec<u8> = batch.iter().flat_map(|x| x.to_le_bytes()).collect();
             hex_digest(&bytes)
         });
@@ -113,8 +113,8 @@ impl<'r> Recorder<'r> {
 
     /// SHA-256 of all batches; loads those that were not loaded yet.
     pub(super) fn images_sha256(&self) -> Result<String> {
-        let unknown = (0..self.chunks()).into_par_iter().filter(|&chunk| self.digests[chunk].get().is_none());
-        let loaded: Vec<Result<()>> = unknown.map(|chunk| self.load(chunk).map(drop)).collect();
+        let unknown = (0..self.batches()).into_par_iter().filter(|&index| self.digests[index].get().is_none());
+        let loaded: Vec<Result<()>> = unknown.map(|index| self.load(index).map(drop)).collect();
         // The first error in order, on any number of threads.
         loaded.into_iter().collect::<Result<()>>()?;
         let digests = self.digests.iter().filter_map(OnceLock::get).map(String::as_str);
@@ -150,19 +150,19 @@ impl<'r> Recorder<'r> {
         let run = |_| {
             let mut mine = Vec::new();
             loop {
-                let chunk = next.fetch_add(1, Ordering::Relaxed);
-                if chunk >= self.chunks() {
+                let index = next.fetch_add(1, Ordering::Relaxed);
+                if index >= self.batches() {
                     return mine;
                 }
-                mine.push((chunk, self.record_chunk(sites, chunk)));
+                mine.push((index, self.record_batch(sites, index)));
                 progress.step("", 1);
             }
         };
-        let mut by_chunk: Vec<_> = (0..at_once).into_par_iter().flat_map_iter(run).collect();
-        by_chunk.sort_by_key(|(chunk, _)| *chunk);
+        let mut by_batch: Vec<_> = (0..at_once).into_par_iter().flat_map_iter(run).collect();
+        by_batch.sort_by_key(|(index, _)| *index);
         let mut records: Vec<SiteRecord> = sites.iter().map(|_| SiteRecord::default()).collect();
-        for (_, chunk) in by_chunk {
-            for (all, one) in records.iter_mut().zip(chunk?) {
+        for (_, batch) in by_batch {
+            for (all, one) in records.iter_mut().zip(batch?) {
                 all.a.extend(one.a);
                 all.b.extend(one.b);
                 all.curvature.extend(one.curvature);
@@ -171,7 +171,7 @@ impl<'r> Recorder<'r> {
         Ok(records)
     }
 
-    fn record_chunk(&self, sites: &[Site], chunk: usize) -> Result<Vec<SiteRecord>> {
+    fn record_batch(&self, sites: &[Site], index: usize) -> Result<Vec<SiteRecord>> {
         let operands: Vec<&str> = sites
             .iter()
             .flat_map(|site| match &site.b {
@@ -179,10 +179,10 @@ impl<'r> Recorder<'r> {
                 RhsOperand::Weight { .. } => vec![site.a.as_str()],
             })
             .collect();
-        let recorded = self.session.forward(self.load(chunk)?, &operands)?;
+        let recorded = self.session.forward(self.load(index)?, &operands)?;
         let mut records = Vec::with_capacity(sites.len());
         for site in sites {
-            let value = |name: &str| finite(recorded.value(name)?.to_owned(), &site.name, name, chunk);
+            let value = |name: &str| finite(recorded.value(name)?.to_owned(), &site.name, name, index);
             let b = match &site.b {
                 RhsOperand::Activation(b) => vec![value(b)?],
                 RhsOperand::Weight { .. } => vec![],
@@ -192,9 +192,9 @@ impl<'r> Recorder<'r> {
         if self.options.metric == Metric::Hessian {
             let outputs: Vec<&str> = sites.iter().map(|site| site.output.as_str()).collect();
             let Options { gradient, seed, .. } = self.options;
-            let seeds = gradient.seeds(&recorded.outputs()?, self.logits, *seed, chunk as u64)?;
+            let seeds = gradient.seeds(&recorded.outputs()?, self.logits, *seed, index as u64)?;
             recorded.gradients(seeds, &outputs, |site, gradients| {
-                let curvature = finite(mean_square(gradients), &sites[site].name, "its gradient", chunk)?;
+                let curvature = finite(mean_square(gradients), &sites[site].name, "its gradient", index)?;
                 records[site].curvature.push(curvature);
                 Ok(())
             })?;
@@ -203,7 +203,7 @@ impl<'r> Recorder<'r> {
     }
 }
 
-/// Element by element, over the first axis.
+/// The mean of the squares over the first axis.
 fn mean_square(gradients: &ArrayD<f32>) -> ArrayD<f32> {
     let share = 1.0 / gradients.shape()[0] as f32;
     let mut sum = ArrayD::zeros(&gradients.shape()[1..]);
@@ -213,7 +213,7 @@ fn mean_square(gradients: &ArrayD<f32>) -> ArrayD<f32> {
     sum
 }
 
-fn finite(values: ArrayD<f32>, site: &str, what: &str, chunk: usize) -> Result<ArrayD<f32>> {
+fn finite(values: ArrayD<f32>, site: &str, what: &str, index: usize) -> Result<ArrayD<f32>> {
     // Unlike a search, which ends early, this vectorizes.
     if values.fold(true, |finite, x| finite & x.is_finite()) {
         return Ok(values);
@@ -222,7 +222,7 @@ fn finite(values: ArrayD<f32>, site: &str, what: &str, chunk: usize) -> Result<A
         Some(x) => Err(Error::data(
             format!("site `{site}`"),
             format!(
-                "`{what}` is not finite ({x}) for batch {chunk} of the calibration set: the float model overflows"
+                "`{what}` is not finite ({x}) for batch {index} of the calibration set: the float model overflows"
             ),
         )),
         None => Ok(values),

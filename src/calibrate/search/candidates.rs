@@ -1,25 +1,13 @@
-//! The candidates of Algorithm 1, for each kind of operand.
+//! The candidates of Algorithm 1 for each kind of operand.
+
+use ndarray::Array2;
 
 use super::{LhsKind, Problem, Settings};
 use crate::Result;
 use crate::quant::{Bits, Quantizer, Scale, TwinScale};
 
-/// Steps of the post-softmax `Δ_R1 = 2^−(k+step)`.
-const SOFTMAX_STEPS: u8 = 11;
-
-/// `(α + (β−α)·i/n)·max/2^(k−1)` for i = 1…n; all 1 for an operand that is zero throughout.
-fn linear(max: f32, bits: Bits, settings: &Settings) -> Result<Vec<Scale>> {
-    let n = settings.candidates;
-    let step = |i: usize| settings.alpha + (settings.beta - settings.alpha) * i as f64 / n as f64;
-    (1..=n).map(|i| scaled(max, step(i), bits)).collect()
-}
-
-/// `factor·max/2^(k−1)`.
-fn scaled(max: f32, factor: f64, bits: Bits) -> Result<Scale> {
-    let delta = (factor * f64::from(max) / f64::from(bits.half())) as f32;
-    // Below the normal floats there is nothing to tell apart; an all-zero operand takes any scale.
-    Scale::new(if max == 0.0 { 1.0 } else { delta.max(f32::MIN_POSITIVE) })
-}
+/// The post-softmax candidates are `Δ_R1 = 2^−(k+i)` for i from 0 up to this, exclusive.
+const SOFTMAX_CANDIDATES: u8 = 11;
 
 /// The quantizers tried for `A`.
 pub(super) fn lhs(problem: &Problem, settings: &Settings) -> Result<Vec<Quantizer>> {
@@ -30,8 +18,8 @@ pub(super) fn lhs(problem: &Problem, settings: &Settings) -> Result<Vec<Quantize
             let scales = linear(largest(f32::abs), bits, settings)?;
             Ok(scales.into_iter().map(|scale| Quantizer::Uniform { scale, bits }).collect())
         }
-        LhsKind::TwinSoftmax => Ok((0..SOFTMAX_STEPS)
-            .map(|step| Quantizer::TwinSoftmax { scale: TwinScale::softmax(bits, step), bits })
+        LhsKind::TwinSoftmax => Ok((0..SOFTMAX_CANDIDATES)
+            .map(|i| Quantizer::TwinSoftmax { scale: TwinScale::softmax(bits, i), bits })
             .collect()),
         LhsKind::TwinGelu { reach } => {
             let coarse = linear(largest(|x| x), bits, settings)?;
@@ -41,7 +29,7 @@ pub(super) fn lhs(problem: &Problem, settings: &Settings) -> Result<Vec<Quantize
     }
 }
 
-/// By candidate, the scale of every column group of `B`.
+/// The scales tried for `B`, `[candidate][column group]`.
 pub(super) fn rhs(problem: &Problem, settings: &Settings) -> Result<Vec<Vec<Scale>>> {
     let by_group: Vec<Vec<Scale>> = group_maxima(problem)
         .into_iter()
@@ -50,22 +38,41 @@ pub(super) fn rhs(problem: &Problem, settings: &Settings) -> Result<Vec<Vec<Scal
     Ok((0..settings.candidates).map(|i| by_group.iter().map(|scales| scales[i]).collect()).collect())
 }
 
-/// `Δ_B = max|B|/2^(k−1)` of every column group: where the search starts.
+/// The initial scales `max|B|/2^(k−1)` of the column groups of `B`, where the search starts.
 pub(super) fn initial_rhs(problem: &Problem, settings: &Settings) -> Result<Vec<Scale>> {
-    group_maxima(problem).into_iter().map(|max| scaled(max, 1.0, settings.b_bits)).collect()
+    group_maxima(problem).into_iter().map(|max| scale(max, 1.0, settings.b_bits)).collect()
 }
 
-/// The candidate nearest to `max|x|/2^(k−1)` on a grid of `count` up to 1.2 times that.
+/// The index of the candidate nearest to `max|x|/2^(k−1)`, of `count` that end at 1.2 times that.
 pub(super) fn near_maximum(count: usize) -> usize {
     (count - 1) * 5 / 6
 }
 
+/// `(α + (β−α)·i/n)·max/2^(k−1)` for i = 1…n.
+fn linear(max: f32, bits: Bits, settings: &Settings) -> Result<Vec<Scale>> {
+    let n = settings.candidates;
+    let factor = |i: usize| settings.alpha + (settings.beta - settings.alpha) * i as f64 / n as f64;
+    (1..=n).map(|i| scale(max, factor(i), bits)).collect()
+}
+
+/// `factor·max/2^(k−1)`; 1 for an operand that is zero throughout.
+fn scale(max: f32, factor: f64, bits: Bits) -> Result<Scale> {
+    let delta = (factor * f64::from(max) / f64::from(bits.half())) as f32;
+    // Below the normal floats there is nothing to tell apart; an all-zero operand takes any scale.
+    Scale::new(if max == 0.0 { 1.0 } else { delta.max(f32::MIN_POSITIVE) })
+}
+
+/// `max|B|` of each column group.
 fn group_maxima(problem: &Problem) -> Vec<f32> {
-    let mut column = vec![0f32; problem.columns()];
-    for row in problem.b.matrices().iter().flat_map(|b| b.rows()) {
-        for (max, &x) in column.iter_mut().zip(row) {
-            *max = max.max(x.abs());
-        }
+    let maxima = column_maxima(problem.b.matrices());
+    problem.groups.iter().map(|group| maxima[group.clone()].iter().copied().fold(0.0, f32::max)).collect()
+}
+
+/// The largest `|x|` of each column, over all of `matrices`.
+pub(in super::super) fn column_maxima(matrices: &[Array2<f32>]) -> Vec<f32> {
+    let mut maxima = vec![0f32; matrices.first().map_or(0, Array2::ncols)];
+    for row in matrices.iter().flat_map(|matrix| matrix.rows()) {
+        maxima.iter_mut().zip(row).for_each(|(max, x)| *max = max.max(x.abs()));
     }
-    problem.groups.iter().map(|g| column[g.clone()].iter().fold(0f32, |a, &b| a.max(b))).collect()
+    maxima
 }

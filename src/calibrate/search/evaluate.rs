@@ -6,170 +6,153 @@ use std::sync::OnceLock;
 use rayon::prelude::*;
 
 use super::super::metric::Row;
-use super::rows::{Rows, Stretch};
+use super::columns::{ColumnBlock, column_blocks};
+use super::rows::{RowBlock, Rows};
 use super::{Problem, Rhs, Settings, candidates};
 use crate::Result;
 use crate::kernel::{self, Kernel, PackedB};
 use crate::quant::{Codes, Quantizer, Scale, uniform_codes};
 
-/// Groups narrower than this are packed and dropped together: the width of a kernel's panel.
-const UNIT: usize = 16;
-
 /// A problem with its float outputs, ready to be evaluated.
 pub(super) struct Evaluator<'s> {
     settings: &'s Settings,
     rhs: Rhs,
-    /// The rows, the heaviest first.
-    stretches: Vec<Stretch>,
-    /// The columns of each group.
-    groups: Vec<Range<usize>>,
-    /// Groups that are packed together.
-    units: Vec<Range<usize>>,
+    /// Those with the largest loss at the initial scales come first.
+    row_blocks: Vec<RowBlock>,
+    column_blocks: Vec<ColumnBlock>,
     kernel: &'static dyn Kernel,
 }
 
+/// The quantized `A` in one row block.
+pub(super) struct QuantizedLhs {
+    codes: Codes,
+    /// The scale of the codes; of a twin, the fine one.
+    scale: f32,
+}
+
 /// The quantized `B`.
-pub(super) struct PackedRhs {
+pub(super) struct QuantizedRhs {
     scales: Vec<Scale>,
-    /// `[operand][unit]`, packed when it is first needed: a candidate that is dropped early needs little.
+    /// `[matrix][column block]`, packed when it is first needed: a candidate that is dropped early needs little.
     packed: Vec<Vec<OnceLock<PackedB>>>,
 }
 
 impl<'s> Evaluator<'s> {
-    /// Computes the float products, and sorts the rows by their loss at the candidates where a search starts.
+    /// Computes the float products, and sorts the rows by their loss at the initial scales.
     pub(super) fn new(mut problem: Problem, settings: &'s Settings) -> Result<Self> {
         let lhs_candidates = candidates::lhs(&problem, settings)?;
         let scales = candidates::initial_rhs(&problem, settings)?;
         let rows = Rows::new(&mut problem);
-        let (rhs, groups) = (problem.b, problem.groups);
-        let units = units(&groups);
-        let columns = units.iter().map(|unit| columns(&groups, unit)).collect::<Vec<_>>();
-        let mut this = Self { settings, rhs, stretches: Vec::new(), groups, units, kernel: kernel::best() };
-        let (a, b) =
-            (lhs_candidates[candidates::near_maximum(lhs_candidates.len())], this.quantize_rhs(&scales));
-        let mass = |pick| this.mass(&rows.stretch(pick, &columns), a, &b);
-        let mass: Vec<f64> = rows.natural().par_iter().flat_map_iter(mass).collect();
-        this.stretches = rows.heaviest_first(&mass, &columns);
+        let column_blocks = column_blocks(&problem.groups);
+        let (rhs, row_blocks, kernel) = (problem.b, Vec::new(), kernel::best());
+        let mut this = Self { settings, rhs, row_blocks, column_blocks, kernel };
+        let a = lhs_candidates[candidates::near_maximum(lhs_candidates.len())];
+        let b = this.quantize_rhs(&scales);
+        let losses = |rows_of_block| this.row_losses(&rows.block(rows_of_block, &this.column_blocks), a, &b);
+        let losses: Vec<f64> = rows.in_order().par_iter().flat_map_iter(losses).collect();
+        this.row_blocks = rows.largest_loss_first(&losses, &this.column_blocks);
         Ok(this)
     }
 
-    /// How many stretches of rows there are.
-    pub(super) fn stretches(&self) -> usize {
-        self.stretches.len()
+    /// How many row blocks there are.
+    pub(super) fn row_blocks(&self) -> usize {
+        self.row_blocks.len()
     }
 
-    /// How many units there are.
-    pub(super) fn units(&self) -> usize {
-        self.units.len()
-    }
-
-    /// The groups of a unit.
-    pub(super) fn groups_of(&self, unit: usize) -> Range<usize> {
-        self.units[unit].clone()
+    /// The column blocks, in the order of the columns.
+    pub(super) fn column_blocks(&self) -> &[ColumnBlock] {
+        &self.column_blocks
     }
 
     /// `B` quantized with the scale of each group.
-    pub(super) fn quantize_rhs(&self, scales: &[Scale]) -> PackedRhs {
-        let units = || self.units.iter().map(|_| OnceLock::new()).collect();
-        PackedRhs { scales: scales.to_vec(), packed: self.rhs.matrices().iter().map(|_| units()).collect() }
+    pub(super) fn quantize_rhs(&self, scales: &[Scale]) -> QuantizedRhs {
+        let packed = || self.column_blocks.iter().map(|_| OnceLock::new()).collect();
+        QuantizedRhs {
+            scales: scales.to_vec(),
+            packed: self.rhs.matrices().iter().map(|_| packed()).collect(),
+        }
     }
 
-    fn pack(&self, operand: usize, unit: usize, scales: &[Scale]) -> PackedB {
-        let b = &self.rhs.matrices()[operand];
+    fn pack(&self, matrix: usize, block: &ColumnBlock, scales: &[Scale]) -> PackedB {
+        let b = &self.rhs.matrices()[matrix];
         let b_values = b.as_slice().expect("problems hold standard layout");
-        let groups = self.units[unit].clone();
-        let columns = columns(&self.groups, &groups);
-        PackedB::pack_rows(b.nrows(), columns.len(), |row, codes| {
-            let row = &b_values[row * b.ncols()..][..b.ncols()];
-            for (group, &scale) in self.groups[groups.clone()].iter().zip(&scales[groups.clone()]) {
-                let to = group.start - columns.start..group.end - columns.start;
-                uniform_codes(&row[group.clone()], scale, self.settings.b_bits, &mut codes[to]);
+        PackedB::pack_rows(b.nrows(), block.columns.len(), |row, codes| {
+            let row = &b_values[row * b.ncols()..][block.columns.clone()];
+            for (span, &scale) in block.spans.iter().zip(scales) {
+                uniform_codes(&row[span.clone()], scale, self.settings.b_bits, &mut codes[span.clone()]);
             }
         })
     }
 
-    /// The codes of `A` in every stretch.
-    pub(super) fn quantize_lhs(&self, quantizer: Quantizer) -> Vec<Codes> {
-        self.stretches.par_iter().map(|stretch| self.codes_of(stretch, quantizer)).collect()
+    /// `A` quantized in one row block.
+    pub(super) fn quantize_lhs(&self, row_block: usize, quantizer: Quantizer) -> QuantizedLhs {
+        self.quantize_block(&self.row_blocks[row_block], quantizer)
     }
 
-    /// The codes of `A` in one stretch.
-    pub(super) fn codes(&self, stretch: usize, quantizer: Quantizer) -> Codes {
-        self.codes_of(&self.stretches[stretch], quantizer)
-    }
-
-    /// Fused only where the product then fits i32.
-    fn codes_of(&self, stretch: &Stretch, quantizer: Quantizer) -> Codes {
+    /// The codes are fused only where the product then fits i32.
+    fn quantize_block(&self, rows: &RowBlock, quantizer: Quantizer) -> QuantizedLhs {
         // A column of B sums at most K·2^(k−1) in magnitude.
-        let column = (stretch.a.len() / stretch.len) as i64 * i64::from(self.settings.b_bits.half());
-        quantizer.codes(&stretch.a, (i64::from(i32::MAX) / column.max(1)).min(i16::MAX.into()) as i32)
+        let column = (rows.a.len() / rows.len) as i64 * i64::from(self.settings.b_bits.half());
+        let max_fused = (i64::from(i32::MAX) / column.max(1)).min(i16::MAX.into()) as i32;
+        QuantizedLhs { codes: quantizer.codes(&rows.a, max_fused), scale: quantizer.scale() }
     }
 
-    /// The loss of one stretch in all columns.
-    pub(super) fn loss(&self, stretch: usize, a: Quantizer, codes: &Codes, b: &PackedRhs) -> f64 {
-        let loss = |unit| self.unit_losses(&self.stretches[stretch], a, codes, b, unit).iter().sum::<f64>();
-        (0..self.units.len()).map(loss).sum()
+    /// The loss of one row block in all columns.
+    pub(super) fn loss(&self, row_block: usize, a: &QuantizedLhs, b: &QuantizedRhs) -> f64 {
+        let loss = |block| self.losses(&self.row_blocks[row_block], block, a, b).iter().sum::<f64>();
+        (0..self.column_blocks.len()).map(loss).sum()
     }
 
-    /// Adds the losses of one stretch, by group of a unit.
-    pub(super) fn add_unit_losses(
+    /// Adds the loss of one row block in each group of a column block to the sum of that group.
+    pub(super) fn add_losses(
         &self,
-        stretch: usize,
-        a: Quantizer,
-        codes: &Codes,
-        b: &PackedRhs,
-        unit: usize,
+        row_block: usize,
+        column_block: usize,
+        a: &QuantizedLhs,
+        b: &QuantizedRhs,
         sums: &mut [f64],
     ) {
-        let losses = self.unit_losses(&self.stretches[stretch], a, codes, b, unit);
+        let losses = self.losses(&self.row_blocks[row_block], column_block, a, b);
         for row in losses.chunks_exact(sums.len()) {
             sums.iter_mut().zip(row).for_each(|(sum, loss)| *sum += loss);
         }
     }
 
-    /// The loss of every row of a stretch.
-    fn mass(&self, stretch: &Stretch, a: Quantizer, b: &PackedRhs) -> Vec<f64> {
-        let codes = self.codes_of(stretch, a);
-        let mut mass = vec![0f64; stretch.len];
-        for (unit, groups) in self.units.iter().enumerate() {
-            let losses = self.unit_losses(stretch, a, &codes, b, unit);
-            let rows = losses.chunks_exact(groups.len());
-            mass.iter_mut().zip(rows).for_each(|(mass, row)| *mass += row.iter().sum::<f64>());
+    /// The loss of each row of a block.
+    fn row_losses(&self, rows: &RowBlock, quantizer: Quantizer, b: &QuantizedRhs) -> Vec<f64> {
+        let a = self.quantize_block(rows, quantizer);
+        let mut sums = vec![0f64; rows.len];
+        for (i, block) in self.column_blocks.iter().enumerate() {
+            let losses = self.losses(rows, i, &a, b);
+            let losses = losses.chunks_exact(block.groups.len());
+            sums.iter_mut().zip(losses).for_each(|(sum, row)| *sum += row.iter().sum::<f64>());
         }
-        mass
+        sums
     }
 
-    /// The losses `[rows, groups of the unit]` of one stretch.
-    fn unit_losses(
-        &self,
-        stretch: &Stretch,
-        a: Quantizer,
-        codes: &Codes,
-        b: &PackedRhs,
-        unit: usize,
-    ) -> Vec<f64> {
-        let target = &stretch.targets[unit];
-        let packed = &b.packed[stretch.operand][unit];
-        let packed = packed.get_or_init(|| self.pack(stretch.operand, unit, &b.scales));
-        let groups = &self.groups[self.units[unit].clone()];
-        let scales: Vec<f32> =
-            b.scales[self.units[unit].clone()].iter().map(|s| a.scale() * s.get()).collect();
-        match (codes, &scales[..]) {
+    /// The losses `[rows, groups]` of a row block in a column block.
+    fn losses(&self, rows: &RowBlock, column_block: usize, a: &QuantizedLhs, b: &QuantizedRhs) -> Vec<f64> {
+        let block = &self.column_blocks[column_block];
+        let target = &rows.targets[column_block];
+        let b_scales = &b.scales[block.groups.clone()];
+        let packed = b.packed[rows.rhs][column_block].get_or_init(|| self.pack(rows.rhs, block, b_scales));
+        let scales: Vec<f32> = b_scales.iter().map(|scale| a.scale * scale.get()).collect();
+        match (&a.codes, &scales[..]) {
             (Codes::Fused(codes), &[scale]) if !self.settings.metric.is_rowwise() => {
-                let mut sums = vec![0f32; stretch.len];
+                let mut sums = vec![0f32; rows.len];
                 self.kernel.errors(codes, packed, scale, target, &mut sums);
                 sums.into_iter().map(f64::from).collect()
             }
-            _ => {
-                let mut losses = Vec::with_capacity(stretch.len * groups.len());
-                for (i, acc) in self.product(codes, stretch.len, packed).chunks_exact(packed.n()).enumerate()
-                {
+            (codes, _) => {
+                let mut losses = Vec::with_capacity(rows.len * scales.len());
+                let product = self.product(codes, rows.len, packed);
+                for (i, acc) in product.chunks_exact(packed.n()).enumerate() {
                     let (reference, curvature) = &target.row(i);
                     let row = Row { acc, reference, curvature };
-                    losses.extend(groups.iter().zip(&scales).map(|(columns, &scale)| {
-                        let columns = columns.start - groups[0].start..columns.end - groups[0].start;
-                        self.settings.metric.loss(&row, columns, scale)
-                    }));
+                    let loss = |(span, &scale): (&Range<usize>, &f32)| {
+                        self.settings.metric.loss(&row, span.clone(), scale)
+                    };
+                    losses.extend(block.spans.iter().zip(&scales).map(loss));
                 }
                 losses
             }
@@ -191,21 +174,4 @@ impl<'s> Evaluator<'s> {
             }
         }
     }
-}
-
-/// The columns of a unit.
-fn columns(groups: &[Range<usize>], unit: &Range<usize>) -> Range<usize> {
-    groups[unit.start].start..groups[unit.end - 1].end
-}
-
-/// Runs of groups: each wide one alone, narrow ones until they fill a panel.
-fn units(groups: &[Range<usize>]) -> Vec<Range<usize>> {
-    let mut units: Vec<Range<usize>> = Vec::new();
-    for (i, group) in groups.iter().enumerate() {
-        match units.last_mut() {
-            Some(unit) if group.end - groups[unit.start].start <= UNIT => unit.end = i + 1,
-            _ => units.push(i..i + 1),
-        }
-    }
-    units
 }

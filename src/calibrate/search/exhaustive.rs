@@ -13,32 +13,33 @@ pub(super) fn search(problem: Problem, settings: &Settings) -> Result<Solution> 
     let rhs_candidates = candidates::rhs(&problem, settings)?;
     let mut scales = candidates::initial_rhs(&problem, settings)?;
     let evaluator = Evaluator::new(problem, settings)?;
+    let row_blocks = 0..evaluator.row_blocks();
     let mut a = lhs_candidates[0];
     let mut loss = f64::INFINITY;
     for _ in 0..settings.rounds {
         let b = evaluator.quantize_rhs(&scales);
-        let of_lhs = |&a: &Quantizer| {
-            (0..evaluator.stretches()).map(|s| evaluator.loss(s, a, &evaluator.codes(s, a), &b)).sum()
+        let loss_of = |&a: &Quantizer| {
+            row_blocks.clone().map(|rows| evaluator.loss(rows, &evaluator.quantize_lhs(rows, a), &b)).sum()
         };
-        let by_lhs: Vec<f64> = lhs_candidates.par_iter().map(of_lhs).collect();
-        a = lhs_candidates[first_minimum(&by_lhs)];
+        let losses: Vec<f64> = lhs_candidates.par_iter().map(loss_of).collect();
+        a = lhs_candidates[first_minimum(&losses)];
 
-        let codes = evaluator.quantize_lhs(a);
-        let of_rhs = |b: &Vec<Scale>| {
+        let lhs: Vec<_> =
+            row_blocks.clone().into_par_iter().map(|rows| evaluator.quantize_lhs(rows, a)).collect();
+        let losses_of = |b: &Vec<Scale>| {
             let b = evaluator.quantize_rhs(b);
             let mut sums = vec![0f64; scales.len()];
-            for (stretch, codes) in codes.iter().enumerate() {
-                for unit in 0..evaluator.units() {
-                    let sums = &mut sums[evaluator.groups_of(unit)];
-                    evaluator.add_unit_losses(stretch, a, codes, &b, unit, sums);
+            for (rows, a) in lhs.iter().enumerate() {
+                for (columns, block) in evaluator.column_blocks().iter().enumerate() {
+                    evaluator.add_losses(rows, columns, a, &b, &mut sums[block.groups.clone()]);
                 }
             }
             sums
         };
-        let by_rhs: Vec<Vec<f64>> = rhs_candidates.par_iter().map(of_rhs).collect();
+        let losses: Vec<Vec<f64>> = rhs_candidates.par_iter().map(losses_of).collect();
         loss = 0.0;
         for (group, scale) in scales.iter_mut().enumerate() {
-            let of_group: Vec<f64> = by_rhs.iter().map(|losses| losses[group]).collect();
+            let of_group: Vec<f64> = losses.iter().map(|losses| losses[group]).collect();
             let winner = first_minimum(&of_group);
             *scale = rhs_candidates[winner][group];
             loss += of_group[winner];

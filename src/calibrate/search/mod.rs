@@ -3,18 +3,19 @@
 //! Candidates are evaluated on integer codes. The pruned search drops one as soon as its partial loss exceeds the best
 //! whole loss known; the exhaustive search evaluates them all, and finds the same scales.
 
+mod best_first;
 mod candidates;
+mod columns;
 mod evaluate;
 mod exhaustive;
-#[cfg(test)]
-mod float;
 mod pruned;
-mod race;
 mod rows;
 
 use std::ops::Range;
 
 use ndarray::Array2;
+
+pub(super) use candidates::column_maxima;
 
 use super::Metric;
 use crate::Result;
@@ -39,7 +40,7 @@ pub enum LhsKind {
 pub enum Search {
     /// Hopeless candidates are dropped early, and rounds that change nothing are left out.
     Pruned,
-    /// Every candidate in every round, to the last row: what the pruned search is measured by.
+    /// Every candidate is evaluated in every round, to the last row: the reference of the pruned search.
     Exhaustive,
 }
 
@@ -62,7 +63,7 @@ pub enum Rhs {
     Activation(Vec<Array2<f32>>),
 }
 
-/// One matrix product to quantize; its output is `O = A·B` for each image.
+/// One matrix product `O = A·B` to quantize, for each image.
 #[derive(Clone)]
 pub struct Problem {
     /// `A`, `[M, K]` of each image.
@@ -71,20 +72,20 @@ pub struct Problem {
     pub a_kind: LhsKind,
     /// `B`.
     pub b: Rhs,
-    /// Column ranges of `B` with a scale each; they cover `0..N` in order.
+    /// The ranges of columns of `B` that have one scale each; they cover `0..N` in order.
     pub groups: Vec<Range<usize>>,
     /// `(∂L/∂O)²`, `[M, N]` of each image; empty unless the metric is [`Metric::Hessian`].
     pub curvature: Vec<Array2<f32>>,
 }
 
-/// The knobs of Algorithm 1.
+/// The parameters of Algorithm 1.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Settings {
     /// The distance to minimise.
     pub metric: Metric,
-    /// k of `A`.
+    /// Bit width k of `A`.
     pub a_bits: Bits,
-    /// k of `B`.
+    /// Bit width k of `B`.
     pub b_bits: Bits,
     /// Candidates are `(α + (β−α)·i/n)·max|x|/2^(k−1)` for `i = 1…n`.
     pub alpha: f64,
@@ -96,7 +97,7 @@ pub struct Settings {
     pub rounds: usize,
 }
 
-/// The scales found, and what they cost.
+/// The scales found, and their loss.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Solution {
     /// The quantizer of `A`.
@@ -115,18 +116,12 @@ impl Rhs {
         }
     }
 
-    /// Every distinct matrix.
+    /// The distinct matrices.
     fn matrices(&self) -> &[Array2<f32>] {
         match self {
             Self::Weight(b) => std::slice::from_ref(b),
             Self::Activation(b) => b,
         }
-    }
-}
-
-impl Problem {
-    fn columns(&self) -> usize {
-        self.b.matrices()[0].ncols()
     }
 }
 

@@ -1,8 +1,11 @@
 //! Algorithm 1 with its exact reductions: a candidate is evaluated until its partial loss exceeds the best whole loss,
 //! and a round ends the search when it changes nothing. The winners are those of [`super::exhaustive`].
 
-use super::evaluate::Evaluator;
-use super::{Problem, Settings, Solution, candidates, race};
+use rayon::prelude::*;
+
+use super::best_first::winners;
+use super::evaluate::{Evaluator, QuantizedRhs};
+use super::{Problem, Settings, Solution, candidates};
 use crate::Result;
 
 /// Finds the scales of one problem.
@@ -11,42 +14,36 @@ pub(super) fn search(problem: Problem, settings: &Settings) -> Result<Solution> 
     let rhs_candidates = candidates::rhs(&problem, settings)?;
     let mut scales = candidates::initial_rhs(&problem, settings)?;
     let evaluator = Evaluator::new(problem, settings)?;
-    let stretches = evaluator.stretches();
+    let row_blocks = evaluator.row_blocks();
 
-    // The candidate of B by group; before the first round, B has the initial scales, which are no candidate.
+    // The candidate of each group of B; before the first round, B has the initial scales, which are no candidate.
     let mut b_winners: Option<Vec<usize>> = None;
     let mut a_winner = None;
     let mut loss = f64::INFINITY;
     for _ in 0..settings.rounds {
         let b = evaluator.quantize_rhs(&scales);
-        let step = |candidate: usize, (): &(), stretch: usize, sums: &mut [f64]| {
-            let codes = evaluator.codes(stretch, lhs_candidates[candidate]);
-            sums[0] += evaluator.loss(stretch, lhs_candidates[candidate], &codes, &b);
+        let add_loss = |candidate: usize, (): &(), rows: usize, sums: &mut [f64]| {
+            let a = evaluator.quantize_lhs(rows, lhs_candidates[candidate]);
+            sums[0] += evaluator.loss(rows, &a, &b);
         };
-        let best = race::winners(lhs_candidates.len(), stretches, 1, |_| (), step)[0];
-        let before = a_winner.replace(best.0);
-        if a_winner == before {
+        let winner = winners(lhs_candidates.len(), row_blocks, 1, |_| (), add_loss)[0].candidate;
+        if a_winner.replace(winner) == Some(winner) {
             break;
         }
 
-        let a = lhs_candidates[best.0];
-        let codes = evaluator.quantize_lhs(a);
+        let a = lhs_candidates[winner];
+        let lhs: Vec<_> =
+            (0..row_blocks).into_par_iter().map(|rows| evaluator.quantize_lhs(rows, a)).collect();
         let start = |candidate: usize| evaluator.quantize_rhs(&rhs_candidates[candidate]);
-        let mut best = Vec::new();
-        for unit in 0..evaluator.units() {
-            let groups = evaluator.groups_of(unit).len();
-            best.extend(race::winners(
-                rhs_candidates.len(),
-                stretches,
-                groups,
-                start,
-                |_, b, stretch, sums| {
-                    evaluator.add_unit_losses(stretch, a, &codes[stretch], b, unit, sums);
-                },
-            ));
+        let mut best = Vec::with_capacity(scales.len());
+        for (columns, block) in evaluator.column_blocks().iter().enumerate() {
+            let add_losses = |_, b: &QuantizedRhs, rows: usize, sums: &mut [f64]| {
+                evaluator.add_losses(rows, columns, &lhs[rows], b, sums);
+            };
+            best.extend(winners(rhs_candidates.len(), row_blocks, block.groups.len(), start, add_losses));
         }
-        let found: Vec<usize> = best.iter().map(|(i, _)| *i).collect();
-        loss = best.iter().map(|(_, loss)| loss).sum();
+        let found: Vec<usize> = best.iter().map(|winner| winner.candidate).collect();
+        loss = best.iter().map(|winner| winner.loss).sum();
         scales = found.iter().enumerate().map(|(group, &i)| rhs_candidates[i][group]).collect();
         if b_winners.as_ref() == Some(&found) {
             break;

@@ -1,4 +1,4 @@
-//! The rows of a problem in the order in which they are evaluated: those first that weigh most.
+//! The row blocks of a problem, in the order in which they are evaluated: those with the largest loss first.
 //!
 //! In a vision transformer a twentieth of the tokens carries most of the loss. Where they come first, a bad candidate
 //! is known by its partial loss after a few rows.
@@ -9,15 +9,16 @@ use std::ops::Range;
 use ndarray::Array2;
 use rayon::prelude::*;
 
+use super::columns::ColumnBlock;
 use super::{Problem, Rhs};
 use crate::kernel::PackedTarget;
 
-/// Rows that are evaluated at a time…
-const STRETCH: usize = 48;
-/// …and of the first stretches of an operand, the heaviest, after which most candidates are known to be bad.
-const FIRST: [usize; 3] = [12, 12, 24];
+/// The rows of a block…
+const ROWS: usize = 48;
+/// …and of the first blocks of each rhs, after which most candidates are known to be bad.
+const FIRST_ROWS: [usize; 3] = [12, 12, 24];
 
-/// All rows of `A`, `O` and the curvature, as they come.
+/// All rows of `A`, `O` and the curvature, in their own order.
 pub(super) struct Rows {
     k: usize,
     n: usize,
@@ -27,25 +28,25 @@ pub(super) struct Rows {
     reference: Vec<f32>,
     /// `[rows, N]`; empty for weights of 1.
     curvature: Vec<f32>,
-    /// The rows of each rhs.
-    operands: Vec<Range<usize>>,
+    /// The rows that each rhs matrix multiplies.
+    by_rhs: Vec<Range<usize>>,
 }
 
-/// Some rows that share a rhs, ready for the kernels.
-pub(super) struct Stretch {
-    /// Which rhs.
-    pub(super) operand: usize,
-    /// Rows.
+/// Some rows that share a rhs matrix, ready for the kernels.
+pub(super) struct RowBlock {
+    /// Index of the rhs matrix.
+    pub(super) rhs: usize,
+    /// The number of rows.
     pub(super) len: usize,
     /// `[len, K]`.
     pub(super) a: Vec<f32>,
-    /// By unit of columns, `O` and the curvature.
+    /// `O` and the curvature in each column block.
     pub(super) targets: Vec<PackedTarget>,
 }
 
-/// Which rows make a stretch.
-pub(super) struct Pick {
-    operand: usize,
+/// Which rows make a block.
+pub(super) struct BlockIndices {
+    rhs: usize,
     rows: Vec<usize>,
 }
 
@@ -53,80 +54,80 @@ impl Rows {
     /// The rows of `problem`, with their float products; leaves `problem` without rows.
     pub(super) fn new(problem: &mut Problem) -> Self {
         let (k, n) = problem.b.matrices()[0].dim();
-        let products = problem.a.par_iter().enumerate().map(|(p, a)| a.dot(problem.b.of_image(p)));
+        let products = problem.a.par_iter().enumerate().map(|(image, a)| a.dot(problem.b.of_image(image)));
         let reference = flat(products.collect());
-        let mut operands = Vec::new();
+        let mut by_rhs = Vec::new();
+        let mut rows = 0;
         for a in &problem.a {
-            let start = operands.last().map_or(0, |rows: &Range<usize>| rows.end);
-            operands.push(start..start + a.nrows());
+            by_rhs.push(rows..rows + a.nrows());
+            rows += a.nrows();
         }
-        let rows = operands.last().map_or(0, |rows| rows.end);
         if matches!(problem.b, Rhs::Weight(_)) {
-            operands = std::iter::once(0..rows).collect();
+            by_rhs = std::iter::once(0..rows).collect();
         }
         let a = flat(std::mem::take(&mut problem.a));
         let mut curvature = flat(std::mem::take(&mut problem.curvature));
         if curvature.iter().all(|&g2| g2 == 0.0) {
             curvature.clear(); // The loss is blind to this site: all that is left is the error itself.
         }
-        Self { k, n, a, reference, curvature, operands }
+        Self { k, n, a, reference, curvature, by_rhs }
     }
 
-    /// The rows in their own order.
-    pub(super) fn natural(&self) -> Vec<Pick> {
-        let cut = |(operand, rows): (usize, &Range<usize>)| pick(&rows.clone().collect::<Vec<_>>(), operand);
-        self.operands.iter().enumerate().flat_map(cut).collect()
+    /// All rows, cut into blocks in their own order.
+    pub(super) fn in_order(&self) -> Vec<BlockIndices> {
+        let cut = |(rhs, rows): (usize, &Range<usize>)| cut(&rows.clone().collect::<Vec<_>>(), rhs);
+        self.by_rhs.iter().enumerate().flat_map(cut).collect()
     }
 
-    /// The rows of one stretch, with the columns of each unit.
-    pub(super) fn stretch(&self, pick: &Pick, units: &[Range<usize>]) -> Stretch {
-        let Pick { operand, rows } = pick;
+    /// The rows of one block.
+    pub(super) fn block(&self, indices: &BlockIndices, column_blocks: &[ColumnBlock]) -> RowBlock {
+        let BlockIndices { rhs, rows } = indices;
         let mut a = Vec::with_capacity(rows.len() * self.k);
         for &row in rows {
             a.extend_from_slice(&self.a[row * self.k..][..self.k]);
         }
-        let target = |columns: &Range<usize>| {
+        let target = |ColumnBlock { columns, .. }: &ColumnBlock| {
             PackedTarget::pack(rows.len(), columns.len(), |i| {
                 let at = rows[i] * self.n + columns.start..rows[i] * self.n + columns.end;
                 (&self.reference[at.clone()], self.curvature.get(at))
             })
         };
-        Stretch { operand: *operand, len: rows.len(), a, targets: units.iter().map(target).collect() }
+        RowBlock { rhs: *rhs, len: rows.len(), a, targets: column_blocks.iter().map(target).collect() }
     }
 
-    /// The rows of the largest `mass` first, those of each operand apart, without those that have no curvature: their
-    /// loss is exactly zero, whatever the quantizers.
-    pub(super) fn heaviest_first(self, mass: &[f64], units: &[Range<usize>]) -> Vec<Stretch> {
-        let mut picks = Vec::new();
-        for (operand, rows) in self.operands.iter().enumerate() {
+    /// Sorts the rows of each rhs by their `losses`, the largest first, and cuts them into blocks. Rows without curvature
+    /// are left out: their loss is exactly zero, whatever the quantizers.
+    pub(super) fn largest_loss_first(self, losses: &[f64], column_blocks: &[ColumnBlock]) -> Vec<RowBlock> {
+        let mut blocks = Vec::new();
+        for (rhs, rows) in self.by_rhs.iter().enumerate() {
             let counts = |&row: &usize| {
                 self.curvature.is_empty()
                     || self.curvature[row * self.n..][..self.n].iter().any(|&g2| g2 != 0.0)
             };
             let mut rows: Vec<usize> = rows.clone().filter(counts).collect();
-            rows.sort_by(|&i, &j| mass[j].total_cmp(&mass[i]));
-            picks.extend(pick(&rows, operand));
+            rows.sort_by(|&i, &j| losses[j].total_cmp(&losses[i]));
+            blocks.extend(cut(&rows, rhs));
         }
         // Losses are not negative, and so their bits sort as they do.
-        let density = |rows: &[usize]| rows.iter().map(|&row| mass[row]).sum::<f64>() / rows.len() as f64;
-        picks.sort_by_cached_key(|pick| Reverse(density(&pick.rows).to_bits()));
-        picks.par_iter().map(|pick| self.stretch(pick, units)).collect()
+        let mean = |rows: &[usize]| rows.iter().map(|&row| losses[row]).sum::<f64>() / rows.len() as f64;
+        blocks.sort_by_cached_key(|block| Reverse(mean(&block.rows).to_bits()));
+        blocks.par_iter().map(|block| self.block(block, column_blocks)).collect()
     }
 }
 
-fn pick(mut rows: &[usize], operand: usize) -> Vec<Pick> {
-    let mut picks = Vec::new();
-    for len in FIRST.into_iter().chain(std::iter::repeat(STRETCH)) {
+fn cut(mut rows: &[usize], rhs: usize) -> Vec<BlockIndices> {
+    let mut blocks = Vec::new();
+    for len in FIRST_ROWS.into_iter().chain(std::iter::repeat(ROWS)) {
         if rows.is_empty() {
             break;
         }
-        // A rest of a few rows costs nearly as much as a stretch of its own.
-        let len = if rows.len() < len + FIRST[0] { rows.len() } else { len };
+        // A rest of a few rows costs nearly as much as a block of its own.
+        let len = if rows.len() < len + FIRST_ROWS[0] { rows.len() } else { len };
         let (first, rest) = rows.split_at(len);
-        picks.push(Pick { operand, rows: first.to_vec() });
+        blocks.push(BlockIndices { rhs, rows: first.to_vec() });
         rows = rest;
     }
-    picks
+    blocks
 }
 
 /// The elements of all matrices, row by row; each matrix is freed once it is copied.

@@ -2,8 +2,8 @@
 
 use ndarray::Array2;
 
-use super::super::metric::Row;
-use super::{Problem, Settings, Solution, candidates};
+use super::super::super::metric::Row;
+use super::super::{Problem, Settings, Solution, candidates};
 use crate::Result;
 use crate::quant::{Quantizer, Scale};
 
