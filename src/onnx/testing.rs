@@ -8,7 +8,7 @@ pub(crate) fn value(name: &str) -> ValueInfoProto {
     ValueInfoProto { name: Some(name.into()), ..Default::default() }
 }
 
-/// `inputs` and `outputs` are names parted by spaces.
+/// `inputs` and `outputs` are names separated by spaces.
 pub(crate) fn graph(
     inputs: &str,
     outputs: &str,
@@ -19,7 +19,7 @@ pub(crate) fn graph(
     GraphProto { node, initializer, input: values(inputs), output: values(outputs), ..Default::default() }
 }
 
-/// A file of `graph` at one opset of the standard operators.
+/// A file of `graph` at this opset of the standard operators.
 pub(crate) fn file_of(graph: GraphProto, opset: i64) -> ModelProto {
     ModelProto {
         ir_version: Some(8),

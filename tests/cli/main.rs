@@ -57,7 +57,7 @@ impl Bench {
         write_npy(&self.path(name), &array).unwrap();
     }
 
-    /// Runs a command line, words parted by spaces: `@x` is fixture x, `%x` is x in the folder.
+    /// Runs a command line, words separated by spaces: `@x` is fixture x, `%x` is x in the folder.
     fn run(&self, line: &str) -> Output {
         let words = line.split(' ').map(|word| match word.split_at(1) {
             ("@", name) => fixture_path(name).into_os_string(),

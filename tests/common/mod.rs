@@ -103,15 +103,17 @@ pub(crate) fn float_output(of: &Prepared, images: &ArrayView4<f32>) -> Result<Ar
 
 /// The float engine with the first output, for images of `[C, H, W]`.
 pub(crate) fn float_model(of: &Prepared, image: [usize; 3]) -> Result<FloatModel> {
-    let graph = Graph::new(&of.model)?;
-    FloatModel::new(&of.model, input_spec(&graph)?.shape_for(image)?, &outputs(&graph)?.names[..1])
+    FloatModel::new(&of.model, shape(of, image)?, &outputs(&Graph::new(&of.model)?)?.names[..1])
 }
 
 /// All outputs and [`taps`], for images of `[C, H, W]`.
 pub(crate) fn session(of: &Prepared, image: [usize; 3]) -> Result<Session> {
-    let graph = Graph::new(&of.model)?;
-    let shape = input_spec(&graph)?.shape_for(image)?;
-    Session::new(&of.model, shape, &outputs(&graph)?.names, &taps(of))
+    Session::new(&of.model, shape(of, image)?, &outputs(&Graph::new(&of.model)?)?.names, &taps(of))
+}
+
+/// `[N, C, H, W]` of one run on images of `[C, H, W]`.
+pub(crate) fn shape(of: &Prepared, image: [usize; 3]) -> Result<[usize; 4]> {
+    input_spec(&Graph::new(&of.model)?)?.shape_for(image)
 }
 
 /// The outputs of the sites.
@@ -164,7 +166,7 @@ pub(crate) fn until(child: &mut Child, mut event: impl FnMut() -> bool) -> bool 
 
 /// What `body` gives; panics if it hangs. The clock is for that alone: no sound run comes near the limit.
 pub(crate) fn unless_it_hangs<T: Send + 'static>(what: &str, body: impl FnOnce() -> T + Send + 'static) -> T {
-    const PATIENCE: Duration = Duration::from_secs(120);
+    const PATIENCE: Duration = Duration::from_mins(2);
     let (running, ended) = channel::<()>();
     let thread = std::thread::spawn(move || {
         let _running = running; // dropped at the end, and by a panic
