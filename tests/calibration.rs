@@ -1,39 +1,26 @@
 //! What must not change the result of a calibration: how thorough the search is, how much memory it has, and whether
 //! it was interrupted.
 
+mod common;
+
 use std::sync::Mutex;
 
+use common::{calibrate, calibrated, digits_calib, fixture};
 use onnx_ptq4vit::Error;
-use onnx_ptq4vit::calibrate::{Calibration, Method, Metric, Options, Run, Search, WeightScales, calibrate};
-use onnx_ptq4vit::data::{Dataset, Preprocess, Selection};
-use onnx_ptq4vit::onnx::{Graph, Model};
-use onnx_ptq4vit::plan::{Plan, plan};
+use onnx_ptq4vit::calibrate::{Calibration, Method, Metric, Options, Run, Search, WeightScales};
 use onnx_ptq4vit::progress::Progress;
-use onnx_ptq4vit::quant::Bits;
-
-fn fixture(name: &str) -> (Model, Plan) {
-    let model = Model::read(format!("fixtures/{name}.onnx").as_ref()).unwrap();
-    let plan = plan(&Graph::new(&model).unwrap(), &[]).unwrap();
-    (model, plan)
-}
-
-fn images(limit: usize) -> Dataset {
-    let selection = Selection { limit: Some(limit), seed: 0 };
-    Dataset::open("fixtures/digits_calib.npz".as_ref(), &Preprocess::timm_vit(8), selection).unwrap()
-}
 
 fn options(k: u8) -> Options {
-    let bits = Bits::new(k).unwrap();
-    Options { weight_bits: bits, activation_bits: bits, ..Options::new(Method::Ptq4vit) }
+    common::options(k, k)
 }
 
 #[test]
 fn the_exhaustive_search_finds_the_same_scales() {
     let check = |name: &str, options: &Options| {
-        let (model, plan) = fixture(name);
+        let fixture = fixture(name);
         let found = [Search::Pruned, Search::Exhaustive].map(|search| {
             let run = Run { search, ..Run::default() };
-            calibrate(&model, &plan, &images(4), options, run, &()).unwrap()
+            calibrate(&fixture, &digits_calib(4), options, run, &()).unwrap()
         });
         assert_eq!(found[0], found[1], "{name} {options:?}");
     };
@@ -63,11 +50,11 @@ impl Progress for Stages {
 
 #[test]
 fn any_budget_of_memory_gives_the_same_scales() {
-    let (model, plan) = fixture("digits_vit_ts17");
+    let fixture = fixture("digits_vit_ts17");
     let calibrate = |memory: usize| {
         let stages = Stages::default();
         let run = Run { memory, ..Run::default() };
-        let found = calibrate(&model, &plan, &images(64), &options(8), run, &stages);
+        let found = calibrate(&fixture, &digits_calib(64), &options(8), run, &stages);
         (found, stages.0.into_inner().unwrap().len())
     };
     let (whole, stages) = calibrate(4 << 30);
@@ -92,8 +79,8 @@ fn any_budget_of_memory_gives_the_same_scales() {
 
 #[test]
 fn an_interrupted_run_goes_on_where_it_was() {
-    let (model, plan) = fixture("digits_vit_ts17");
-    let whole = calibrate(&model, &plan, &images(8), &options(8), Run::default(), &()).unwrap();
+    let fixture = fixture("digits_vit_ts17");
+    let whole = calibrated(&fixture, &digits_calib(8), &options(8));
 
     let saved = Mutex::new(None::<Calibration>);
     let stop_after_three = |found: &Calibration| {
@@ -101,7 +88,7 @@ fn an_interrupted_run_goes_on_where_it_was() {
         if found.sites.len() == 3 { Err(Error::usage("stop")) } else { Ok(()) }
     };
     let run = Run { save: &stop_after_three, ..Run::default() };
-    calibrate(&model, &plan, &images(8), &options(8), run, &()).unwrap_err();
+    calibrate(&fixture, &digits_calib(8), &options(8), run, &()).unwrap_err();
     let part = saved.into_inner().unwrap().unwrap();
     assert_eq!(part.sites, whole.sites[..3]);
 
@@ -113,7 +100,7 @@ fn an_interrupted_run_goes_on_where_it_was() {
     let resume = |options: &Options, resume: Calibration| {
         *searched.lock().unwrap() = 0;
         let run = Run { save: &count, resume: Some(resume), ..Run::default() };
-        (calibrate(&model, &plan, &images(8), options, run, &()).unwrap(), *searched.lock().unwrap())
+        (calibrate(&fixture, &digits_calib(8), options, run, &()).unwrap(), *searched.lock().unwrap())
     };
     let sites = whole.sites.len();
     assert_eq!(resume(&options(8), part.clone()), (whole.clone(), sites - 3));

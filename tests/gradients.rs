@@ -1,12 +1,13 @@
 //! Whole-model gradients against torch autograd (`scripts/golden.py`), for every exporter's file of one model.
 
+mod common;
+
 use std::fs::File;
 
+use common::{fixture, session, taps};
 use ndarray::{ArrayD, ArrayViewD, Axis, stack};
 use ndarray_npy::NpzReader;
-use onnx_ptq4vit::onnx::{Graph, Model};
-use onnx_ptq4vit::plan::{Plan, plan};
-use onnx_ptq4vit::session::{Session, input_spec, outputs};
+use onnx_ptq4vit::calibrate::loss;
 
 /// Against gradients computed in f64: relative to the largest of the tensor.
 const GRADIENT_TOLERANCE: f32 = 1e-4;
@@ -31,15 +32,11 @@ fn largest_difference(a: &ArrayViewD<f32>, b: &ArrayViewD<f32>) -> (f32, f32) {
 }
 
 fn check(file: &str) {
-    let model = Model::read(format!("fixtures/{file}").as_ref()).unwrap();
-    let graph = Graph::new(&model).unwrap();
-    let Plan { sites, .. } = plan(&graph, &[]).unwrap();
+    let fixture = fixture(file);
     let names = site_names(2);
-    assert_eq!(sites.len(), names.len(), "{file}");
-    let outputs = outputs(&graph).unwrap().names;
-    let taps: Vec<&str> = sites.iter().map(|s| s.output.as_str()).collect();
-    let shape = input_spec(&graph).unwrap().shape_for([3, 8, 8]).unwrap();
-    let session = Session::new(&model, shape, &outputs, &taps).unwrap();
+    let taps = taps(&fixture);
+    assert_eq!(taps.len(), names.len(), "{file}");
+    let session = session(&fixture, [3, 8, 8]).unwrap();
 
     let mut calib = NpzReader::new(File::open("fixtures/digits_calib.npz").unwrap()).unwrap();
     let images: ArrayD<f32> = calib.by_name("images").or_else(|_| calib.by_name("images.npy")).unwrap();
@@ -54,10 +51,8 @@ fn check(file: &str) {
         assert!(difference <= LOGIT_TOLERANCE * largest, "{file}: logits differ by {difference}");
 
         let signs = golden("fisher_v").index_axis(Axis(0), image).insert_axis(Axis(0)).to_owned();
-        let seeds = [
-            ("ce", onnx_ptq4vit::calibrate::loss::pseudo_label(&logits.view())),
-            ("fisher", onnx_ptq4vit::calibrate::loss::fisher(&logits.view(), &signs)),
-        ];
+        let seeds =
+            [("ce", loss::pseudo_label(&logits.view())), ("fisher", loss::fisher(&logits.view(), &signs))];
         let losses = seeds.each_ref().map(|(loss, _)| *loss);
         let seeds = stack(Axis(0), &seeds.each_ref().map(|(_, seed)| seed.view())).unwrap();
         let mut found = 0;
@@ -83,6 +78,6 @@ fn check(file: &str) {
 #[test]
 fn gradients_of_every_site_agree_with_torch() {
     for file in ["ts13", "ts17", "dynamo18", "dynamo20"] {
-        check(&format!("digits_vit_{file}.onnx"));
+        check(&format!("digits_vit_{file}"));
     }
 }

@@ -1,41 +1,20 @@
 //! From a float file and images to a quantized file and its accuracy, on the trained fixture.
 
-use std::path::Path;
+mod common;
 
-use ndarray::{ArrayD, Axis};
-use onnx_ptq4vit::calibrate::{Calibration, Method, Options, Run, WeightScales, calibrate};
-use onnx_ptq4vit::data::{Dataset, Preprocess, Selection};
+use common::{
+    Prepared, digits_calib, digits_test, fixture, float_output, kinds, options, quantized, quantized_output,
+};
+use ndarray::ArrayD;
+use onnx_ptq4vit::calibrate::{Calibration, Method, Options, WeightScales};
 use onnx_ptq4vit::export::{TwinForm, export};
-use onnx_ptq4vit::integer::Runner;
-use onnx_ptq4vit::onnx::{Graph, Model, dump};
-use onnx_ptq4vit::plan::{LhsSource, Plan, plan};
-use onnx_ptq4vit::quant::Bits;
-use onnx_ptq4vit::session::FloatModel;
+use onnx_ptq4vit::onnx::{Model, dump};
+use onnx_ptq4vit::plan::LhsSource;
 
 const EXPORTS: &[&str] = &["ts13", "ts17", "dynamo18", "dynamo20", "tanh17", "outlier17"];
 
-fn data(name: &str, limit: Option<usize>) -> Dataset {
-    let path = format!("fixtures/{name}.npz");
-    Dataset::open(path.as_ref(), &Preprocess::timm_vit(8), Selection { limit, seed: 0 }).unwrap()
-}
-
-fn fixture(name: &str) -> (Model, Plan) {
-    let model = Model::read(Path::new(&format!("fixtures/{name}.onnx"))).unwrap();
-    let plan = plan(&Graph::new(&model).unwrap(), &[]).unwrap();
-    (model, plan)
-}
-
-fn options(weight_bits: u8, activation_bits: u8) -> Options {
-    let bits = |k| Bits::new(k).unwrap();
-    Options {
-        weight_bits: bits(weight_bits),
-        activation_bits: bits(activation_bits),
-        ..Options::new(Method::Ptq4vit)
-    }
-}
-
-fn calibrated(model: &Model, plan: &Plan, options: &Options) -> Calibration {
-    calibrate(model, plan, &data("digits_calib", Some(16)), options, Run::default(), &()).unwrap()
+fn calibrated(of: &Prepared, options: &Options) -> Calibration {
+    common::calibrated(of, &digits_calib(16), options)
 }
 
 fn classes(logits: &ArrayD<f32>) -> Vec<usize> {
@@ -45,18 +24,11 @@ fn classes(logits: &ArrayD<f32>) -> Vec<usize> {
 }
 
 /// (share of images on which float and quantized agree, accuracy of float, accuracy of quantized).
-fn accuracy(model: &Model, quantized: &Model) -> (f64, f64, f64) {
-    let test = data("digits_test", None);
+fn accuracy(of: &Prepared, quantized: &Model) -> (f64, f64, f64) {
+    let test = digits_test(None);
     let images = test.batch(0..test.len()).unwrap();
-    let output = model.graph().output[0].name().to_string();
-    let float = FloatModel::new(model, [1, 3, 8, 8], &[output]).unwrap();
-    let logits: Vec<ArrayD<f32>> = images
-        .axis_iter(Axis(0))
-        .map(|p| float.run(p.insert_axis(Axis(0)).to_owned().into_dyn()).unwrap().remove(0))
-        .collect();
-    let views: Vec<_> = logits.iter().map(|l| l.view()).collect();
-    let float = classes(&ndarray::concatenate(Axis(0), &views).unwrap());
-    let quantized = classes(&Runner::new(quantized).unwrap().run(&images.view()).unwrap());
+    let float = classes(&float_output(of, &images.view()).unwrap());
+    let quantized = classes(&quantized_output(quantized, &images.view()));
     let labels: Vec<usize> = test.labels.unwrap().iter().map(|&l| l as usize).collect();
     let share =
         |a: &[usize], b: &[usize]| a.iter().zip(b).filter(|(a, b)| a == b).count() as f64 / a.len() as f64;
@@ -76,10 +48,9 @@ fn every_exporter_has_the_same_sites() {
             .chain(["head"])
             .collect();
         for name in names {
-            let (_, plan) = fixture(&name);
-            let kinds: Vec<&str> = plan.sites.iter().map(|site| site.kind.name()).collect();
-            assert_eq!(kinds, expected, "{name}");
-            for site in &plan.sites {
+            let fixture = fixture(&name);
+            assert_eq!(kinds(&fixture), expected, "{name}");
+            for site in &fixture.plan.sites {
                 match site.kind.name() {
                     "values" => assert_eq!(site.a_kind, LhsSource::Softmax, "{name} {}", site.name),
                     "fc2" => {
@@ -96,10 +67,10 @@ fn every_exporter_has_the_same_sites() {
 fn quantized_models_classify_as_the_float_model() {
     for (bits, least_agreement) in [((8, 8), 0.98), ((6, 6), 0.93), ((4, 8), 0.85)] {
         for export_name in EXPORTS {
-            let (model, plan) = fixture(&format!("digits_vit_{export_name}"));
-            let calibration = calibrated(&model, &plan, &options(bits.0, bits.1));
-            let quantized = export(&model, &plan, &calibration, TwinForm::Function).unwrap();
-            let (agreement, float, _) = accuracy(&model, &quantized);
+            let fixture = fixture(&format!("digits_vit_{export_name}"));
+            let calibration = calibrated(&fixture, &options(bits.0, bits.1));
+            let quantized = quantized(&fixture, &calibration, TwinForm::Function);
+            let (agreement, float, _) = accuracy(&fixture, &quantized);
             assert!(float >= 0.97, "{export_name}: the float model has {float}");
             assert!(agreement >= least_agreement, "{export_name} w{}a{}: {agreement}", bits.0, bits.1);
         }
@@ -109,12 +80,12 @@ fn quantized_models_classify_as_the_float_model() {
 /// Windows, shifted windows with their masks, relative positions and patch merging.
 #[test]
 fn a_quantized_swin_classifies_as_the_float_model() {
-    let (model, plan) = fixture("digits_swin_dynamo18");
-    assert_eq!(plan.sites.len(), 27);
+    let fixture = fixture("digits_swin_dynamo18");
+    assert_eq!(fixture.plan.sites.len(), 27);
     for (bits, least_agreement) in [((8, 8), 0.98), ((6, 6), 0.93)] {
-        let calibration = calibrated(&model, &plan, &options(bits.0, bits.1));
-        let quantized = export(&model, &plan, &calibration, TwinForm::Function).unwrap();
-        let (agreement, float, _) = accuracy(&model, &quantized);
+        let calibration = calibrated(&fixture, &options(bits.0, bits.1));
+        let quantized = quantized(&fixture, &calibration, TwinForm::Function);
+        let (agreement, float, _) = accuracy(&fixture, &quantized);
         assert!(float >= 0.97, "the float model has {float}");
         assert!(agreement >= least_agreement, "w{}a{}: {agreement}", bits.0, bits.1);
     }
@@ -122,10 +93,10 @@ fn a_quantized_swin_classifies_as_the_float_model() {
 
 #[test]
 fn twins_are_worth_their_price_at_four_bits() {
-    let (model, plan) = fixture("digits_vit_ts17");
+    let fixture = fixture("digits_vit_ts17");
     let share = |options: Options| {
-        let calibration = calibrated(&model, &plan, &options);
-        accuracy(&model, &export(&model, &plan, &calibration, TwinForm::Inline).unwrap()).0
+        let calibration = calibrated(&fixture, &options);
+        accuracy(&fixture, &quantized(&fixture, &calibration, TwinForm::Inline)).0
     };
     let with = share(options(4, 4));
     let without = share(Options { softmax_twin: false, gelu_twin: false, ..options(4, 4) });
@@ -134,9 +105,9 @@ fn twins_are_worth_their_price_at_four_bits() {
 
 #[test]
 fn outlier_channels_stay_float_and_nothing_else_does() {
-    let (model, plan) = fixture("digits_vit_outlier17");
-    let calibration = calibrated(&model, &plan, &options(6, 6));
-    let quantized = export(&model, &plan, &calibration, TwinForm::Function).unwrap();
+    let fixture = fixture("digits_vit_outlier17");
+    let calibration = calibrated(&fixture, &options(6, 6));
+    let quantized = quantized(&fixture, &calibration, TwinForm::Function);
     let of_site: Vec<(&str, &[usize])> = calibration
         .sites
         .iter()
@@ -150,43 +121,37 @@ fn outlier_channels_stay_float_and_nothing_else_does() {
         assert_eq!(site.outliers, calibration.site(&site.name).unwrap().outliers, "{}", site.name);
     }
 
-    let without = calibrated(&model, &plan, &Options { outliers: false, ..options(6, 6) });
+    let without = calibrated(&fixture, &Options { outliers: false, ..options(6, 6) });
     assert!(without.sites.iter().all(|site| site.outliers.is_empty()));
-    let without = export(&model, &plan, &without, TwinForm::Function).unwrap();
-    let (with, without) = (accuracy(&model, &quantized).0, accuracy(&model, &without).0);
+    let without = common::quantized(&fixture, &without, TwinForm::Function);
+    let (with, without) = (accuracy(&fixture, &quantized).0, accuracy(&fixture, &without).0);
     assert!(with > without, "agreement {with} with float outliers, {without} without");
 }
 
 #[test]
 fn both_twin_forms_and_all_switches_run_the_same_numbers() {
-    let (model, plan) = fixture("digits_vit_ts17");
-    let images = data("digits_test", Some(8));
-    let images = images.batch(0..8).unwrap();
+    let fixture = fixture("digits_vit_ts17");
+    let images = digits_test(Some(8)).batch(0..8).unwrap();
     let base = Options::new(Method::Base);
     let per_channel = Options { weights: WeightScales::PerChannel, ..options(6, 5) };
     let one_twin = Options { softmax_twin: false, ..options(8, 8) };
     for options in [options(8, 8), options(2, 3), per_channel, one_twin, base] {
-        let calibration = calibrated(&model, &plan, &options);
-        let run = |form| {
-            let quantized = export(&model, &plan, &calibration, form).unwrap();
-            // Through bytes: what is run is what a file would hold.
-            let quantized = Model::decode(quantized.encode().into()).unwrap();
-            Runner::new(&quantized).unwrap().run(&images.view()).unwrap()
-        };
+        let calibration = calibrated(&fixture, &options);
+        let run = |form| quantized_output(&quantized(&fixture, &calibration, form), &images.view());
         assert_eq!(run(TwinForm::Function), run(TwinForm::Inline), "{options:?}");
     }
 }
 
 #[test]
 fn the_reader_finds_the_quantizers_that_were_written() {
-    let (model, plan) = fixture("digits_vit_dynamo20");
+    let fixture = fixture("digits_vit_dynamo20");
     for k in 2..=8 {
-        let calibration = calibrated(&model, &plan, &options(8, k));
+        let calibration = calibrated(&fixture, &options(8, k));
         for form in [TwinForm::Function, TwinForm::Inline] {
-            let quantized = export(&model, &plan, &calibration, form).unwrap();
+            let quantized = quantized(&fixture, &calibration, form);
             let sites = onnx_ptq4vit::integer::sites(&quantized).unwrap();
-            assert_eq!(sites.len(), plan.sites.len());
-            for (found, site) in sites.iter().zip(&plan.sites) {
+            assert_eq!(sites.len(), fixture.plan.sites.len());
+            for (found, site) in sites.iter().zip(&fixture.plan.sites) {
                 let written = calibration.site(&site.name).unwrap();
                 assert_eq!(found.name, site.name);
                 assert_eq!(found.a, written.a, "k={k} {form:?} {}", site.name);
@@ -197,12 +162,12 @@ fn the_reader_finds_the_quantizers_that_were_written() {
 
 #[test]
 fn the_same_bytes_come_out_on_any_number_of_threads() {
-    let (model, plan) = fixture("digits_vit_ts17");
+    let fixture = fixture("digits_vit_ts17");
     let bytes = |threads: usize| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         pool.install(|| {
-            let calibration = calibrated(&model, &plan, &options(6, 6));
-            export(&model, &plan, &calibration, TwinForm::Function).unwrap().encode()
+            let calibration = calibrated(&fixture, &options(6, 6));
+            quantized(&fixture, &calibration, TwinForm::Function).encode()
         })
     };
     let one = bytes(1);
@@ -211,8 +176,8 @@ fn the_same_bytes_come_out_on_any_number_of_threads() {
 
 #[test]
 fn a_saved_calibration_writes_the_same_file_and_fits_no_other_model() {
-    let (model, plan) = fixture("digits_vit_ts17");
-    let calibration = calibrated(&model, &plan, &options(8, 8));
+    let fixture = fixture("digits_vit_ts17");
+    let calibration = calibrated(&fixture, &options(8, 8));
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("scales.json");
     calibration.write(&path).unwrap();
@@ -221,18 +186,18 @@ fn a_saved_calibration_writes_the_same_file_and_fits_no_other_model() {
     let broken = std::fs::read_to_string(&path).unwrap().replacen("\"shift\": ", "\"shift\": 2", 1);
     std::fs::write(&path, broken).unwrap();
     assert!(Calibration::read(&path).unwrap_err().to_string().contains("shift 2"));
-    let (other, other_plan) = fixture("digits_vit_tanh17");
-    let error = export(&other, &other_plan, &read, TwinForm::Function).unwrap_err();
+    let other = common::fixture("digits_vit_tanh17");
+    let error = export(&other.model, &other.plan, &read, TwinForm::Function).unwrap_err();
     assert_eq!(error.to_string(), "calibration: it was made for another model");
 }
 
 /// The structure of one block as it is written; the numbers, which depend on the last bit of float sums, are left out.
 #[test]
 fn an_emitted_block_looks_so() {
-    let (model, plan) = fixture("digits_vit_ts17");
-    let calibration = calibrated(&model, &plan, &options(8, 8));
+    let fixture = fixture("digits_vit_ts17");
+    let calibration = calibrated(&fixture, &options(8, 8));
     for (name, form) in [("function", TwinForm::Function), ("inline", TwinForm::Inline)] {
-        let text = dump(&export(&model, &plan, &calibration, form).unwrap());
+        let text = dump(&quantized(&fixture, &calibration, form));
         let of_block = |line: &&str| {
             line.contains("blocks.0")
                 && line.contains(" = ")

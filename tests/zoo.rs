@@ -1,20 +1,22 @@
 //! A small model of every architecture by every exporter (`scripts/make_zoo.py`): its sites, its output and gradients
 //! against `PyTorch`, and the way through calibration, export and the integer runner.
 
+mod common;
+
 use std::fs::File;
 use std::io::Read as _;
 
+use common::{Prepared, dataset, float_output, kinds, prepared, quantized, session, taps};
 use flate2::read::GzDecoder;
 use ndarray::{Array4, ArrayD, ArrayViewD, Axis, Slice};
-use onnx_ptq4vit::calibrate::{Calibration, Gradient, Method, Options, Run, calibrate};
+use onnx_ptq4vit::calibrate::{Calibration, Gradient, Method, Options};
 use onnx_ptq4vit::check::Sqnr;
-use onnx_ptq4vit::data::{Dataset, Preprocess, Selection, write_npy};
+use onnx_ptq4vit::data::write_npy;
 use onnx_ptq4vit::export::{TwinForm, export};
 use onnx_ptq4vit::integer::Runner;
 use onnx_ptq4vit::normalize::Normalized;
 use onnx_ptq4vit::onnx::{DataType, Graph, Model};
-use onnx_ptq4vit::plan::{Plan, SiteKind, plan};
-use onnx_ptq4vit::session::{FloatModel, Session, input_spec, outputs};
+use onnx_ptq4vit::plan::SiteKind;
 
 const EXPORTERS: &[&str] = &["ts13", "ts17", "dynamo18", "dynamo20", "dynamo23"];
 /// Against `PyTorch` in f64: relative to the largest output, and to the norm of a gradient.
@@ -76,8 +78,12 @@ fn read(name: &str) -> Vec<u8> {
     bytes
 }
 
-fn model(name: &str) -> Model {
-    Normalized::new(Model::decode(read(&format!("{name}.onnx")).into()).unwrap()).unwrap().model
+fn original(name: &str) -> Model {
+    Model::decode(read(&format!("{name}.onnx")).into()).unwrap()
+}
+
+fn model(name: &str) -> Prepared {
+    prepared(Normalized::new(original(name)).unwrap().model).unwrap()
 }
 
 /// `sin(i)` of the element's number.
@@ -86,29 +92,23 @@ fn images(side: usize) -> Array4<f32> {
     Array4::from_shape_vec((2, 3, side, side), values).unwrap()
 }
 
-fn one(images: &Array4<f32>) -> ArrayD<f32> {
-    images.slice_axis(Axis(0), Slice::from(..1)).to_owned().into_dyn()
+fn one(images: &Array4<f32>) -> Array4<f32> {
+    images.slice_axis(Axis(0), Slice::from(..1)).to_owned()
 }
 
 /// Sites, output and gradients.
 fn check_float(architecture_name: &str, exporter: &str) {
     let name = format!("{architecture_name}_{exporter}");
     let model = model(&name);
-    let graph = Graph::new(&model).unwrap();
-    let plan = plan(&graph, &[]).unwrap();
-    let (kinds, side) = architecture(architecture_name, exporter);
+    let (wanted, side) = architecture(architecture_name, exporter);
     let visible = |kind: &&str| !kind.starts_with('(');
-    let found: Vec<&str> = plan.sites.iter().map(|site| site.kind.name()).collect();
-    assert_eq!(found, kinds.split_whitespace().filter(visible).collect::<Vec<_>>(), "{name}");
+    assert_eq!(kinds(&model), wanted.split_whitespace().filter(visible).collect::<Vec<_>>(), "{name}");
 
     let mut golden: Golden = serde_json::from_slice(&read(&format!("{architecture_name}.json"))).unwrap();
-    let mut of_site = kinds.split_whitespace();
+    let mut of_site = wanted.split_whitespace();
     golden.sites.retain(|_| of_site.next().as_ref().is_some_and(visible));
-    let outputs = outputs(&graph).unwrap();
-    let taps: Vec<&str> = plan.sites.iter().map(|site| site.output.as_str()).collect();
-    let shape = input_spec(&graph).unwrap().shape_for([3, side, side]).unwrap();
-    let session = Session::new(&model, shape, &outputs.names, &taps).unwrap();
-    let recorded = session.forward(one(&images(side)), &[]).unwrap();
+    let session = session(&model, [3, side, side]).unwrap();
+    let recorded = session.forward(one(&images(side)).into_dyn(), &[]).unwrap();
     let values = recorded.outputs().unwrap();
     let largest = golden.output.iter().fold(0.0f64, |m, x| m.max(x.abs()));
     assert_eq!(values[0].len(), golden.output.len(), "{name}");
@@ -122,63 +122,56 @@ fn check_float(architecture_name: &str, exporter: &str) {
         ArrayD::from_shape_vec(shape, values).unwrap()
     };
     let seeds = values.iter().map(|output| wave(output.shape()).insert_axis(Axis(0))).collect();
-    assert_eq!(plan.sites.len(), golden.sites.len(), "{name}");
+    let sites = &model.plan.sites;
+    assert_eq!(sites.len(), golden.sites.len(), "{name}");
     let compare = |site: usize, gradients: &ArrayD<f32>| {
         let (found, expected) = (Sketch::of(&gradients.index_axis(Axis(0), 0)), &golden.sites[site]);
         // Exporters multiply by the scale of attention before the scores or after them.
-        let same_norm = plan.sites[site].kind.name() == "scores"
+        let same_norm = sites[site].kind == SiteKind::Scores
             || (found.norm - expected.norm).abs() <= TOLERANCE * expected.norm;
         assert!(
             same_norm && (found.along - expected.along).abs() <= TOLERANCE,
             "{name} {}: {found:?}, PyTorch {expected:?}",
-            plan.sites[site].name
+            sites[site].name
         );
         Ok(())
     };
-    recorded.gradients(seeds, &taps, compare).unwrap();
+    recorded.gradients(seeds, &taps(&model), compare).unwrap();
 }
 
-fn calibrated(model: &Model, plan: &Plan, side: usize) -> Calibration {
+fn calibrated(model: &Prepared, side: usize) -> Calibration {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("images.npy");
     write_npy(&path, &images(side).into_dyn()).unwrap();
-    let selection = Selection { limit: None, seed: 0 };
-    let data = Dataset::open(&path, &Preprocess::timm_vit(side as u32), selection).unwrap();
     let options = Options { gradient: Gradient::Fisher(1), ..Options::new(Method::Ptq4vit) };
-    calibrate(model, plan, &data, &options, Run::default(), &()).unwrap()
+    common::calibrated(model, &dataset(&path, side as u32, None), &options)
 }
 
 /// Through the whole pipeline: a file in either form that gives nearly what the float model gives.
 fn check_quantized(architecture_name: &str, exporter: &str) {
     let name = format!("{architecture_name}_{exporter}");
     let model = model(&name);
-    let graph = Graph::new(&model).unwrap();
-    let plan = plan(&graph, &[]).unwrap();
     let (_, side) = architecture(architecture_name, exporter);
-    let calibration = calibrated(&model, &plan, side);
+    let calibration = calibrated(&model, side);
+    let image = one(&images(side));
 
     let run = |form| {
-        let quantized = export(&model, &plan, &calibration, form).unwrap();
-        let runner = Runner::new(&Model::decode(quantized.encode().into()).unwrap()).unwrap();
-        assert_eq!(runner.sites().len(), plan.sites.len(), "{name}");
-        let image: Array4<f32> = one(&images(side)).into_dimensionality().unwrap();
+        let runner = Runner::new(&quantized(&model, &calibration, form)).unwrap();
+        assert_eq!(runner.sites().len(), model.plan.sites.len(), "{name}");
         let output = runner.run(&image.view()).unwrap();
         assert_eq!(output, runner.run_sites(&image.view()).unwrap().0, "{name}: fused and site by site");
         let profile = runner.profile(&image.view()).unwrap();
         let nodes = |wanted: fn(&str) -> bool| -> usize {
             profile.iter().filter(|time| wanted(&time.operator)).map(|time| time.nodes).sum()
         };
-        let scores = plan.sites.iter().filter(|site| site.kind == SiteKind::Scores).count();
+        let scores = model.plan.sites.iter().filter(|site| site.kind == SiteKind::Scores).count();
         assert_eq!(nodes(|op| op == "Attention"), scores, "{name}: every attention is one node");
-        assert_eq!(nodes(|op| op.contains("Softmax")) + scores, softmaxes(&graph), "{name}");
+        assert_eq!(nodes(|op| op.contains("Softmax")) + scores, softmaxes(&model.model), "{name}");
         output
     };
-    let quantized = run(TwinForm::Function);
-    assert_eq!(quantized, run(TwinForm::Inline), "{name}");
-    let output = &outputs(&graph).unwrap().names[..1];
-    let float = FloatModel::new(&model, [1, 3, side, side], output).unwrap();
-    let expected = float.run(one(&images(side))).unwrap().remove(0);
-    let sqnr = Sqnr::of(&expected, &quantized).db().unwrap();
+    let found = run(TwinForm::Function);
+    assert_eq!(found, run(TwinForm::Inline), "{name}");
+    let sqnr = Sqnr::of(&float_output(&model, &image.view()).unwrap(), &found).db().unwrap();
     assert!(sqnr > 20.0, "{name}: {sqnr} dB");
 }
 
@@ -186,7 +179,7 @@ fn check_quantized(architecture_name: &str, exporter: &str) {
 #[test]
 fn half_precision_keeps_the_types_of_its_border() {
     for (name, expected) in [("vit_half17", DataType::Float16), ("vit_bfloat23", DataType::Bfloat16)] {
-        let original = Model::decode(read(&format!("{name}.onnx")).into()).unwrap();
+        let original = original(name);
         let border = |model: &Model| {
             let graph = Graph::new(model).unwrap();
             let [input, output] = [&model.graph().input[0], &model.graph().output[0]];
@@ -195,23 +188,21 @@ fn half_precision_keeps_the_types_of_its_border() {
         assert_eq!(border(&original), [expected; 2], "{name}");
 
         let normalized = Normalized::new(original).unwrap();
-        let graph = Graph::new(&normalized.model).unwrap();
         assert_eq!(border(&normalized.model), [DataType::Float; 2], "{name}");
-        let plan = plan(&graph, &[]).unwrap();
-        let kinds: Vec<&str> = plan.sites.iter().map(|site| site.kind.name()).collect();
+        let model = prepared(normalized.model.clone()).unwrap();
         let (wanted, side) = architecture("vit", name);
-        assert_eq!(kinds, wanted.split_whitespace().collect::<Vec<_>>(), "{name}");
+        assert_eq!(kinds(&model), wanted.split_whitespace().collect::<Vec<_>>(), "{name}");
 
-        let calibration = calibrated(&normalized.model, &plan, side);
-        let mut quantized = export(&normalized.model, &plan, &calibration, TwinForm::Function).unwrap();
+        let calibration = calibrated(&model, side);
+        let mut quantized = export(&model.model, &model.plan, &calibration, TwinForm::Function).unwrap();
         normalized.restore_types(&mut quantized).unwrap();
         let quantized = Model::decode(quantized.encode().into()).unwrap();
         assert_eq!(border(&quantized), [expected; 2], "{name}");
         let runner = Runner::new(&quantized).unwrap();
-        for (found, site) in runner.sites().iter().zip(&plan.sites) {
+        for (found, site) in runner.sites().iter().zip(&model.plan.sites) {
             assert_eq!(found.output, site.output, "{name}: layers are compared by name");
         }
-        let found = runner.run(&one(&images(side)).view().into_dimensionality().unwrap()).unwrap();
+        let found = runner.run(&one(&images(side)).view()).unwrap();
         let golden: Golden = serde_json::from_slice(&read("vit.json")).unwrap();
         let expected: Vec<f32> = golden.output.iter().map(|&x| x as f32).collect();
         let sqnr = Sqnr::of(&expected, &found).db().unwrap();
@@ -219,8 +210,8 @@ fn half_precision_keeps_the_types_of_its_border() {
     }
 }
 
-fn softmaxes(graph: &Graph) -> usize {
-    graph.nodes().filter(|(_, node)| node.is_op("Softmax")).count()
+fn softmaxes(model: &Model) -> usize {
+    model.graph().node.iter().filter(|node| node.is_op("Softmax")).count()
 }
 
 macro_rules! architectures {

@@ -70,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bar_is_met_or_not() {
+    fn thresholds_are_met_or_not() {
         let passed = |max_drop, min_agreement| {
             verdict(&comparison(), &Thresholds { max_drop, min_agreement })
                 .unwrap()
@@ -89,11 +89,11 @@ mod tests {
     #[test]
     fn what_cannot_be_measured_is_a_usage_error() {
         let features = Comparison { accuracy: None, classifier: None, ..comparison() };
-        for bar in [
+        for thresholds in [
             Thresholds { max_drop: Some(1.0), ..Thresholds::default() },
             Thresholds { min_agreement: Some(1.0), ..Thresholds::default() },
         ] {
-            assert_eq!(verdict(&features, &bar).unwrap_err().exit_code(), 2);
+            assert_eq!(verdict(&features, &thresholds).unwrap_err().exit_code(), 2);
         }
     }
 }

@@ -265,35 +265,26 @@ fn collect_names(graph: &GraphProto, names: &mut HashSet<String>) {
 #[cfg(test)]
 mod tests {
     use super::super::node::node;
+    use super::super::testing::{file_of, graph, value};
     use super::super::{dump, tensor};
     use super::*;
 
     /// `y = (x·w1 + w2)·2`, an unused Relu, and notes about every value.
     fn model() -> Model {
-        let value = |name: &str| ValueInfoProto { name: Some(name.into()), ..Default::default() };
         let two = AttributeProto::tensor("value", tensor::from_f32("", &[1], &[2.0]));
+        let nodes = vec![
+            node("MatMul", "mm", ["x", "w1"], ["m"]),
+            node("Relu", "dead", ["m"], ["unused"]),
+            node("Add", "add", ["m", "w2"], ["a"]),
+            node("Constant", "two", [], ["c"]).with(two),
+            node("Mul", "mul", ["a", "c"], ["y"]),
+        ];
+        let initializers = ["w1", "w2", "stray"].map(|name| tensor::from_f32(name, &[1], &[1.0]));
         let graph = GraphProto {
-            input: vec![value("x"), value("w1")],
-            output: vec![value("y")],
             value_info: ["m", "a", "c", "unused"].map(value).into(),
-            initializer: ["w1", "w2", "stray"].map(|name| tensor::from_f32(name, &[1], &[1.0])).into(),
-            node: vec![
-                node("MatMul", "mm", ["x", "w1"], ["m"]),
-                node("Relu", "dead", ["m"], ["unused"]),
-                node("Add", "add", ["m", "w2"], ["a"]),
-                node("Constant", "two", [], ["c"]).with(two),
-                node("Mul", "mul", ["a", "c"], ["y"]),
-            ],
-            ..Default::default()
+            ..graph("x w1", "y", nodes, initializers.into())
         };
-        let standard = OperatorSetIdProto { domain: None, version: Some(17) };
-        let proto = ModelProto {
-            ir_version: Some(3),
-            opset_import: vec![standard],
-            graph: Some(graph),
-            ..Default::default()
-        };
-        Model::new(proto).unwrap()
+        Model::new(ModelProto { ir_version: Some(3), ..file_of(graph, 17) }).unwrap()
     }
 
     fn edited(edit: impl FnOnce(&mut Edits)) -> Result<Model> {

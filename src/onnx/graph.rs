@@ -230,33 +230,27 @@ fn constant_node(id: NodeId, node: &NodeProto) -> Option<Constant> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::proto::{AttributeProto, ModelProto};
+    use super::super::proto::AttributeProto;
+    use super::super::testing::{file_of, graph};
     use super::*;
     use node::node;
 
     fn model() -> Model {
-        let value = |name: &str| ValueInfoProto { name: Some(name.into()), ..Default::default() };
         let constant = |output: &str, attribute| node("Constant", "", [], [output]).with(attribute);
-        let graph = GraphProto {
-            input: vec![value("x"), value("w")],
-            output: vec![value("y")],
-            initializer: vec![tensor::from_f32("w", &[1], &[2.0])],
-            node: vec![
-                node("Identity", "copy", ["w"], ["w2"]),
-                node("Identity", "copy2", ["w2"], ["w3"]),
-                constant("c0", AttributeProto::tensor("value", tensor::from_i64("", &[2], &[1, 2]))),
-                constant("c1", AttributeProto::float("value_float", 0.5)),
-                constant("c2", AttributeProto::float_list("value_floats", &[0.5, 1.5])),
-                constant("c3", AttributeProto::int("value_int", 3)),
-                constant("c4", AttributeProto::int_list("value_ints", &[4])),
-                node("Mul", "mul", ["x", "w3"], ["h"]),
-                node("Add", "add", ["h", "w"], ["y"]),
-            ],
-            ..Default::default()
-        };
-        let standard = OperatorSetIdProto { domain: Some("ai.onnx".into()), version: Some(17) };
-        Model::new(ModelProto { opset_import: vec![standard], graph: Some(graph), ..Default::default() })
-            .unwrap()
+        let nodes = vec![
+            node("Identity", "copy", ["w"], ["w2"]),
+            node("Identity", "copy2", ["w2"], ["w3"]),
+            constant("c0", AttributeProto::tensor("value", tensor::from_i64("", &[2], &[1, 2]))),
+            constant("c1", AttributeProto::float("value_float", 0.5)),
+            constant("c2", AttributeProto::float_list("value_floats", &[0.5, 1.5])),
+            constant("c3", AttributeProto::int("value_int", 3)),
+            constant("c4", AttributeProto::int_list("value_ints", &[4])),
+            node("Mul", "mul", ["x", "w3"], ["h"]),
+            node("Add", "add", ["h", "w"], ["y"]),
+        ];
+        let mut proto = file_of(graph("x w", "y", nodes, vec![tensor::from_f32("w", &[1], &[2.0])]), 17);
+        proto.opset_import[0].domain = Some("ai.onnx".into());
+        Model::new(proto).unwrap()
     }
 
     #[test]

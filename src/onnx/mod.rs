@@ -15,6 +15,8 @@ mod model;
 pub mod node;
 pub mod proto;
 pub mod tensor;
+#[cfg(test)]
+pub(crate) mod testing;
 mod validate;
 mod write;
 

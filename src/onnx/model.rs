@@ -117,22 +117,11 @@ fn at(path: &Path, error: Error) -> Error {
 #[cfg(test)]
 mod tests {
     use super::super::node::node;
-    use super::super::proto::{OperatorSetIdProto, ValueInfoProto};
+    use super::super::testing::{file_of, graph};
     use super::*;
 
     fn relu() -> ModelProto {
-        let value = |name: &str| ValueInfoProto { name: Some(name.into()), ..Default::default() };
-        ModelProto {
-            ir_version: Some(8),
-            opset_import: vec![OperatorSetIdProto { domain: None, version: Some(17) }],
-            graph: Some(GraphProto {
-                node: vec![node("Relu", "r", ["x"], ["y"])],
-                input: vec![value("x")],
-                output: vec![value("y")],
-                ..Default::default()
-            }),
-            ..Default::default()
-        }
+        file_of(graph("x", "y", vec![node("Relu", "r", ["x"], ["y"])], vec![]), 17)
     }
 
     #[test]

@@ -185,17 +185,11 @@ fn check_sparse(sparse: &SparseTensorProto) -> Result<()> {
 mod tests {
     use super::super::node::node;
     use super::super::tensor::from_f32;
+    use super::super::testing;
     use super::*;
 
     fn graph(nodes: Vec<NodeProto>) -> GraphProto {
-        let value = |name: &str| ValueInfoProto { name: Some(name.into()), ..Default::default() };
-        GraphProto {
-            node: nodes,
-            input: vec![value("x")],
-            output: vec![value("y")],
-            initializer: vec![from_f32("w", &[1], &[0.0])],
-            ..Default::default()
-        }
+        testing::graph("x", "y", nodes, vec![from_f32("w", &[1], &[0.0])])
     }
 
     fn with_body(body: GraphProto) -> NodeProto {

@@ -95,28 +95,13 @@ fn quick_gelu() -> Pattern {
 mod tests {
     use super::*;
     use crate::onnx::node::node;
-    use crate::onnx::proto::{GraphProto, OperatorSetIdProto, ValueInfoProto};
-    use crate::onnx::{AttributeProto, Model, ModelProto, NodeProto, tensor};
+    use crate::onnx::{AttributeProto, Model, NodeProto, tensor, testing};
 
     /// A model of these nodes over the input `x` and scalar constants; the last output is the model's.
     fn model(nodes: Vec<NodeProto>, constants: &[(&str, f32)]) -> Model {
-        let value = |name: &str| ValueInfoProto { name: Some(name.into()), ..Default::default() };
         let last = nodes.last().expect("a model has nodes").output[0].clone();
-        let graph = GraphProto {
-            node: nodes,
-            initializer: constants.iter().map(|(name, x)| tensor::from_f32(name, &[], &[*x])).collect(),
-            input: vec![value("x")],
-            output: vec![value(&last)],
-            ..Default::default()
-        };
-        let opset = OperatorSetIdProto { domain: None, version: Some(20) };
-        let proto = ModelProto {
-            ir_version: Some(8),
-            graph: Some(graph),
-            opset_import: vec![opset],
-            ..Default::default()
-        };
-        Model::new(proto).unwrap()
+        let constants = constants.iter().map(|(name, x)| tensor::from_f32(name, &[], &[*x])).collect();
+        testing::model(testing::graph("x", &last, nodes, constants), 20)
     }
 
     fn check(nodes: &[(&str, &[&str], &str)], constants: &[(&str, f32)], expected: Option<Activation>) {

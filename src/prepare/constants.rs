@@ -177,29 +177,17 @@ fn index(axis: i64, rank: usize) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::onnx::AttributeProto;
     use crate::onnx::node::node;
-    use crate::onnx::proto::{GraphProto, OperatorSetIdProto, ValueInfoProto};
-    use crate::onnx::{AttributeProto, ModelProto};
+    use crate::onnx::testing::{graph, model};
 
     /// The weight of `y = x·W`, where W is made of `w = 0…11` of shape `[3, 4]` by `nodes`.
     fn weight(nodes: Vec<NodeProto>, ints: &[(&str, &[i64])]) -> Option<(Vec<usize>, Vec<f32>)> {
-        let value = |name: &str| ValueInfoProto { name: Some(name.into()), ..Default::default() };
         let w: Vec<f32> = (0..12).map(|i| i as f32).collect();
-        let mut initializer = vec![tensor::from_f32("w", &[3, 4], &w)];
-        initializer.extend(ints.iter().map(|(name, ints)| tensor::from_i64(name, &[ints.len()], ints)));
-        let proto = ModelProto {
-            ir_version: Some(8),
-            opset_import: vec![OperatorSetIdProto { domain: None, version: Some(17) }],
-            graph: Some(GraphProto {
-                input: vec![value("x")],
-                output: vec![value("y")],
-                initializer,
-                node: [nodes, vec![node("MatMul", "mm", ["x", "W"], ["y"])]].concat(),
-                ..Default::default()
-            }),
-            ..Default::default()
-        };
-        let mut model = Model::new(proto).unwrap();
+        let mut initializers = vec![tensor::from_f32("w", &[3, 4], &w)];
+        initializers.extend(ints.iter().map(|(name, ints)| tensor::from_i64(name, &[ints.len()], ints)));
+        let nodes = [nodes, vec![node("MatMul", "mm", ["x", "W"], ["y"])]].concat();
+        let mut model = model(graph("x", "y", nodes, initializers), 17);
         let edits = fold(&Graph::new(&model).unwrap(), &model).unwrap()?;
         edits.apply(&mut model).unwrap();
         assert_eq!(model.graph().node.len(), 1, "only the product is left");

@@ -1,9 +1,12 @@
 //! Whole files of one site on the integer runner, against their own nodes evaluated in floats.
 
+#[path = "../common/mod.rs"]
+mod common;
 mod interpreter;
 mod recipes;
 mod refusals;
 
+use common::quantized_output;
 use interpreter::interpret;
 use ndarray::{Array4, ArrayD, Axis, s};
 use onnx_ptq4vit::integer::{Runner, sites};
@@ -21,7 +24,7 @@ fn images(count: usize, range: std::ops::Range<f32>) -> Array4<f32> {
 }
 
 fn run(model: ModelProto, x: &Array4<f32>) -> ArrayD<f32> {
-    Runner::new(&Model::new(model).unwrap()).unwrap().run(&x.view()).unwrap()
+    quantized_output(&Model::new(model).unwrap(), &x.view())
 }
 
 /// The integer runner and the file's own nodes agree, and the reader finds `op` with `k` bits.
@@ -33,7 +36,7 @@ fn check(model: ModelProto, range: std::ops::Range<f32>, op: &str, k: u32) -> Ar
     let [site] = &found[..] else { panic!("{} sites", found.len()) };
     assert_eq!((site.op, u32::from(site.a_bits.get()), u32::from(site.b_bits.get())), (op, k, k));
     assert_eq!((&site.inputs[0][..], &site.output[..]), ("x", "y"));
-    let output = Runner::new(&model).unwrap().run(&x.view()).unwrap();
+    let output = quantized_output(&model, &x.view());
     let expected = interpret(&model, &x.into_dyn());
     assert_eq!(output.shape(), expected.shape());
     let largest = expected.iter().fold(0f32, |m, x| m.max(x.abs()));

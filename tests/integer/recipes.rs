@@ -2,13 +2,13 @@
 
 use onnx_ptq4vit::onnx::node::node;
 use onnx_ptq4vit::onnx::proto::tensor_proto::DataType;
-use onnx_ptq4vit::onnx::proto::tensor_shape_proto::{Dimension, dimension};
-use onnx_ptq4vit::onnx::proto::{OperatorSetIdProto, TensorShapeProto, TypeProto, type_proto};
 use onnx_ptq4vit::onnx::{
-    AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto, tensor,
+    AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto, tensor,
 };
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+
+use crate::common::{file_of, image_value, opset, value};
 
 /// Channels of the input, which are the heads of attention; and its height and width.
 pub(crate) const HEADS: usize = 3;
@@ -49,36 +49,18 @@ impl File {
 
     /// The model from the images `x[N, 3, 6, 6]` to `y`.
     pub(crate) fn model(self) -> ModelProto {
-        let dim = |value| Dimension { value: Some(value), ..Default::default() };
-        let sizes = [HEADS, SIZE, SIZE].map(|size| dim(dimension::Value::DimValue(size as i64)));
-        let batch = dim(dimension::Value::DimParam("N".into()));
-        let value = |name: &str, dim: Vec<Dimension>| ValueInfoProto {
-            name: Some(name.into()),
-            r#type: Some(TypeProto {
-                value: Some(type_proto::Value::TensorType(type_proto::Tensor {
-                    elem_type: Some(DataType::Float.into()),
-                    shape: (!dim.is_empty()).then_some(TensorShapeProto { dim }),
-                })),
-                ..Default::default()
-            }),
+        let [heads, size] = [HEADS, SIZE].map(|size| Some(size as i64));
+        let graph = GraphProto {
+            node: self.nodes,
+            initializer: self.constants,
+            input: vec![image_value("x", [None, heads, size, size])],
+            output: vec![value("y")],
             ..Default::default()
-        };
-        let import = |domain: &str, version| OperatorSetIdProto {
-            domain: Some(domain.into()),
-            version: Some(version),
         };
         ModelProto {
-            ir_version: Some(8),
-            opset_import: vec![import("", 17), import("ai.ptq4vit", 1)],
+            opset_import: vec![opset("", 17), opset("ai.ptq4vit", 1)],
             functions: self.functions,
-            graph: Some(GraphProto {
-                node: self.nodes,
-                initializer: self.constants,
-                input: vec![value("x", [batch].into_iter().chain(sizes).collect())],
-                output: vec![value("y", vec![])],
-                ..Default::default()
-            }),
-            ..Default::default()
+            ..file_of(graph)
         }
     }
 
@@ -129,7 +111,7 @@ impl File {
     }
 
     /// `[BOUND] → Div → pair of scale 1`.
-    fn head_operand(&mut self, x: &str, prefix: &str, scales: &[f32], k: u32) -> String {
+    fn per_head(&mut self, x: &str, prefix: &str, scales: &[f32], k: u32) -> String {
         let half = half(k);
         let mut x = x.to_string();
         if k < 8 {
@@ -207,8 +189,8 @@ impl File {
     pub(crate) fn scores(mut self, k: u32) -> ModelProto {
         let (s_a, s_b) = (scales(1.1 / half(k)), scales(0.9 / half(k)));
         self.transposed("x", "k_t");
-        let a = self.head_operand("x", "p_a", &s_a, k);
-        let b = self.head_operand("k_t", "p_b", &s_b, k);
+        let a = self.per_head("x", "p_a", &s_a, k);
+        let b = self.per_head("k_t", "p_b", &s_b, k);
         let product = self.op("MatMul", &[&a, &b], "p_mm");
         let scale = self.heads("p_head_scale", &s_a.iter().zip(&s_b).map(|(a, b)| a * b).collect::<Vec<_>>());
         self.op("Mul", &[&product, &scale], "y");
@@ -289,7 +271,7 @@ impl File {
         let hi = self.op("Mul", &[&hi_u, &r1], "p_hi");
         let hi = self.min(&hi, "p_hi", q * coarse);
         let hi = self.pair(&hi, "p_hi", coarse, DataType::Uint8);
-        let v0 = self.head_operand("v", "p_v", &v_scale, k);
+        let v0 = self.per_head("v", "p_v", &v_scale, k);
         let v1 = self.op("DequantizeLinear", &["p_v_q", "p_v_scale", "p_v_zero_point"], "p_v_dq1");
         let lo = self.op("MatMul", &[&lo, &v0], "p_lo_mm");
         let hi = self.op("MatMul", &[&hi, &v1], "p_hi_mm");
@@ -317,7 +299,7 @@ impl File {
             output: vec!["out".into()],
             attribute: attributes.iter().map(|a| a.name().to_string()).collect(),
             node: vec![node("Identity", "body", ["in0"], ["out"])],
-            opset_import: vec![OperatorSetIdProto { domain: None, version: Some(17) }],
+            opset_import: vec![opset("", 17)],
             ..Default::default()
         });
     }

@@ -1,0 +1,131 @@
+//! What the commands do.
+
+use onnx_ptq4vit::onnx::{AttributeProto, node};
+
+use super::{Bench, MODEL};
+
+#[test]
+fn float_models_are_inspected_and_run() {
+    let bench = Bench::new();
+    let report = bench.json(&format!("inspect @{MODEL}"));
+    assert_eq!(report["quantized"], false);
+    let sites = report["sites"].as_array().unwrap();
+    assert!(sites.iter().any(|site| site["kind"] == "qkv" && site["qkv_thirds"] == true));
+    assert!(sites.iter().any(|site| site["kind"] == "values" && site["lhs"] == "softmax"));
+    assert!(sites.iter().any(|site| site["kind"] == "fc2" && site["lhs"] == "GELU"));
+    let text = bench.accepts(&format!("inspect @{MODEL}"));
+    assert!(text.contains("float model, input [") && text.contains("stays in float:"), "{text}");
+
+    let report = bench.json(&format!("run @{MODEL} --input @digits_png/00.png -o %y.npy"));
+    assert_eq!(report["shape"], serde_json::json!([1, 10]));
+    let top = report["images"][0]["top"].as_array().unwrap();
+    assert_eq!(top.len(), 5);
+    assert!(bench.path("y.npy").exists());
+    let text = bench.accepts(&format!("run @{MODEL} --input @digits_png/00.png"));
+    assert!(text.starts_with("00.png\n  class  probability\n"), "{text}");
+}
+
+#[test]
+fn help_and_version_are_results() {
+    let bench = Bench::new();
+    for (line, part) in [
+        ("--help", "Examples:"),
+        ("quantize --help", "--calib"),
+        ("inspect --help", "Example"),
+        ("check --help", "--min-agreement"),
+        ("run --help", "--sites"),
+        ("--version", env!("CARGO_PKG_VERSION")),
+    ] {
+        let text = bench.accepts(line);
+        assert!(text.contains(part), "{line}: {text}");
+    }
+}
+
+#[test]
+fn a_model_is_quantized_checked_and_run() {
+    let bench = Bench::new();
+    let quantize = format!("quantize @{MODEL} --calib @digits_calib.npz --calib-limit 8");
+    let report = bench.json(&format!("{quantize} --save-calibration %c.json -o %q.onnx"));
+    assert_eq!(report["options"]["metric"], "hessian");
+    assert!(report["bytes_after"].as_u64().unwrap() < report["bytes_before"].as_u64().unwrap());
+    assert_eq!(bench.files(), ["c.json", "q.onnx"]);
+
+    // The same bytes on any number of threads, and from the saved scales.
+    for again in [
+        format!("{quantize} --threads 1 -o %q1.onnx"),
+        format!("{quantize} --threads 2 -o %q1.onnx"),
+        format!("quantize @{MODEL} --calibration %c.json -o %q1.onnx"),
+    ] {
+        let text = bench.accepts(&again);
+        assert!(text.contains("quantized: 1 patch"), "{text}");
+        assert_eq!(
+            std::fs::read(bench.path("q.onnx")).unwrap(),
+            std::fs::read(bench.path("q1.onnx")).unwrap()
+        );
+    }
+
+    let inspected = bench.json("inspect %q.onnx");
+    assert_eq!(inspected["quantized"], true);
+    assert_eq!(inspected["sites"].as_array().unwrap().len() as u64, report["sites"].as_u64().unwrap());
+
+    let check =
+        format!("check @{MODEL} %q.onnx --data @digits_test.npz --layers --min-agreement 90 --max-drop 5");
+    let figures = bench.json(&check);
+    assert_eq!(figures["verdict"]["passed"], true);
+    assert!(figures["sqnr_db"].as_f64().unwrap() > 10.0);
+    assert_eq!(figures["layers"].as_array().unwrap().len() as u64, report["sites"].as_u64().unwrap());
+    assert_eq!(
+        bench.accepts(&format!("{check} --threads 1 --json")),
+        bench.accepts(&format!("{check} --threads 2 --json"))
+    );
+
+    bench.accepts("run %q.onnx --input @digits_test.npz -o %y.npy --sites %sites");
+    for file in ["0.json", "0_in0.npy", "0_out.npy"] {
+        assert!(bench.path("sites").join(file).exists(), "{file}");
+    }
+    let speed = bench.json(&format!("bench %q.onnx --against @{MODEL} --seconds 0 --batch 3 --profile"));
+    assert_eq!(speed["models"][1]["kind"], "float");
+    assert!(speed["ratio"].as_f64().unwrap() > 0.0);
+    assert!(speed["profile"].as_array().unwrap().iter().any(|time| time["operator"] == "Attention"));
+    bench.refuses(
+        "quantize %q.onnx --calib @digits_calib.npz -o %out.onnx",
+        3,
+        &["already quantized", "node `"],
+    );
+}
+
+#[test]
+fn thresholds_decide_the_exit_code() {
+    let bench = Bench::new();
+    let quantize =
+        format!("quantize @{MODEL} --calib @digits_calib.npz --calib-limit 4 --method base --bits w2a2");
+    bench.accepts(&format!("{quantize} -o %q.onnx"));
+    let check = format!("check @{MODEL} %q.onnx --data @digits_test.npz");
+    let text = bench.accepts(&check);
+    assert!(text.starts_with("top-1 "), "{text}");
+    let output = bench.run(&format!("{check} --min-agreement 99.9"));
+    assert_eq!(output.status.code(), Some(1));
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.starts_with("FAIL: top-1 agreement "), "{text}");
+
+    // Labels that do not fit, and other networks.
+    bench.bytes("labels.csv", format!("label\n{}", "10\n".repeat(40)).as_bytes());
+    let line = format!("check @{MODEL} %q.onnx --data @digits_png --labels %labels.csv");
+    bench.refuses(&line, 3, &["00.png", "label 10", "classes 0 to 9"]);
+    let line = format!("check @{MODEL} %q.onnx --data @digits_png --max-drop 1");
+    bench.refuses(&line, 2, &["--max-drop needs labels"]);
+    bench.model("other.onnx", |model| {
+        let graph = model.proto.graph.as_mut().unwrap();
+        let output = graph.output[0].name().to_string();
+        for node in &mut graph.node {
+            for made in node.output.iter_mut().filter(|made| **made == output) {
+                *made = "logits_once".into();
+            }
+        }
+        let concat = node::node("Concat", "twice", ["logits_once", "logits_once"], [output.as_str()]);
+        graph.node.push(concat.with(AttributeProto::int("axis", 1)));
+        graph.output[0].r#type = None;
+    });
+    let line = "check %other.onnx %q.onnx --data @digits_test.npz --limit 2";
+    bench.refuses(line, 3, &["[1, 20]", "[1, 10]"]);
+}
