@@ -8,8 +8,8 @@ use onnx_ptq4vit::calibrate::search::{LhsKind, Problem, Rhs, Settings};
 use onnx_ptq4vit::calibrate::{Method, Metric, Options, Run, Search, calibrate};
 use onnx_ptq4vit::data::{Dataset, Preprocess, Selection};
 use onnx_ptq4vit::kernel::{self, PackedB, PackedTarget};
-use onnx_ptq4vit::onnx::{Graph, Model};
 use onnx_ptq4vit::plan::plan;
+use onnx_ptq4vit::prepare::Prepared;
 use onnx_ptq4vit::quant::{Bits, Quantizer, Scale};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -105,8 +105,8 @@ fn search(c: &mut Criterion) {
 }
 
 fn model(c: &mut Criterion) {
-    let model = Model::read("fixtures/digits_vit_ts17.onnx".as_ref()).expect("the fixture is there");
-    let plan = plan(&Graph::new(&model).expect("a sound graph"), &[]).expect("a vision transformer");
+    let model = Prepared::open("fixtures/digits_vit_ts17.onnx").expect("the fixture is there");
+    let plan = plan(&model, &[]).expect("a vision transformer");
     let selection = Selection { limit: Some(16), seed: 0 };
     let images = Dataset::open("fixtures/digits_calib.npz".as_ref(), &Preprocess::timm_vit(8), selection)
         .expect("arrays");

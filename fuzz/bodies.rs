@@ -3,10 +3,10 @@
 use ndarray::ArrayD;
 use onnx_ptq4vit::calibrate::Calibration;
 use onnx_ptq4vit::integer::{self, Runner};
-use onnx_ptq4vit::normalize::Normalized;
 use onnx_ptq4vit::onnx::{Graph, Model, dump};
 use onnx_ptq4vit::plan;
-use onnx_ptq4vit::session::{Session, input_spec, outputs};
+use onnx_ptq4vit::prepare::Prepared;
+use onnx_ptq4vit::runtime::Session;
 
 /// Of what a target looks at; more only costs time.
 const LARGEST_INPUT: usize = 1 << 20;
@@ -24,13 +24,12 @@ pub(crate) fn decode(bytes: &[u8]) {
 /// A model through the index, normalization and the plan, or as a quantized file to its sites.
 pub(crate) fn plan(bytes: &[u8]) {
     let Ok(model) = Model::decode(bytes.to_vec().into()) else { return };
-    let _ = integer::sites(&model);
-    let Ok(normalized) = Normalized::new(model) else { return };
-    if let Ok(graph) = Graph::new(&normalized.model) {
-        let _ = plan::plan(&graph, &[]);
+    if let Ok(graph) = Graph::new(model.clone()) {
+        let _ = integer::sites(&graph);
     }
-    let mut model = normalized.model.clone();
-    let _ = normalized.restore_types(&mut model);
+    let Ok(model) = Prepared::new(model) else { return };
+    let _ = plan::plan(&model, &[]);
+    let _ = model.restore_border(&mut model.model().clone());
 }
 
 /// A model into tract and through one forward pass, as a float model and as a quantized one.
@@ -42,9 +41,8 @@ pub(crate) fn import(bytes: &[u8]) {
 }
 
 fn load(model: Model) -> onnx_ptq4vit::Result<()> {
-    let model = Normalized::new(model)?.model;
-    let graph = Graph::new(&model)?;
-    let input = input_spec(&graph)?;
+    let model = Prepared::new(model)?;
+    let input = model.input()?;
     let size = |axis: usize| input.dims[axis].unwrap_or(8);
     let image = [size(1), size(2), size(3)];
     let shape = input.shape_for(image)?;
@@ -52,7 +50,7 @@ fn load(model: Model) -> onnx_ptq4vit::Result<()> {
         return Ok(());
     }
     let _ = Runner::with_image(&model, image);
-    let names = outputs(&graph)?.names;
+    let names = model.outputs()?.names;
     let session = Session::new(&model, shape, &names, &[])?;
     session.forward(ArrayD::zeros(&shape[..]), &[])?;
     Ok(())

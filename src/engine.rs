@@ -138,3 +138,67 @@ impl Tapped {
         Ok(Self { values: values.collect::<Result<_>>()?, output: join(&|pass| &pass.output)? })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use ndarray::{array, s};
+
+    use super::*;
+
+    /// Two images at a time: their sums, and as a tap every pixel, so that rows are folded into the first axis.
+    struct Sums;
+
+    impl Engine for Sums {
+        fn input_shape(&self) -> [usize; 4] {
+            [2, 1, 1, 3]
+        }
+
+        fn arithmetic(&self) -> Arithmetic {
+            Arithmetic::Float
+        }
+
+        fn pass(&self, batch: Array4<f32>, taps: &[&str]) -> Result<Tapped> {
+            assert_eq!(batch.dim(), (2, 1, 1, 3));
+            if let Some(image) = batch.outer_iter().position(|image| image[[0, 0, 0]] < 0.0) {
+                return Err(Error::data(format!("image {image}"), batch[[image, 0, 0, 0]]));
+            }
+            let sums = batch.sum_axis(Axis(3)).sum_axis(Axis(2)).into_dyn();
+            let pixels = batch.into_shape_with_order(vec![6, 1]).unwrap();
+            Ok(Tapped { output: sums, values: taps.iter().map(|_| pixels.clone()).collect() })
+        }
+    }
+
+    fn images(firsts: &[f32]) -> Array4<f32> {
+        Array4::from_shape_fn(
+            (firsts.len(), 1, 1, 3),
+            |(n, _, _, w)| if w == 0 { firsts[n] } else { w as f32 },
+        )
+    }
+
+    #[test]
+    fn a_short_batch_is_filled_and_its_filling_cut_off() {
+        let five = images(&[10.0, 20.0, 30.0, 40.0, 50.0]);
+        let found = Sums.run_tapped(&five.view(), &["pixels"]).unwrap();
+        assert_eq!(found.output, array![[13.0], [23.0], [33.0], [43.0], [53.0]].into_dyn());
+        assert_eq!(found.values[0], five.clone().into_shape_with_order(vec![15, 1]).unwrap());
+        for n in 1..5 {
+            let some = Sums.run(&five.slice(s![..n, .., .., ..])).unwrap();
+            assert_eq!(some, found.output.slice_axis(Axis(0), (..n).into()));
+        }
+    }
+
+    #[test]
+    fn the_first_error_is_that_of_the_first_image() {
+        let bad = images(&[1.0, -2.0, -3.0, -4.0]);
+        assert_eq!(Sums.run(&bad.view()).unwrap_err().to_string(), "image 1: -2");
+        for shape in [(0, 1, 1, 3), (1, 1, 1, 2), (1, 2, 1, 3)] {
+            assert_eq!(Sums.run(&Array4::zeros(shape).view()).unwrap_err().exit_code(), 3, "{shape:?}");
+        }
+    }
+
+    #[test]
+    fn a_value_without_images_cannot_be_cut() {
+        let odd = Tapped { output: ArrayD::zeros(vec![3]), values: vec![] };
+        assert!(odd.cut(1, 2).unwrap_err().to_string().contains("[3]"));
+    }
+}

@@ -3,11 +3,10 @@
 mod common;
 
 use common::{
-    file_of, float_model, float_output, image_value, prepared, session, shape, taps, unless_it_hangs, value,
+    file_of, float_engine, float_output, image_value, planned, session, shape, taps, unless_it_hangs, value,
 };
 use ndarray::Array4;
 use onnx_ptq4vit::Result;
-use onnx_ptq4vit::normalize::Normalized;
 use onnx_ptq4vit::onnx::node::node;
 use onnx_ptq4vit::onnx::{AttributeProto, GraphProto, Model, NodeProto, TensorProto, tensor};
 
@@ -35,7 +34,7 @@ fn model(evil: Vec<NodeProto>, constants: Vec<TensorProto>) -> Result<Model> {
 
 /// All that `quantize` and `check` do with a float model before they look at images, and one run.
 fn load(model: Model) -> Result<()> {
-    let model = prepared(Normalized::new(model)?.model)?;
+    let model = planned(model)?;
     let image = Array4::zeros([1, 3, 2, 2]);
     session(&model, [3, 2, 2])?.forward(image.clone().into_dyn(), &taps(&model))?;
     float_output(&model, &image.view())?;
@@ -148,8 +147,8 @@ fn images_of_absurd_size_are_refused() {
     for side in [1 << 20, 1 << 40, i64::MAX] {
         let mut huge = model(vec![node("Relu", "evil", ["flat"], ["bad"])], vec![]).unwrap();
         huge.proto.graph.as_mut().unwrap().input[0] = image_value("x", [1, 3, side, side].map(Some));
-        let (huge, side) = (prepared(huge).unwrap(), usize::try_from(side).unwrap());
+        let (huge, side) = (planned(huge).unwrap(), usize::try_from(side).unwrap());
         shape(&huge, [3, side, side]).unwrap();
-        float_model(&huge, [3, side, side]).err().expect("too large");
+        float_engine(&huge, [3, side, side]).err().expect("too large");
     }
 }

@@ -3,7 +3,7 @@
 mod common;
 
 use common::{
-    Prepared, digits_calib, digits_test, fixture, float_output, kinds, options, quantized, quantized_output,
+    Planned, digits_calib, digits_test, fixture, float_output, kinds, options, quantized, quantized_output,
 };
 use ndarray::ArrayD;
 use onnx_ptq4vit::calibrate::{Calibration, Method, Options, WeightScales};
@@ -13,7 +13,7 @@ use onnx_ptq4vit::plan::LhsSource;
 
 const EXPORTS: &[&str] = &["ts13", "ts17", "dynamo18", "dynamo20", "tanh17", "outlier17"];
 
-fn calibrated(of: &Prepared, options: &Options) -> Calibration {
+fn calibrated(of: &Planned, options: &Options) -> Calibration {
     common::calibrated(of, &digits_calib(16), options)
 }
 
@@ -24,7 +24,7 @@ fn classes(logits: &ArrayD<f32>) -> Vec<usize> {
 }
 
 /// (share of images on which float and quantized agree, accuracy of float, accuracy of quantized).
-fn accuracy(of: &Prepared, quantized: &Model) -> (f64, f64, f64) {
+fn accuracy(of: &Planned, quantized: &Model) -> (f64, f64, f64) {
     let test = digits_test(None);
     let images = test.batch(0..test.len()).unwrap();
     let float = classes(&float_output(of, &images.view()).unwrap());
@@ -117,7 +117,7 @@ fn outlier_channels_stay_float_and_nothing_else_does() {
     let expected: [(&str, &[usize]); 2] =
         [("/blocks/blocks.0/mlp/fc1/MatMul", &[5]), ("/blocks/blocks.1/mlp/fc2/MatMul", &[5])];
     assert_eq!(of_site, expected);
-    for site in onnx_ptq4vit::integer::sites(&quantized).unwrap() {
+    for site in common::sites(&quantized).unwrap() {
         assert_eq!(site.outliers, calibration.site(&site.name).unwrap().outliers, "{}", site.name);
     }
 
@@ -149,7 +149,7 @@ fn the_reader_finds_the_quantizers_that_were_written() {
         let calibration = calibrated(&fixture, &options(8, k));
         for form in [TwinForm::Function, TwinForm::Inline] {
             let quantized = quantized(&fixture, &calibration, form);
-            let sites = onnx_ptq4vit::integer::sites(&quantized).unwrap();
+            let sites = common::sites(&quantized).unwrap();
             assert_eq!(sites.len(), fixture.plan.sites.len());
             for (found, site) in sites.iter().zip(&fixture.plan.sites) {
                 let written = calibration.site(&site.name).unwrap();

@@ -6,15 +6,14 @@ mod common;
 use std::fs::File;
 use std::io::Read as _;
 
-use common::{Prepared, dataset, float_output, kinds, prepared, quantized, session, taps};
+use common::{Planned, dataset, float_output, kinds, planned, quantized, runner, session, taps};
 use flate2::read::GzDecoder;
 use ndarray::{Array4, ArrayD, ArrayViewD, Axis, Slice};
 use onnx_ptq4vit::calibrate::{Calibration, Gradient, Method, Options};
 use onnx_ptq4vit::check::Sqnr;
 use onnx_ptq4vit::data::write_npy;
-use onnx_ptq4vit::export::{TwinForm, export};
-use onnx_ptq4vit::integer::Runner;
-use onnx_ptq4vit::normalize::Normalized;
+use onnx_ptq4vit::engine::Engine as _;
+use onnx_ptq4vit::export::TwinForm;
 use onnx_ptq4vit::onnx::{DataType, Graph, Model};
 use onnx_ptq4vit::plan::SiteKind;
 
@@ -82,8 +81,8 @@ fn original(name: &str) -> Model {
     Model::decode(read(&format!("{name}.onnx")).into()).unwrap()
 }
 
-fn model(name: &str) -> Prepared {
-    prepared(Normalized::new(original(name)).unwrap().model).unwrap()
+fn model(name: &str) -> Planned {
+    planned(original(name)).unwrap()
 }
 
 /// `sin(i)` of the element's number.
@@ -139,7 +138,7 @@ fn check_float(architecture_name: &str, exporter: &str) {
     recorded.gradients(seeds, &taps(&model), compare).unwrap();
 }
 
-fn calibrated(model: &Prepared, side: usize) -> Calibration {
+fn calibrated(model: &Planned, side: usize) -> Calibration {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("images.npy");
     write_npy(&path, &images(side).into_dyn()).unwrap();
@@ -156,17 +155,19 @@ fn check_quantized(architecture_name: &str, exporter: &str) {
     let image = one(&images(side));
 
     let run = |form| {
-        let runner = Runner::new(&quantized(&model, &calibration, form)).unwrap();
+        let runner = runner(&quantized(&model, &calibration, form)).unwrap();
         assert_eq!(runner.sites().len(), model.plan.sites.len(), "{name}");
         let output = runner.run(&image.view()).unwrap();
-        assert_eq!(output, runner.run_sites(&image.view()).unwrap().0, "{name}: fused and site by site");
+        let first = &*model.plan.sites[0].output;
+        let tapped = runner.run_tapped(&image.view(), &[first]).unwrap();
+        assert_eq!(output, tapped.output, "{name}: fused and site by site");
         let profile = runner.profile(&image.view()).unwrap();
         let nodes = |wanted: fn(&str) -> bool| -> usize {
             profile.iter().filter(|time| wanted(&time.operator)).map(|time| time.nodes).sum()
         };
         let scores = model.plan.sites.iter().filter(|site| site.kind == SiteKind::Scores).count();
         assert_eq!(nodes(|op| op == "Attention"), scores, "{name}: every attention is one node");
-        assert_eq!(nodes(|op| op.contains("Softmax")) + scores, softmaxes(&model.model), "{name}");
+        assert_eq!(nodes(|op| op.contains("Softmax")) + scores, softmaxes(model.model.model()), "{name}");
         output
     };
     let found = run(TwinForm::Function);
@@ -181,26 +182,23 @@ fn half_precision_keeps_the_types_of_its_border() {
     for (name, expected) in [("vit_half17", DataType::Float16), ("vit_bfloat23", DataType::Bfloat16)] {
         let original = original(name);
         let border = |model: &Model| {
-            let graph = Graph::new(model).unwrap();
+            let graph = Graph::new(model.clone()).unwrap();
             let [input, output] = [&model.graph().input[0], &model.graph().output[0]];
             [input, output].map(|info| graph.data_type(info.name()).unwrap())
         };
         assert_eq!(border(&original), [expected; 2], "{name}");
 
-        let normalized = Normalized::new(original).unwrap();
-        assert_eq!(border(&normalized.model), [DataType::Float; 2], "{name}");
-        let model = prepared(normalized.model.clone()).unwrap();
+        let model = planned(original).unwrap();
+        assert_eq!(border(model.model.model()), [DataType::Float; 2], "{name}");
         let (wanted, side) = architecture("vit", name);
         assert_eq!(kinds(&model), wanted.split_whitespace().collect::<Vec<_>>(), "{name}");
 
         let calibration = calibrated(&model, side);
-        let mut quantized = export(&model.model, &model.plan, &calibration, TwinForm::Function).unwrap();
-        normalized.restore_types(&mut quantized).unwrap();
-        let quantized = Model::decode(quantized.encode().into()).unwrap();
+        let quantized = quantized(&model, &calibration, TwinForm::Function);
         assert_eq!(border(&quantized), [expected; 2], "{name}");
-        let runner = Runner::new(&quantized).unwrap();
+        let runner = runner(&quantized).unwrap();
         for (found, site) in runner.sites().iter().zip(&model.plan.sites) {
-            assert_eq!(found.output, site.output, "{name}: layers are compared by name");
+            assert_eq!(found.output, site.output, "{name}: sites are compared by name");
         }
         let found = runner.run(&one(&images(side)).view()).unwrap();
         let golden: Golden = serde_json::from_slice(&read("vit.json")).unwrap();

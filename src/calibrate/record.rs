@@ -113,7 +113,8 @@ impl<'r> Recorder<'r> {
 
     /// SHA-256 of all batches; loads those that were not loaded yet.
     pub(super) fn images_sha256(&self) -> Result<String> {
-        let unknown = (0..self.batches()).into_par_iter().filter(|&index| self.digests[index].get().is_none());
+        let unknown =
+            (0..self.batches()).into_par_iter().filter(|&index| self.digests[index].get().is_none());
         let loaded: Vec<Result<()>> = unknown.map(|index| self.load(index).map(drop)).collect();
         // The first error in order, on any number of threads.
         loaded.into_iter().collect::<Result<()>>()?;

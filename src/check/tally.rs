@@ -156,14 +156,11 @@ mod tests {
         let o = array![[2.0, 1.0, 0.0], [0.0, 1.0, 3.0], [0.5, 0.25, 0.0]].into_dyn();
         let q = array![[2.0, 1.5, 0.0], [4.0, 1.0, 3.0], [0.5, 0.5, 0.0]].into_dyn();
         let labels = [0, 2, 1];
-        let whole = Tally::of_outputs((&o, true), &q, &names(3), Some(&labels)).unwrap();
+        let whole = Tally::of_outputs(&o, &q, true, &names(3), Some(&labels)).unwrap();
         let mut parts = Tally::default();
         for at in 0..3 {
-            // Padded with the rows that follow.
-            let of = |x: &ArrayD<f32>| x.slice_axis(Axis(0), Slice::from(at..)).to_owned();
-            parts.add(
-                &Tally::of_outputs((&of(&o), true), &of(&q), &names(1), Some(&labels[at..=at])).unwrap(),
-            );
+            let of = |x: &ArrayD<f32>| x.slice_axis(Axis(0), (at..=at).into()).to_owned();
+            parts.add(&Tally::of_outputs(&of(&o), &of(&q), true, &names(1), Some(&labels[at..=at])).unwrap());
         }
         let (whole, parts) =
             (whole.comparison(true, std::iter::empty()), parts.comparison(true, std::iter::empty()));
@@ -180,25 +177,16 @@ mod tests {
     fn features_have_distances_only() {
         let o = array![[[1.0, 0.0], [0.0, 1.0]]].into_dyn();
         let found =
-            Tally::of_outputs((&o, true), &o, &names(1), None).unwrap().comparison(false, std::iter::empty());
+            Tally::of_outputs(&o, &o, true, &names(1), None).unwrap().comparison(false, std::iter::empty());
         assert_eq!((found.classifier, found.accuracy), (None, None));
         assert!((found.cosine - 1.0).abs() < 1e-12);
-    }
-
-    #[test]
-    fn layers_ignore_the_padding() {
-        let float = array![[1.0], [1.0], [1.0], [1.0]].into_dyn();
-        let quantized = array![[1.0], [2.0], [9.0], [9.0]].into_dyn();
-        let mut tally = Tally::default();
-        tally.add_layer("fc1", &float, &quantized, (1, 2)).unwrap();
-        assert_eq!(tally.layers, [Sqnr { signal: 2.0, noise: 1.0 }]);
     }
 
     #[test]
     fn faults_name_the_place() {
         let logits = array![[1.0, 2.0]].into_dyn();
         let check = |o: &ArrayD<f32>, q: &ArrayD<f32>, label, code, part: &str| {
-            let error = Tally::of_outputs((o, true), q, &names(1), label).err().expect(part);
+            let error = Tally::of_outputs(o, q, true, &names(1), label).err().expect(part);
             assert_eq!(error.exit_code(), code);
             assert!(error.to_string().contains(part), "{error}");
             error

@@ -65,16 +65,14 @@ mod tests {
             classifier: Some(Classifier { agreement: 97.2, kl: 0.0152 }),
             sqnr_db: Sqnr::default(),
             cosine: 1.0,
-            layers: Vec::new(),
+            sites: Vec::new(),
         }
     }
 
     #[test]
     fn thresholds_are_met_or_not() {
         let passed = |max_drop, min_agreement| {
-            verdict(&comparison(), &Thresholds { max_drop, min_agreement })
-                .unwrap()
-                .map(|verdict| verdict.passed)
+            Thresholds { max_drop, min_agreement }.judge(&comparison()).unwrap().map(|verdict| verdict.passed)
         };
         assert_eq!(passed(None, None), None);
         // 91.6 − 91.2 is a little more than 0.4 in floating point.
@@ -93,7 +91,7 @@ mod tests {
             Thresholds { max_drop: Some(1.0), ..Thresholds::default() },
             Thresholds { min_agreement: Some(1.0), ..Thresholds::default() },
         ] {
-            assert_eq!(verdict(&features, &thresholds).unwrap_err().exit_code(), 2);
+            assert_eq!(thresholds.judge(&features).unwrap_err().exit_code(), 2);
         }
     }
 }

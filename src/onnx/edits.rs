@@ -264,6 +264,7 @@ fn collect_names(graph: &GraphProto, names: &mut HashSet<String>) {
 
 #[cfg(test)]
 mod tests {
+    use super::super::AttributeProto;
     use super::super::node::node;
     use super::super::testing::{file_of, graph, value};
     use super::super::{dump, tensor};

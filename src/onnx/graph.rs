@@ -256,7 +256,7 @@ mod tests {
     #[test]
     fn producers_and_consumers() {
         let model = model();
-        let graph = Graph::new(&model).unwrap();
+        let graph = Graph::new(model).unwrap();
         let used = |node, input| Use { node: NodeId(node), input };
         assert_eq!(graph.opset(), 17);
         assert_eq!(graph.producer("h"), Some(NodeId(7)));
@@ -274,7 +274,7 @@ mod tests {
     #[test]
     fn constants_in_every_spelling() {
         let model = model();
-        let graph = Graph::new(&model).unwrap();
+        let graph = Graph::new(model).unwrap();
         let floats = |value| tensor::f32s(graph.constant(value).unwrap()).unwrap();
         let ints = |value| tensor::i64s(graph.constant(value).unwrap()).unwrap();
         assert_eq!(floats("w"), [2.0]);
@@ -291,6 +291,6 @@ mod tests {
     fn the_standard_operators_must_be_imported() {
         let mut model = model();
         model.proto.opset_import[0].domain = Some("ai.ptq4vit".into());
-        assert!(Graph::new(&model).unwrap_err().to_string().contains("opset_import"));
+        assert!(Graph::new(model).unwrap_err().to_string().contains("opset_import"));
     }
 }

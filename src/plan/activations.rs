@@ -108,7 +108,7 @@ mod tests {
         let nodes =
             nodes.iter().map(|(op, inputs, out)| node(op, out, inputs.iter().copied(), [*out])).collect();
         let model = model(nodes, constants);
-        let graph = Graph::new(&model).unwrap();
+        let graph = Graph::new(model).unwrap();
         let found = find(&graph, graph.outputs()[0].name());
         assert_eq!(found, expected.map(|function| (function, "x".to_string())));
     }
@@ -149,7 +149,7 @@ mod tests {
             let mut gelu = node("Gelu", "y", ["x"], ["y"]);
             gelu.attribute.extend(attribute.map(|a| AttributeProto::string("approximate", a)));
             let model = model(vec![gelu], &[]);
-            let graph = Graph::new(&model).unwrap();
+            let graph = Graph::new(model).unwrap();
             assert_eq!(find(&graph, "y"), Some((expected, "x".to_string())));
         }
     }

@@ -188,10 +188,10 @@ mod tests {
         initializers.extend(ints.iter().map(|(name, ints)| tensor::from_i64(name, &[ints.len()], ints)));
         let nodes = [nodes, vec![node("MatMul", "mm", ["x", "W"], ["y"])]].concat();
         let mut model = model(graph("x", "y", nodes, initializers), 17);
-        let edits = fold(&Graph::new(&model).unwrap(), &model).unwrap()?;
+        let edits = fold(&Graph::new(model.clone()).unwrap()).unwrap()?;
         edits.apply(&mut model).unwrap();
         assert_eq!(model.graph().node.len(), 1, "only the product is left");
-        let graph = Graph::new(&model).unwrap();
+        let graph = Graph::new(model.clone()).unwrap();
         let constant = graph.constant(&model.graph().node[0].input[1]).unwrap();
         Some((tensor::shape(constant), tensor::f32s(constant).unwrap()))
     }

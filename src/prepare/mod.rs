@@ -92,7 +92,8 @@ impl Prepared {
 
     /// Gives a model made from this one the inputs and outputs of the file: a Cast behind each input and before each
     /// output that was not FLOAT.
-    pub(crate) fn restore_border(&self, model: &mut Model) -> Result<()> {
+    #[doc(hidden)]
+    pub fn restore_border(&self, model: &mut Model) -> Result<()> {
         border::narrow(model, &self.border)
     }
 }

@@ -87,7 +87,7 @@ impl fmt::Display for CheckReport {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::check::{Accuracy, Classifier, Layer, Sqnr, TopK};
+    use crate::check::{Accuracy, Classifier, SiteFigures, Sqnr, TopK};
 
     #[test]
     fn the_verdict_comes_first() {
@@ -106,7 +106,7 @@ mod tests {
                 classifier: Some(Classifier { agreement: 97.2, kl: 0.0152 }),
                 sqnr_db: noise,
                 cosine: 0.9995,
-                layers: vec![Layer { name: "fc1".into(), sqnr_db: noise }],
+                sites: vec![SiteFigures { name: "fc1".into(), sqnr_db: noise }],
             },
         };
         let expected = "\

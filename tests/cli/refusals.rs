@@ -20,7 +20,7 @@ fn spoil(model: &mut Model, value: f32) -> String {
 /// Puts `op` between the first Softmax and what takes it.
 fn insert_after_softmax(model: &mut Model, op: &str) {
     let (id, softmax) = {
-        let graph = Graph::new(model).unwrap();
+        let graph = Graph::new(model.clone()).unwrap();
         let (id, softmax) = graph.nodes().find(|(_, node)| node.is_op("Softmax")).unwrap();
         (id, softmax.clone())
     };

@@ -6,34 +6,37 @@ use std::process::Child;
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
 
-use ndarray::{ArrayD, ArrayView4, Axis, concatenate};
+use ndarray::{ArrayD, ArrayView4};
 use onnx_ptq4vit::Result;
 use onnx_ptq4vit::calibrate::{Calibration, Method, Options, Run};
 use onnx_ptq4vit::data::{Dataset, Preprocess, Selection};
+use onnx_ptq4vit::engine::Engine as _;
 use onnx_ptq4vit::export::{TwinForm, export};
-use onnx_ptq4vit::integer::Runner;
+use onnx_ptq4vit::integer::{self, Runner, SiteInfo};
 use onnx_ptq4vit::onnx::proto::tensor_shape_proto::{Dimension, dimension};
 use onnx_ptq4vit::onnx::proto::{OperatorSetIdProto, TensorShapeProto, TypeProto, type_proto};
 use onnx_ptq4vit::onnx::{DataType, Graph, GraphProto, Model, ModelProto, ValueInfoProto};
 use onnx_ptq4vit::plan::{Plan, plan};
+use onnx_ptq4vit::prepare::Prepared;
 use onnx_ptq4vit::progress::Progress;
 use onnx_ptq4vit::quant::Bits;
-use onnx_ptq4vit::session::{FloatModel, Session, input_spec, outputs};
+use onnx_ptq4vit::runtime::{FloatEngine, Session};
 
 /// A float model and the plan of its sites.
-pub(crate) struct Prepared {
-    pub(crate) model: Model,
+pub(crate) struct Planned {
+    pub(crate) model: Prepared,
     pub(crate) plan: Plan,
 }
 
-pub(crate) fn prepared(model: Model) -> Result<Prepared> {
-    let plan = plan(&Graph::new(&model)?, &[])?;
-    Ok(Prepared { model, plan })
+pub(crate) fn planned(model: Model) -> Result<Planned> {
+    let model = Prepared::new(model)?;
+    let plan = plan(&model, &[])?;
+    Ok(Planned { model, plan })
 }
 
 /// The float model `fixtures/<name>.onnx`.
-pub(crate) fn fixture(name: &str) -> Prepared {
-    prepared(Model::read(&fixture_path(&format!("{name}.onnx"))).unwrap()).unwrap()
+pub(crate) fn fixture(name: &str) -> Planned {
+    planned(Model::read(&fixture_path(&format!("{name}.onnx"))).unwrap()).unwrap()
 }
 
 pub(crate) fn fixture_path(name: &str) -> PathBuf {
@@ -41,7 +44,7 @@ pub(crate) fn fixture_path(name: &str) -> PathBuf {
 }
 
 /// The kinds of the sites, in order.
-pub(crate) fn kinds(of: &Prepared) -> Vec<&'static str> {
+pub(crate) fn kinds(of: &Planned) -> Vec<&'static str> {
     of.plan.sites.iter().map(|site| site.kind.name()).collect()
 }
 
@@ -67,7 +70,7 @@ pub(crate) fn options(weights: u8, activations: u8) -> Options {
 }
 
 pub(crate) fn calibrate(
-    of: &Prepared,
+    of: &Planned,
     images: &Dataset,
     options: &Options,
     run: Run,
@@ -76,48 +79,54 @@ pub(crate) fn calibrate(
     onnx_ptq4vit::calibrate::calibrate(&of.model, &of.plan, images, options, run, progress)
 }
 
-pub(crate) fn calibrated(of: &Prepared, images: &Dataset, options: &Options) -> Calibration {
+pub(crate) fn calibrated(of: &Planned, images: &Dataset, options: &Options) -> Calibration {
     calibrate(of, images, options, Run::default(), &()).unwrap()
 }
 
 /// The quantized model through bytes: what a file would hold.
-pub(crate) fn quantized(of: &Prepared, calibration: &Calibration, form: TwinForm) -> Model {
+pub(crate) fn quantized(of: &Planned, calibration: &Calibration, form: TwinForm) -> Model {
     let model = export(&of.model, &of.plan, calibration, form).unwrap();
     Model::decode(model.encode().into()).unwrap()
 }
 
+/// The sites of a quantized model.
+pub(crate) fn sites(model: &Model) -> Result<Vec<SiteInfo>> {
+    integer::sites(&Graph::new(model.clone())?)
+}
+
+/// The integer runner of a quantized model.
+pub(crate) fn runner(model: &Model) -> Result<Runner> {
+    Runner::new(&Prepared::new(model.clone())?)
+}
+
 /// What a quantized model gives for `images`.
 pub(crate) fn quantized_output(model: &Model, images: &ArrayView4<f32>) -> ArrayD<f32> {
-    Runner::new(model).unwrap().run(images).unwrap()
+    runner(model).unwrap().run(images).unwrap()
 }
 
-/// What the float model gives for `images`, of which it takes one at a time.
-pub(crate) fn float_output(of: &Prepared, images: &ArrayView4<f32>) -> Result<ArrayD<f32>> {
+/// What the float model gives for `images`.
+pub(crate) fn float_output(of: &Planned, images: &ArrayView4<f32>) -> Result<ArrayD<f32>> {
     let (_, channels, height, width) = images.dim();
-    let model = float_model(of, [channels, height, width])?;
-    let run = |image: ArrayView4<f32>| Ok(model.run(image.to_owned().into_dyn())?.remove(0));
-    let outputs = images.axis_chunks_iter(Axis(0), 1).map(run).collect::<Result<Vec<_>>>()?;
-    let views: Vec<_> = outputs.iter().map(|output| output.view()).collect();
-    Ok(concatenate(Axis(0), &views).unwrap())
+    float_engine(of, [channels, height, width])?.run(images)
 }
 
-/// The float engine with the first output, for images of `[C, H, W]`.
-pub(crate) fn float_model(of: &Prepared, image: [usize; 3]) -> Result<FloatModel> {
-    FloatModel::new(&of.model, shape(of, image)?, &outputs(&Graph::new(&of.model)?)?.names[..1])
+/// The float engine for images of `[C, H, W]`.
+pub(crate) fn float_engine(of: &Planned, image: [usize; 3]) -> Result<FloatEngine> {
+    FloatEngine::new(&of.model, image)
 }
 
 /// All outputs and [`taps`], for images of `[C, H, W]`.
-pub(crate) fn session(of: &Prepared, image: [usize; 3]) -> Result<Session> {
-    Session::new(&of.model, shape(of, image)?, &outputs(&Graph::new(&of.model)?)?.names, &taps(of))
+pub(crate) fn session(of: &Planned, image: [usize; 3]) -> Result<Session> {
+    Session::new(&of.model, shape(of, image)?, &of.model.outputs()?.names, &taps(of))
 }
 
 /// `[N, C, H, W]` of one run on images of `[C, H, W]`.
-pub(crate) fn shape(of: &Prepared, image: [usize; 3]) -> Result<[usize; 4]> {
-    input_spec(&Graph::new(&of.model)?)?.shape_for(image)
+pub(crate) fn shape(of: &Planned, image: [usize; 3]) -> Result<[usize; 4]> {
+    of.model.input()?.shape_for(image)
 }
 
 /// The outputs of the sites.
-pub(crate) fn taps(of: &Prepared) -> Vec<&str> {
+pub(crate) fn taps(of: &Planned) -> Vec<&str> {
     of.plan.sites.iter().map(|site| site.output.as_str()).collect()
 }
 

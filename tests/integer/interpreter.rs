@@ -8,7 +8,7 @@ use onnx_ptq4vit::onnx::{Graph, Model, NodeProto, tensor};
 
 /// `y` of `model` for the input `x`.
 pub(crate) fn interpret(model: &Model, x: &ArrayD<f32>) -> ArrayD<f32> {
-    let graph = Graph::new(model).unwrap();
+    let graph = Graph::new(model.clone()).unwrap();
     let mut values = HashMap::from([("x".to_string(), x.clone())]);
     for tensor in &model.graph().initializer {
         let elements = match DataType::try_from(tensor.data_type()).unwrap() {

@@ -6,11 +6,13 @@ mod interpreter;
 mod recipes;
 mod refusals;
 
-use common::quantized_output;
+use common::{quantized_output, runner, sites};
 use interpreter::interpret;
 use ndarray::{Array4, ArrayD, Axis, s};
-use onnx_ptq4vit::integer::{Runner, sites};
+use onnx_ptq4vit::engine::{Engine as _, Tapped};
+use onnx_ptq4vit::integer::Runner;
 use onnx_ptq4vit::onnx::{Model, ModelProto};
+use onnx_ptq4vit::prepare::Prepared;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use recipes::{File, HEADS, SIZE};
@@ -116,7 +118,7 @@ fn functions_and_their_bodies_are_the_same_sites() {
 
 #[test]
 fn each_image_has_its_result_on_any_number_of_threads() {
-    let runner = Runner::new(&Model::new(File::new(1).twin_softmax(8, 2, true)).unwrap()).unwrap();
+    let runner = runner(&Model::new(File::new(1).twin_softmax(8, 2, true)).unwrap()).unwrap();
     assert_eq!(runner.input_shape(), [1, HEADS, SIZE, SIZE]);
     let x = images(5, 0.0..1.0);
     let together = runner.run(&x.view()).unwrap();
@@ -132,23 +134,24 @@ fn each_image_has_its_result_on_any_number_of_threads() {
 
 #[test]
 fn recorded_sites_are_those_of_the_run() {
-    let runner = Runner::new(&Model::new(File::new(1).twin_softmax(8, 2, false)).unwrap()).unwrap();
+    let runner = runner(&Model::new(File::new(1).twin_softmax(8, 2, false)).unwrap()).unwrap();
     let x = images(3, 0.0..1.0);
-    let (output, values) = runner.run_sites(&x.view()).unwrap();
+    let Tapped { output, values } = runner.run_tapped(&x.view(), &["y", "x", "v"]).unwrap();
     assert_eq!(output, runner.run(&x.view()).unwrap());
     assert_eq!(runner.sites()[0].inputs, ["x", "v"]);
-    assert_eq!(values.len(), 1);
-    assert_eq!(values[0].output, output);
-    assert_eq!(values[0].inputs[0], x.view().into_dyn());
-    assert_eq!(values[0].inputs[1], x.mapv(|x| x - 0.5).permuted_axes([0, 1, 3, 2]).into_dyn());
+    assert_eq!(runner.sites().len(), 1);
+    assert_eq!(values[0], output);
+    assert_eq!(values[1], x.view().into_dyn());
+    assert!(runner.run_tapped(&x.view(), &["p_lo_dq"]).unwrap_err().to_string().contains("`p_lo_dq`"));
+    assert_eq!(values[2], x.mapv(|x| x - 0.5).permuted_axes([0, 1, 3, 2]).into_dyn());
 }
 
 #[test]
 fn images_must_fit() {
-    let runner = Runner::new(&Model::new(File::new(1).linear(8, false)).unwrap()).unwrap();
+    let runner = runner(&Model::new(File::new(1).linear(8, false)).unwrap()).unwrap();
     assert!(runner.run(&Array4::zeros((1, HEADS, SIZE, SIZE + 1)).view()).is_err());
     assert!(runner.run(&Array4::zeros((0, HEADS, SIZE, SIZE)).view()).is_err());
-    let model = Model::new(File::new(1).linear(8, false)).unwrap();
+    let model = Prepared::new(Model::new(File::new(1).linear(8, false)).unwrap()).unwrap();
     assert!(Runner::with_image(&model, [HEADS, SIZE, SIZE]).is_ok());
     assert!(Runner::with_image(&model, [HEADS, SIZE, 8]).is_err());
 }

@@ -1,9 +1,9 @@
 //! Files that are nearly right: refused, with the place and the reason.
 
-use onnx_ptq4vit::integer::sites;
 use onnx_ptq4vit::onnx::node::node;
 use onnx_ptq4vit::onnx::{AttributeProto, GraphProto, Model, ModelProto, NodeProto, tensor};
 
+use super::common::sites;
 use super::recipes::{COLUMNS, File, HEADS, SIZE};
 
 /// What `model` is refused with contains all `parts`.

@@ -143,7 +143,7 @@ proptest! {
         }
         if let Ok(model) = Model::decode(bytes.into()) {
             let _ = dump(&model);
-            let _ = Graph::new(&model);
+            let _ = Graph::new(model);
         }
     }
 }
