@@ -29,8 +29,8 @@ pub(super) fn solve(
     let a_rank = record.a[0].ndim();
     let mut outliers = Vec::new();
     let (problems, b_bits) = match &site.b {
-        RhsOperand::Weight { value, layout, qkv } => {
-            let weight = read_weight(graph, site, value)?;
+        RhsOperand::Weight { layout, qkv, .. } => {
+            let weight = site.weight(graph)?;
             let mut problem = linear(site, record, a_kind, weight, *layout, *qkv, options.weights)?;
             if options.outliers && *layout != WeightLayout::Conv && a_rank > 2 {
                 outliers = outliers::take(&mut problem);
@@ -59,14 +59,6 @@ pub(super) fn weight_len(graph: &Graph, site: &Site) -> usize {
         }
         RhsOperand::Activation(_) => 0,
     }
-}
-
-/// The constant `value`, in the axes that it has in the file.
-fn read_weight(graph: &Graph, site: &Site, value: &str) -> Result<ArrayD<f32>> {
-    let constant =
-        graph.constant(value).ok_or_else(|| Error::model(place(site), "its weight is no constant"))?;
-    ArrayD::from_shape_vec(tensor::shape(constant), tensor::f32s(constant)?)
-        .map_err(|e| Error::model(place(site), e))
 }
 
 /// The problem of a linear layer or patch Conv: all tokens of a batch are rows of one matrix.

@@ -15,11 +15,9 @@ pub(super) trait Body {
     fn literal(&mut self, name: &str, value: f32) -> String;
     /// A zero point.
     fn zero_point(&mut self, name: &str, unsigned: bool) -> String;
-    /// A node; its output is named after `name`.
+    /// A node that is not the last; its output is named after `name`.
     fn node(&mut self, op_type: &str, inputs: &[&str], name: &str, attributes: Vec<AttributeProto>)
     -> String;
-    /// The last node, which makes the recipe's output.
-    fn output(&mut self, op_type: &str, inputs: &[&str], output: &str);
 }
 
 impl Body for Writer<'_> {
@@ -49,10 +47,6 @@ impl Body for Writer<'_> {
         let output = Writer::node(self, op_type, inputs, name);
         self.nodes.last_mut().expect("one was just added").attribute = attributes;
         output
-    }
-
-    fn output(&mut self, op_type: &str, inputs: &[&str], output: &str) {
-        self.last_node(op_type, inputs, output);
     }
 }
 
@@ -110,9 +104,5 @@ impl Body for FunctionBody {
         made.attribute = attributes;
         self.nodes.push(made);
         name.to_string()
-    }
-
-    fn output(&mut self, op_type: &str, inputs: &[&str], output: &str) {
-        Body::node(self, op_type, inputs, output, vec![]);
     }
 }

@@ -8,14 +8,14 @@ mod sites;
 mod twins;
 mod writer;
 
-use ndarray::{ArrayD, Axis};
+use ndarray::Axis;
 
 use crate::calibrate::{Calibration, SiteScales};
 use crate::onnx::proto::StringStringEntryProto;
 use crate::onnx::{Edits, Graph, Model};
-use crate::plan::{Plan, RhsOperand, Site};
+use crate::plan::{Plan, RhsOperand, Site, WeightLayout};
 use crate::prepare::Prepared;
-use crate::quant::Quantizer;
+use crate::quant::{Quantizer, Scale};
 use crate::{Error, Result};
 
 /// How the twin matmuls are written.
@@ -86,18 +86,11 @@ struct WeightCodes {
 
 impl WeightCodes {
     fn of(graph: &Graph, site: &Site, scales: &SiteScales) -> Result<Self> {
-        use crate::onnx::tensor;
-        use crate::plan::WeightLayout;
         let place = || format!("site `{}`", site.name);
-        let RhsOperand::Weight { value, layout, qkv } = &site.b else {
-            unreachable!("the site has a weight")
-        };
-        let constant =
-            graph.constant(value).ok_or_else(|| Error::model(place(), "its weight is no constant"))?;
-        let weight = ArrayD::from_shape_vec(tensor::shape(constant), tensor::f32s(constant)?)
-            .map_err(|e| Error::model(place(), e))?;
+        let weight = site.weight(graph)?;
+        let RhsOperand::Weight { layout, qkv, .. } = &site.b else { unreachable!("the site has a weight") };
         // Output channels last, as the columns of B are.
-        let (matrix, is_conv) = match layout {
+        let (mut matrix, is_conv) = match layout {
             WeightLayout::Kn => (weight, false),
             WeightLayout::Nk => (weight.reversed_axes().as_standard_layout().into_owned(), false),
             WeightLayout::Conv => (weight, true),
@@ -115,7 +108,6 @@ impl WeightCodes {
                 ));
             }
         };
-        let mut matrix = matrix;
         let mut outliers = Vec::new();
         for &channel in &scales.outliers {
             if is_conv || channel >= matrix.shape()[0] {
@@ -129,9 +121,7 @@ impl WeightCodes {
         }
         let quantizers: Vec<Quantizer> = per_channel
             .iter()
-            .map(|&delta| {
-                Ok(Quantizer::Uniform { scale: crate::quant::Scale::new(delta)?, bits: scales.b_bits })
-            })
+            .map(|&delta| Ok(Quantizer::Uniform { scale: Scale::new(delta)?, bits: scales.b_bits }))
             .collect::<Result<_>>()?;
         let codes =
             matrix.indexed_iter().map(|(at, &w)| quantizers[at[channel_axis]].code(w) as i8).collect();

@@ -1,11 +1,11 @@
 //! The nodes of one site, by kind.
 
 use super::twins::{Functions, TwinGelu, TwinSoftmax};
-use super::writer::Writer;
+use super::writer::{Unnamed, Writer};
 use super::{TwinForm, WeightCodes};
 use crate::calibrate::SiteScales;
-use crate::onnx::{AttributeProto, Edits, Graph, NodeProto, tensor};
-use crate::plan::{RhsOperand, Site, WeightLayout};
+use crate::onnx::{AttributeProto, Edits, Graph, tensor};
+use crate::plan::{BiasPlace, RhsOperand, Site, WeightLayout};
 use crate::quant::{Bits, Quantizer, Scale};
 use crate::{Error, Result};
 
@@ -42,70 +42,46 @@ impl Emitter<'_> {
         Ok(())
     }
 
-    /// `Q/DQ → MatMul(·, DQ(W)) → Add(b)`, or the post-GELU twin in place of the `MatMul`; outlier channels are added
-    /// to the product, in float. The bias is a separate,
-    /// float Add of the activation's rank: anything else is fused to a float Gemm by ONNX Runtime.
+    /// The product, with outlier channels in float, and the bias: a separate, float Add of the activation's rank, since
+    /// ONNX Runtime fuses anything else to a float Gemm.
     fn linear(&mut self, site: &Site, scales: &SiteScales) -> Result<()> {
         let weight = WeightCodes::of(self.graph, site, scales)?;
-        let node = self.graph.node(site.node);
-        let bias = self.bias(site, node, &weight)?;
-        // A bias of two axes would be fused to a float Gemm: it is added in three, and the product is named apart.
-        let flat = scales.a_rank == 2 && bias.is_some();
         let quantizer = one(site, &scales.a)?;
-
-        let mut w = Writer::new(self.edits, site);
-        let product = if matches!(bias, Some(Bias::OfGemm(_))) { w.name("mm") } else { site.output.clone() };
-        if flat {
-            w.root_name = w.name("matmul");
-        }
-        let exact = !scales.outliers.is_empty();
-        let inliers = if exact { w.name("inliers") } else { product.clone() };
-        if exact {
-            w.root_name.clone_from(&inliers);
-        }
-        let constants = weight_constants(&mut w, &weight, 1);
         if let Quantizer::TwinGelu { .. } = quantizer {
-            let twin = TwinGelu::new(quantizer);
-            let [codes, column_scales, zeros] = &constants;
-            let operands = [codes.as_str(), column_scales, zeros];
-            let axis = (weight.scales.len() > 1).then_some(1);
-            twin.write(&mut w, self.form, &site.a, operands, axis, &inliers);
             self.functions.gelu |= self.form == TwinForm::Function;
-        } else {
-            let (scale, bounds) = uniform(site, quantizer)?;
-            let x = clipped(&mut w, &site.a, "a", bounds);
-            let x = w.qdq(&x, "a", scale, false);
-            let [codes, column_scales, zeros] = &constants;
-            let b = dequantized_weight(&mut w, codes, column_scales, zeros, &weight, 1, "w_dq");
-            w.last_node("MatMul", &[&x, &b], &inliers);
         }
-        if exact {
-            w.root_name.clone_from(&site.name);
-            add_outliers(&mut w, [&site.a, &inliers], &scales.outliers, &weight, &product);
+        let mut w = Writer::new(self.edits, site);
+        let mut last = product(&mut w, site, quantizer, &weight, self.form)?;
+        if !scales.outliers.is_empty() {
+            let inliers = w.part(last, "inliers");
+            last = with_outliers(&mut w, &site.a, &inliers, &scales.outliers, &weight);
         }
-        match bias {
-            Some(Bias::OfGemm(values)) => {
-                let b = w.constant("bias", |name| tensor::from_f32(name, &[1, 1, values.len()], &values));
-                w.root_name.clone_from(&site.name);
-                flat_bias(&mut w, &product, &b, &site.output);
+        let bias = site.bias.as_ref();
+        match bias.map(|bias| (&bias.values, &bias.place)) {
+            // A bias of two axes would be fused to a float Gemm: it is added in three.
+            Some((values, BiasPlace::Gemm)) => {
+                let (name, output) = (w.name("matmul"), w.name("mm"));
+                w.nodes.push(last.named(&name, &output));
+                last = flat_bias(&mut w, &output, values);
             }
-            Some(Bias::OfAdd { consumer, input, values }) => {
-                let rank = scales.a_rank.max(3);
-                let dims = [vec![1; rank - 1], vec![values.len()]].concat();
-                let b = w.constant("bias", |name| tensor::from_f32(name, &dims, &values));
-                if flat {
-                    let own = std::mem::take(&mut w.nodes);
-                    w.root_name.clone_from(&site.name);
-                    flat_bias(&mut w, &product, &b, &self.graph.node(consumer).output[0]);
-                    let sum = std::mem::replace(&mut w.nodes, own);
-                    w.edits.replace_node(consumer, sum);
-                } else {
-                    w.edits.set_input(consumer, input, b);
-                }
+            Some((values, &BiasPlace::Add { node: add, .. })) if scales.a_rank == 2 => {
+                let name = w.name("matmul");
+                let nodes = w.finish(last, &name, &site.output);
+                w.edits.replace_node(site.node, nodes);
+                last = flat_bias(&mut w, &site.output, values);
+                let sum = w.finish(last, &site.name, &self.graph.node(add).output[0]);
+                self.edits.replace_node(add, sum);
+                return Ok(());
             }
-            None => {}
+            // A bias of more axes than the product stays as it is.
+            Some((values, &BiasPlace::Add { node: add, input, rank })) if rank <= scales.a_rank => {
+                let dims = [vec![1; scales.a_rank - 1], vec![values.len()]].concat();
+                let bias = w.constant("bias", |name| tensor::from_f32(name, &dims, values));
+                w.edits.set_input(add, input, bias);
+            }
+            _ => {}
         }
-        let nodes = std::mem::take(&mut w.nodes);
+        let nodes = w.finish(last, &site.name, &site.output);
         self.edits.replace_node(site.node, nodes);
         Ok(())
     }
@@ -119,9 +95,10 @@ impl Emitter<'_> {
             return Err(Error::data(format!("site `{}`", site.name), why));
         }
         let mut w = Writer::new(self.edits, site);
+        let last;
         if let Quantizer::TwinSoftmax { .. } = scales.a[0] {
             let twin = TwinSoftmax::new(&scales.a, &scales.b, scales.b_bits);
-            twin.write(&mut w, self.form, &site.a, b, &site.output);
+            last = twin.write(&mut w, self.form, &site.a, b);
             self.functions.softmax |= self.form == TwinForm::Function;
             self.functions.bounded_v |= scales.b_bits.get() < 8;
         } else {
@@ -135,75 +112,50 @@ impl Emitter<'_> {
             let product = w.node("MatMul", &[&a, &b], "mm");
             let both: Vec<f32> = a_scales.iter().zip(&scales.b).map(|(a, b)| a.get() * b.get()).collect();
             let back = w.per_head("head_scale", &both);
-            w.last_node("Mul", &[&product, &back], &site.output);
+            last = Unnamed::new("Mul", &[&product, &back]);
         }
-        let nodes = std::mem::take(&mut w.nodes);
+        let nodes = w.finish(last, &site.name, &site.output);
         self.edits.replace_node(site.node, nodes);
         Ok(())
     }
+}
 
-    /// The constant that is added to the product along its last axis.
-    fn bias(&self, site: &Site, node: &NodeProto, weight: &WeightCodes) -> Result<Option<Bias>> {
-        let n = weight.dims[1];
-        let values = |value: &str| -> Option<Result<Vec<f32>>> {
-            let constant = self.graph.constant(value)?;
-            let flat = constant.dims.iter().rev().skip(1).all(|&d| d == 1);
-            let values = tensor::f32s(constant);
-            match values {
-                Ok(v) if flat && v.len() == n => Some(Ok(v)),
-                Ok(v) if v.len() == 1 => Some(Ok(vec![v[0]; n])),
-                Ok(_) => None,
-                Err(e) => Some(Err(e)),
-            }
-        };
-        if node.is_op("Gemm") {
-            return match node.input.get(2).filter(|c| !c.is_empty()) {
-                None => Ok(None),
-                Some(c) => match values(c) {
-                    Some(values) => Ok(Some(Bias::OfGemm(values?))),
-                    None => Err(Error::unsupported(
-                        format!("site `{}`", site.name),
-                        "the bias of this Gemm is no row of constants",
-                    )),
-                },
-            };
-        }
-        let [consumer] = self.graph.consumers(&site.output) else { return Ok(None) };
-        let add = self.graph.node(consumer.node);
-        if !add.is_op("Add") || self.graph.is_output(&site.output) {
-            return Ok(None);
-        }
-        let input = 1 - consumer.input;
-        match values(&add.input[input]) {
-            Some(values) => Ok(Some(Bias::OfAdd { consumer: consumer.node, input, values: values? })),
-            None => Ok(None),
-        }
+/// `MatMul(Q/DQ, DQ(W))`, or the post-GELU twin.
+fn product(
+    w: &mut Writer,
+    site: &Site,
+    quantizer: Quantizer,
+    weight: &WeightCodes,
+    form: TwinForm,
+) -> Result<Unnamed> {
+    let [codes, scales, zeros] = &weight_constants(w, weight, 1);
+    if let Quantizer::TwinGelu { .. } = quantizer {
+        let axis = (weight.scales.len() > 1).then_some(1);
+        return Ok(TwinGelu::new(quantizer).write(w, form, &site.a, [codes, scales, zeros], axis));
     }
+    let (scale, bounds) = uniform(site, quantizer)?;
+    let x = clipped(w, &site.a, "a", bounds);
+    let x = w.qdq(&x, "a", scale, false);
+    let b = dequantized_weight(w, codes, scales, zeros, weight, 1, "w_dq");
+    Ok(Unnamed::new("MatMul", &[&x, &b]))
 }
 
-/// A row that is added to a product.
-enum Bias {
-    /// As the third operand of Gemm.
-    OfGemm(Vec<f32>),
-    /// By the node that takes the product; `input` is the bias's place there.
-    OfAdd { consumer: crate::onnx::NodeId, input: usize, values: Vec<f32> },
-}
-
-/// `[M, N] + [1, 1, N] → [1, M, N] → [M, N]`: a bias of two axes would be fused to a float Gemm.
-fn flat_bias(w: &mut Writer, product: &str, bias: &str, output: &str) {
-    let sum = w.node("Add", &[product, bias], "3d");
+/// `[M, N] + [1, 1, N] → [1, M, N] → [M, N]`.
+fn flat_bias(w: &mut Writer, product: &str, values: &[f32]) -> Unnamed {
+    let bias = w.constant("bias", |name| tensor::from_f32(name, &[1, 1, values.len()], values));
+    let sum = w.node("Add", &[product, &bias], "3d");
     let axes = w.constant("axes", |name| tensor::from_i64(name, &[1], &[0]));
-    w.last_node("Squeeze", &[&sum, &axes], output);
+    Unnamed::new("Squeeze", &[&sum, &axes])
 }
 
 /// `inliers + x[…, channels] · W[channels]`, the second product in float.
-fn add_outliers(
+fn with_outliers(
     w: &mut Writer,
-    [x, inliers]: [&str; 2],
+    x: &str,
+    inliers: &str,
     channels: &[usize],
     weight: &WeightCodes,
-    output: &str,
-) {
+) -> Unnamed {
     let indices: Vec<i64> = channels.iter().map(|&channel| channel as i64).collect();
     let indices = w.constant("outliers", |name| tensor::from_i64(name, &[channels.len()], &indices));
     let dims = [channels.len(), weight.dims[1]];
@@ -211,7 +163,7 @@ fn add_outliers(
     let gathered = w.node("Gather", &[x, &indices], "outlier_x");
     w.nodes.last_mut().expect("one was just added").attribute.push(AttributeProto::int("axis", -1));
     let product = w.node("MatMul", &[&gathered, &rows], "outlier_mm");
-    w.last_node("Add", &[inliers, &product], output);
+    Unnamed::new("Add", &[inliers, &product])
 }
 
 /// The only quantizer of a lhs that has no heads.

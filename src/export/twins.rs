@@ -6,8 +6,7 @@
 
 use super::TwinForm;
 use super::body::{Body, FunctionBody};
-use super::writer::Writer;
-use crate::onnx::node::node;
+use super::writer::{Unnamed, Writer};
 use crate::onnx::proto::OperatorSetIdProto;
 use crate::onnx::{AttributeProto, DOMAIN, Edits, FunctionProto};
 use crate::quant::{Bits, Quantizer, Scale};
@@ -49,7 +48,8 @@ impl Functions {
         };
         if self.softmax {
             let mut body = FunctionBody::default();
-            TwinSoftmax::default().recipe(&mut body, "P", "V", self.bounded_v, "O");
+            let last = TwinSoftmax::default().recipe(&mut body, "P", "V", self.bounded_v);
+            body.nodes.push(last.named("O", "O"));
             let unbounded: &[&str] = if self.bounded_v { &[] } else { &["v_min", "v_max"] };
             let unused = [&["bits", "fine", "shift", "v_bits"], unbounded].concat();
             add(SOFTMAX, &["P", "V"], body, &unused);
@@ -57,7 +57,8 @@ impl Functions {
         if self.gelu {
             let mut body = FunctionBody::default();
             let weight = ["W", "w_scale", "w_zero_point"];
-            TwinGelu::default().recipe(&mut body, "X", weight, Some(1), "O");
+            let last = TwinGelu::default().recipe(&mut body, "X", weight, Some(1));
+            body.nodes.push(last.named("O", "O"));
             add(GELU, &["X", "W", "w_scale", "w_zero_point"], body, &["bits", "shift"]);
         }
         if self.softmax || self.gelu {
@@ -95,7 +96,7 @@ impl TwinGelu {
         }
     }
 
-    /// `output = twin(x)·W`, where `weight` is (codes `[K, N]`, scale, zero point).
+    /// `twin(x)·W`, where `weight` is (codes `[K, N]`, scale, zero point).
     pub(super) fn write(
         &self,
         w: &mut Writer,
@@ -103,14 +104,12 @@ impl TwinGelu {
         x: &str,
         weight: [&str; 3],
         axis: Option<i64>,
-        output: &str,
-    ) {
+    ) -> Unnamed {
         if form == TwinForm::Inline {
-            return self.recipe(w, x, weight, axis, output);
+            return self.recipe(w, x, weight, axis);
         }
-        let name = w.root_name.clone();
         let [codes, scale, zero_point] = weight;
-        let twin = node(GELU, &name, [x, codes, scale, zero_point], [output]).in_domain(DOMAIN);
+        let twin = Unnamed::new(GELU, &[x, codes, scale, zero_point]).in_domain(DOMAIN);
         let attributes = [
             AttributeProto::int("bits", self.bits.into()),
             AttributeProto::float("fine", self.fine),
@@ -119,11 +118,11 @@ impl TwinGelu {
             AttributeProto::float("fine_min", self.fine_min),
             AttributeProto::float("coarse_max", self.coarse_max),
         ];
-        w.nodes.push(attributes.into_iter().fold(twin, super::super::onnx::proto::NodeProto::with));
+        attributes.into_iter().fold(twin, Unnamed::with)
     }
 
     /// R1 = the negative values by `fine`, R2 = the others by `coarse`.
-    fn recipe(&self, body: &mut dyn Body, x: &str, weight: [&str; 3], axis: Option<i64>, output: &str) {
+    fn recipe(&self, body: &mut dyn Body, x: &str, weight: [&str; 3], axis: Option<i64>) -> Unnamed {
         let zero = body.literal("zero", 0.0);
         let fine = body.float("fine", self.fine);
         let coarse = body.float("coarse", self.coarse);
@@ -138,7 +137,7 @@ impl TwinGelu {
         let w1 = body.node("DequantizeLinear", &weight, "w_dq1", axis());
         let n = body.node("MatMul", &[&n, &w0], "n_mm", vec![]);
         let p = body.node("MatMul", &[&p, &w1], "p_mm", vec![]);
-        body.output("Add", &[&n, &p], output);
+        Unnamed::new("Add", &[&n, &p])
     }
 }
 
@@ -180,13 +179,12 @@ impl TwinSoftmax {
         twin
     }
 
-    /// `output = twin(p)·v`.
-    pub(super) fn write(&self, w: &mut Writer, form: TwinForm, p: &str, v: &str, output: &str) {
+    /// `twin(p)·v`.
+    pub(super) fn write(&self, w: &mut Writer, form: TwinForm, p: &str, v: &str) -> Unnamed {
         if form == TwinForm::Inline {
-            return self.recipe(w, p, v, self.v_bits < 8, output);
+            return self.recipe(w, p, v, self.v_bits < 8);
         }
-        let name = w.root_name.clone();
-        let twin = node(SOFTMAX, &name, [p, v], [output]).in_domain(DOMAIN);
+        let twin = Unnamed::new(SOFTMAX, &[p, v]).in_domain(DOMAIN);
         let attributes = vec![
             AttributeProto::int("bits", self.bits.into()),
             AttributeProto::float_list("fine", &self.fine),
@@ -199,11 +197,11 @@ impl TwinSoftmax {
             AttributeProto::float_list("v_min", &self.v_min),
             AttributeProto::float_list("v_max", &self.v_max),
         ];
-        w.nodes.push(attributes.into_iter().fold(twin, super::super::onnx::proto::NodeProto::with));
+        attributes.into_iter().fold(twin, Unnamed::with)
     }
 
     /// In units of `r1_end` (a power of two a head) R1 is `[0, 1)`, whose step is then `coarse` for every head.
-    fn recipe(&self, body: &mut dyn Body, p: &str, v: &str, bounded_v: bool, output: &str) {
+    fn recipe(&self, body: &mut dyn Body, p: &str, v: &str, bounded_v: bool) -> Unnamed {
         let r1_end = body.per_head("r1_end", &self.r1_end);
         let v_scale = body.per_head("v_scale", &self.v_scale);
         let coarse = body.float("coarse", self.coarse);
@@ -237,7 +235,7 @@ impl TwinSoftmax {
         let hi = body.node("MatMul", &[&hi, &v1], "hi_mm", vec![]);
         let lo = body.node("Mul", &[&lo, &r1_end], "lo_out", vec![]);
         let sum = body.node("Add", &[&lo, &hi], "sum", vec![]);
-        body.output("Mul", &[&sum, &v_scale], output);
+        Unnamed::new("Mul", &[&sum, &v_scale])
     }
 }
 

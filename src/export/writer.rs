@@ -1,14 +1,12 @@
 //! Fresh names, constants and Q/DQ pairs of one site.
 
 use crate::onnx::node::node;
-use crate::onnx::{DataType, Edits, NodeProto, TensorProto, tensor};
+use crate::onnx::{AttributeProto, DataType, Edits, NodeProto, TensorProto, tensor};
 use crate::plan::Site;
 
 /// Collects the nodes that stand for one site.
 pub(super) struct Writer<'e> {
     pub(super) edits: &'e mut Edits,
-    /// What the next node that makes a result is called.
-    pub(super) root_name: String,
     prefix: String,
     pub(super) nodes: Vec<NodeProto>,
 }
@@ -17,7 +15,7 @@ impl<'e> Writer<'e> {
     /// A writer whose new values are named after the site's output.
     pub(super) fn new(edits: &'e mut Edits, site: &Site) -> Self {
         let prefix = format!("{}_ptq", site.output);
-        Self { edits, root_name: site.name.clone(), prefix, nodes: Vec::new() }
+        Self { edits, prefix, nodes: Vec::new() }
     }
 
     /// A fresh name ending in `part`.
@@ -55,9 +53,17 @@ impl<'e> Writer<'e> {
         output
     }
 
-    /// Adds the node that makes a result, under the name that waits for it: at first the site's.
-    pub(super) fn last_node(&mut self, op_type: &str, inputs: &[&str], output: &str) {
-        self.nodes.push(node(op_type, &self.root_name, inputs.iter().copied(), [output]));
+    /// Adds the last node of a stage after which others come, as a part of the site; its output.
+    pub(super) fn part(&mut self, last: Unnamed, part: &str) -> String {
+        let name = self.name(part);
+        self.nodes.push(last.named(&name, &name));
+        name
+    }
+
+    /// The nodes so far, and `last`, which makes the value `output` under the name `name`.
+    pub(super) fn finish(&mut self, last: Unnamed, name: &str, output: &str) -> Vec<NodeProto> {
+        self.nodes.push(last.named(name, output));
+        std::mem::take(&mut self.nodes)
     }
 
     /// `QuantizeLinear` and `DequantizeLinear` of `x`, with constants of their own.
@@ -66,6 +72,30 @@ impl<'e> Writer<'e> {
         let zero_point = self.zero_point(part, None, unsigned);
         let q = self.node("QuantizeLinear", &[x, &scale, &zero_point], &format!("{part}_q"));
         self.node("DequantizeLinear", &[&q, &scale, &zero_point], &format!("{part}_dq"))
+    }
+}
+
+/// The last node of a stage: what comes after it decides its name and that of its output.
+#[must_use]
+pub(super) struct Unnamed(NodeProto);
+
+impl Unnamed {
+    pub(super) fn new(op_type: &str, inputs: &[&str]) -> Self {
+        Self(node(op_type, "", inputs.iter().copied(), []))
+    }
+
+    pub(super) fn in_domain(self, domain: &str) -> Self {
+        Self(self.0.in_domain(domain))
+    }
+
+    pub(super) fn with(self, attribute: AttributeProto) -> Self {
+        Self(self.0.with(attribute))
+    }
+
+    pub(super) fn named(mut self, name: &str, output: &str) -> NodeProto {
+        self.0.name = Some(name.into());
+        self.0.output = vec![output.into()];
+        self.0
     }
 }
 

@@ -2,15 +2,19 @@
 
 mod activations;
 mod attention;
+mod bias;
 mod foreign;
 mod sites;
 
+use ndarray::ArrayD;
 use serde::Serialize;
 
 pub use activations::Activation;
+pub use bias::{Bias, BiasPlace};
 pub use sites::{ensure_finite, plan};
 
-use crate::onnx::NodeId;
+use crate::onnx::{Graph, NodeId, tensor};
+use crate::{Error, Result};
 
 /// Every decision about one model.
 #[derive(Clone, Debug, PartialEq)]
@@ -38,6 +42,8 @@ pub struct Site {
     pub b: RhsOperand,
     /// The name of the node's output.
     pub output: String,
+    /// What is added to the product.
+    pub bias: Option<Bias>,
 }
 
 /// The place of a site in the transformer.
@@ -117,6 +123,23 @@ pub struct FloatNode {
     pub op: String,
     /// Why.
     pub reason: String,
+}
+
+impl Site {
+    /// The constant rhs, in the axes that it has in the file.
+    ///
+    /// # Panics
+    /// If the rhs is computed.
+    pub fn weight(&self, graph: &Graph) -> Result<ArrayD<f32>> {
+        let RhsOperand::Weight { value, .. } = &self.b else {
+            panic!("the rhs of `{}` is computed", self.name)
+        };
+        let place = || format!("site `{}`", self.name);
+        let constant =
+            graph.constant(value).ok_or_else(|| Error::model(place(), "its weight is no constant"))?;
+        ArrayD::from_shape_vec(tensor::shape(constant), tensor::f32s(constant)?)
+            .map_err(|e| Error::model(place(), e))
+    }
 }
 
 impl SiteKind {

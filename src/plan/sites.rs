@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use super::attention::{self, PRODUCTS, splits_in_thirds};
-use super::{FloatNode, LhsSource, Plan, RhsOperand, Site, SiteKind, WeightLayout, activations, foreign};
+use super::{
+    FloatNode, LhsSource, Plan, RhsOperand, Site, SiteKind, WeightLayout, activations, bias, foreign,
+};
 use crate::onnx::{Graph, NodeId, NodeProto, ValueInfoProto, tensor};
 use crate::pattern::Pattern;
 use crate::prepare::Prepared;
@@ -169,7 +171,9 @@ impl<'g> Finder<'g> {
             (op, Some(rank)) => return Err(format!("the weight of this {op} has {rank} axes")),
         };
         let a_kind = self.lhs_source(&a)?;
-        Ok(Site { name: name(node), node: id, kind, a, a_kind, b, output: node.output[0].clone() })
+        let (name, output) = (name(node), node.output[0].clone());
+        let site = Site { name, node: id, kind, a, a_kind, b, output, bias: None };
+        Ok(Site { bias: bias::find(graph, &site)?, ..site })
     }
 
     fn lhs_source(&self, value: &str) -> Result<LhsSource, String> {
