@@ -5,67 +5,119 @@ use std::fmt::Display;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
-/// What went wrong, and so who must act.
+/// What went wrong: of which [kind](Self::kind), and [where](Self::place). Its text says it in one line.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+#[error("{}{}{why}", prefix(*.kind), located(.place.as_ref()))]
+pub struct Error {
+    kind: ErrorKind,
+    place: Option<String>,
+    why: String,
+    source: Option<std::io::Error>,
+}
+
+/// Who must act on an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
     /// The caller asked for something that makes no sense: change the request.
-    #[error("{0}")]
-    Usage(String),
+    Usage,
     /// The model file is broken, hostile or not what the request needs: change the model.
-    #[error("{0}")]
-    Model(String),
+    Model,
+    /// The model would take more of the machine than its [`Limits`](crate::onnx::Limits) allow: raise them, if you trust it.
+    Limit,
     /// The images, arrays or labels are broken or do not fit the model: change the data.
-    #[error("{0}")]
-    Data(String),
+    Data,
     /// A sound model that this version cannot handle.
-    #[error("unsupported: {0}")]
-    Unsupported(String),
-    /// The operating system refused to read or write `place`.
-    #[error("{place}: {source}")]
-    Io {
-        /// The file or folder.
-        place: String,
-        /// What the system said.
-        source: std::io::Error,
-    },
+    Unsupported,
+    /// The operating system refused to read or write a file.
+    Io,
 }
 
 /// `Result` with this crate's [`Error`].
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
+fn prefix(kind: ErrorKind) -> &'static str {
+    if kind == ErrorKind::Unsupported { "unsupported: " } else { "" }
+}
+
+fn located(place: Option<&String>) -> String {
+    place.map_or(String::new(), |place| format!("{place}: "))
+}
+
 impl Error {
+    /// Who must act.
+    pub fn kind(&self) -> ErrorKind {
+        self.kind
+    }
+
+    /// What the error is about: a node, value or site by its name, or a file by its path.
+    pub fn place(&self) -> Option<&str> {
+        self.place.as_deref()
+    }
+
+    fn new(kind: ErrorKind, place: Option<String>, why: String) -> Self {
+        Self { kind, place, why, source: None }
+    }
+
     /// A request that makes no sense.
+    #[doc(hidden)]
     pub fn usage(why: impl Display) -> Self {
-        Self::Usage(why.to_string())
+        Self::new(ErrorKind::Usage, None, why.to_string())
     }
 
     /// A fault of the model file at `place` (a node, a tensor, a path).
+    #[doc(hidden)]
     pub fn model(place: impl Display, why: impl Display) -> Self {
-        Self::Model(format!("{place}: {why}"))
+        Self::new(ErrorKind::Model, Some(place.to_string()), why.to_string())
+    }
+
+    /// A fault of the model as a whole.
+    pub(crate) fn whole_model(why: impl Display) -> Self {
+        Self::new(ErrorKind::Model, None, why.to_string())
+    }
+
+    /// The model asks for more than it may have, at `place`.
+    pub(crate) fn limit(place: impl Display, why: impl Display) -> Self {
+        Self::new(ErrorKind::Limit, Some(place.to_string()), why.to_string())
     }
 
     /// A fault of the data at `place` (a path, an image).
+    #[doc(hidden)]
     pub fn data(place: impl Display, why: impl Display) -> Self {
-        Self::Data(format!("{place}: {why}"))
+        Self::new(ErrorKind::Data, Some(place.to_string()), why.to_string())
     }
 
     /// A limit of this version, met at `place`.
+    #[doc(hidden)]
     pub fn unsupported(place: impl Display, why: impl Display) -> Self {
-        Self::Unsupported(format!("{place}: {why}"))
+        Self::new(ErrorKind::Unsupported, Some(place.to_string()), why.to_string())
     }
 
     /// The operating system's refusal concerning `path`.
+    #[doc(hidden)]
     pub fn io(path: &Path, source: std::io::Error) -> Self {
-        Self::Io { place: path.display().to_string(), source }
+        let (place, why) = (Some(path.display().to_string()), source.to_string());
+        Self { kind: ErrorKind::Io, place, why, source: Some(source) }
+    }
+
+    /// The same error in the file at `path`, if it is about what the file holds.
+    pub(crate) fn in_file(self, path: &Path) -> Self {
+        match self.kind {
+            ErrorKind::Model | ErrorKind::Limit | ErrorKind::Unsupported => {
+                let why = format!("{}{}", located(self.place.as_ref()), self.why);
+                Self { place: Some(path.display().to_string()), why, ..self }
+            }
+            _ => self,
+        }
     }
 
     /// The process exit code: 2 usage, 3 bad model or data, 4 unsupported (1 is the verdict of `check`).
-    #[must_use]
+    #[doc(hidden)]
     pub fn exit_code(&self) -> u8 {
-        match self {
-            Self::Usage(_) => 2,
-            Self::Model(_) | Self::Data(_) | Self::Io { .. } => 3,
-            Self::Unsupported(_) => 4,
+        match self.kind {
+            ErrorKind::Usage => 2,
+            ErrorKind::Model | ErrorKind::Limit | ErrorKind::Data | ErrorKind::Io => 3,
+            ErrorKind::Unsupported => 4,
         }
     }
 }

@@ -146,6 +146,7 @@ mod tests {
     use ndarray::array;
 
     use super::*;
+    use crate::ErrorKind;
 
     fn names(n: usize) -> Vec<String> {
         (0..n).map(|i| format!("{i}.png")).collect()
@@ -198,10 +199,10 @@ mod tests {
             3,
             "gives [1, 2], the quantized model [1, 3]",
         );
-        assert!(matches!(error, Error::Model(_)));
+        assert_eq!(error.kind(), ErrorKind::Model);
         let error =
             check(&logits, &logits, Some(&[2]), 3, "`0.png`: label 2 is outside the model's classes 0 to 1");
-        assert!(matches!(error, Error::Data(_)));
+        assert_eq!(error.kind(), ErrorKind::Data);
         check(
             &logits,
             &array![[f32::NAN, 0.0]].into_dyn(),

@@ -26,6 +26,18 @@ pub struct Verdict {
 }
 
 impl Thresholds {
+    /// The same, with a largest loss of top-1 accuracy in percentage points.
+    #[must_use]
+    pub fn with_max_drop(self, points: f64) -> Self {
+        Self { max_drop: Some(points), ..self }
+    }
+
+    /// The same, with a smallest top-1 agreement in percent.
+    #[must_use]
+    pub fn with_min_agreement(self, percent: f64) -> Self {
+        Self { min_agreement: Some(percent), ..self }
+    }
+
     /// `None` if there is no threshold; a usage error if what one is about could not be measured.
     pub fn judge(&self, comparison: &Comparison) -> Result<Option<Verdict>> {
         let mut verdict = Verdict { passed: true, criteria: Vec::new() };

@@ -16,7 +16,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use onnx_ptq4vit::Error;
+use onnx_ptq4vit::{Error, ErrorKind};
 
 use output::say;
 
@@ -60,7 +60,7 @@ pub(crate) fn main() -> ExitCode {
     match execute(cli) {
         Ok(code) => code,
         Err(error) => {
-            say(&format!("error: {}", describe(&error)));
+            say(&format!("error: {}{}", describe(&error), hint(&error)));
             ExitCode::from(exit_code(&error))
         }
     }
@@ -102,7 +102,19 @@ fn describe(error: &anyhow::Error) -> String {
 }
 
 fn exit_code(error: &anyhow::Error) -> u8 {
-    error.chain().find_map(|cause| cause.downcast_ref::<Error>()).map_or(3, Error::exit_code)
+    of_library(error).map_or(3, Error::exit_code)
+}
+
+/// The option that helps.
+fn hint(error: &anyhow::Error) -> &'static str {
+    match of_library(error).map(Error::kind) {
+        Some(ErrorKind::Limit) => "; --max-tensor raises it",
+        _ => "",
+    }
+}
+
+fn of_library(error: &anyhow::Error) -> Option<&Error> {
+    error.chain().find_map(|cause| cause.downcast_ref::<Error>())
 }
 
 #[cfg(test)]

@@ -84,9 +84,9 @@ pub(super) struct Args {
     /// What calibration may take of the memory [default: half of what is free]
     #[arg(long, value_name = "SIZE", conflicts_with = "calibration")]
     memory: Option<ByteSize>,
-    /// Save the scales as JSON as they are found; the same command goes on with them if it was interrupted
-    #[arg(long, value_name = "FILE", conflicts_with = "calibration")]
-    save_calibration: Option<PathBuf>,
+    /// Keep the scales in this file, as JSON, as they are found; after an interruption the same command continues from it
+    #[arg(long, value_name = "FILE", alias = "save-calibration", conflicts_with = "calibration")]
+    checkpoint: Option<PathBuf>,
     /// Use saved scales instead of searching
     #[arg(long, value_name = "FILE")]
     calibration: Option<PathBuf>,
@@ -107,7 +107,7 @@ Examples:
   onnx-ptq4vit quantize vit.onnx --calib images/ -o vit.int8.onnx
   onnx-ptq4vit quantize vit.onnx --calib train.csv --calib-limit 128 --bits w6a6 -o vit.int6.onnx
   onnx-ptq4vit quantize deit.onnx --calib images/ --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 -o deit.int8.onnx
-  onnx-ptq4vit quantize vit.onnx --calib images/ --save-calibration vit.json -o vit.int8.onnx
+  onnx-ptq4vit quantize vit.onnx --calib images/ --checkpoint vit.json -o vit.int8.onnx
   onnx-ptq4vit quantize vit.onnx --calibration vit.json --twin inline -o vit.openvino.onnx";
 
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
@@ -138,18 +138,29 @@ fn scales(args: &Args, model: &Prepared, plan: &Plan, progress: &Stderr) -> Resu
     let calib = args.calib.as_deref().ok_or_else(|| Error::usage("--calib or --calibration is needed"))?;
     let selection = Selection { limit: Some(args.calib_limit), seed: args.seed };
     let images = args.images.open(calib, &model.input()?, selection, progress)?;
-    let save = |found: &Calibration| match &args.save_calibration {
+    let resume = args.checkpoint.as_deref().map(checkpoint).transpose()?.flatten();
+    let save = |found: &Calibration| match &args.checkpoint {
         Some(path) => whole(|| found.write(path)),
         None => Ok(()),
     };
     let run = Run {
         search: args.search.into(),
         memory: args.memory.map_or_else(half_of_free, |size| usize::try_from(size.0).unwrap_or(usize::MAX)),
-        // Any other file is overwritten.
-        resume: args.save_calibration.as_deref().and_then(|path| Calibration::read(path).ok()),
+        resume,
         save: &save,
     };
     Ok(calibrate(model, plan, &images, &options(args), run, progress)?)
+}
+
+/// The calibration in a file that will be replaced; `None` if there is no file.
+fn checkpoint(path: &Path) -> Result<Option<Calibration>> {
+    if !path.try_exists().map_err(|e| Error::io(path, e))? {
+        return Ok(None);
+    }
+    Calibration::read(path).map(Some).map_err(|error| {
+        let why = format!("{error}; it is not overwritten: name another file as --checkpoint");
+        Error::usage(why).into()
+    })
 }
 
 /// In bytes; 4 GiB where the system does not say.
@@ -182,7 +193,7 @@ fn options(args: &Args) -> Options {
 /// Every file that will be written can be, and none is read or written twice.
 fn ensure_outputs(args: &Args) -> Result<()> {
     let outputs: Vec<&Path> =
-        std::iter::once(&args.output).chain(&args.save_calibration).map(PathBuf::as_path).collect();
+        std::iter::once(&args.output).chain(&args.checkpoint).map(PathBuf::as_path).collect();
     let inputs = std::iter::once(&args.model).chain(&args.calib).chain(&args.calibration);
     let mut taken: Vec<&Path> = inputs.map(PathBuf::as_path).collect();
     for output in outputs {

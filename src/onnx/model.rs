@@ -46,7 +46,7 @@ impl Model {
         let file = File::open(path).map_err(|e| Error::io(path, e))?;
         let bytes = mmap::map(&file).map_err(|e| Error::io(path, e))?;
         let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        Self::from_parts(bytes, Some(folder)).map_err(|e| at(path, e))
+        Self::from_parts(bytes, Some(folder)).map_err(|e| e.in_file(path))
     }
 
     /// Decodes a model that has no external data.
@@ -102,16 +102,7 @@ impl Model {
 }
 
 fn not_onnx(why: impl std::fmt::Display) -> Error {
-    Error::Model(format!("not an ONNX model ({why})"))
-}
-
-/// The same fault, with the file it is in.
-fn at(path: &Path, error: Error) -> Error {
-    match error {
-        Error::Model(why) => Error::model(path.display(), why),
-        Error::Unsupported(why) => Error::unsupported(path.display(), why),
-        other => other,
-    }
+    Error::whole_model(format!("not an ONNX model ({why})"))
 }
 
 #[cfg(test)]

@@ -71,7 +71,7 @@ pub(super) fn constants(graph: &GraphProto) -> impl Iterator<Item = &str> {
 
 fn nodes_nest(nodes: &[NodeProto], depth: usize) -> Result<()> {
     if depth > MAX_NESTING {
-        return Err(Error::Model(format!("has graphs nested deeper than {MAX_NESTING}")));
+        return Err(Error::whole_model(format!("has graphs nested deeper than {MAX_NESTING}")));
     }
     nodes.iter().try_for_each(|node| nest(&node.attribute, depth))
 }

@@ -35,7 +35,7 @@ pub fn plan(model: &Prepared, exclude: &[String]) -> Result<Plan> {
     for name in exclude {
         let at = plan.sites.iter().position(|site| site.name == *name);
         let site = plan.sites.remove(at.ok_or_else(|| {
-            Error::usage(format!("--exclude `{name}`: no such site; `inspect` lists their names"))
+            Error::usage(format!("no site is called `{name}`, so none can be excluded by that name"))
         })?);
         plan.float.push(float_node(graph.node(site.node), "excluded on request".into()));
     }
@@ -43,7 +43,7 @@ pub fn plan(model: &Prepared, exclude: &[String]) -> Result<Plan> {
         let found: Vec<String> =
             plan.float.iter().map(|l| format!("{} `{}`: {}", l.op, l.node, l.reason)).collect();
         let found = if found.is_empty() { "it has no MatMul, Gemm or Conv".into() } else { found.join("; ") };
-        return Err(Error::Unsupported(format!("no site to quantize in this model: {found}")));
+        return Err(Error::unsupported("no site to quantize in this model", found));
     }
     plan.float.extend(float_by_design(graph));
     Ok(plan)

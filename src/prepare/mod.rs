@@ -30,8 +30,8 @@ impl Prepared {
     /// Reads the ONNX file at `path`, with its external data, and normalizes it: FLOAT16 and BFLOAT16 become FLOAT, parts
     /// and other layouts of constants become constants, and `Attention` of opset 23 becomes `MatMul` and Softmax.
     ///
-    /// An error says what is wrong with the file ([`Error::Model`](crate::Error::Model)), or which node is of a kind that
-    /// no vision transformer has ([`Error::Unsupported`](crate::Error::Unsupported)).
+    /// An error says what is wrong with the file, or which node is of a kind that no vision transformer has
+    /// ([`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported)).
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         Self::open_within(path, Limits::default())
     }

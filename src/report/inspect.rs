@@ -130,7 +130,7 @@ impl fmt::Display for InspectReport {
                 for (key, value) in metadata {
                     match value.len() {
                         0..=LONGEST_VALUE => writeln!(f, "  {key}: {value}")?,
-                        length => writeln!(f, "  {key}: {length} characters, which --json shows")?,
+                        length => writeln!(f, "  {key}: {length} characters, which the JSON form shows")?,
                     }
                 }
                 writeln!(f, "{} quantized sites\n", sites.len())?;

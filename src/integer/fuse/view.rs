@@ -43,7 +43,8 @@ impl View {
             view.shape[slice.axis] = end - start;
             return Some(view);
         }
-        Self::new(model, node.inputs[0])?.rearranged(node.op_as::<AxisOp>()?)
+        let moves = node.op_as::<AxisOp>()?;
+        Self::new(model, node.inputs[0])?.rearranged(moves)
     }
 
     fn rearranged(mut self, op: &AxisOp) -> Option<Self> {

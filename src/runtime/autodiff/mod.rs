@@ -130,7 +130,7 @@ impl Tape<'_> {
     /// With S seeds `dy` for each outlet `o` of `from`, `[S, shape of o]`, the gradients
     /// `∂(Σ_o ⟨dy_o, value(o)⟩)/∂value(w)` of each `w` of `wanted`: `found(index of w, [S, shape of w])` is called when
     /// they are known; with zeros where nothing depends on `w`. Values are freed once no rule needs them.
-    /// [`Error::Unsupported`] names an op on the way that has no rule.
+    /// An error names an op on the way that has no rule.
     pub(super) fn backward(
         mut self,
         from: Vec<(OutletId, ArrayD<f32>)>,

@@ -8,15 +8,29 @@ use tract_core::internal::*;
 use tract_onnx::tract_hir::infer::Factoid;
 use tract_onnx::tract_hir::internal::*;
 
+use crate::Error;
 use crate::error::guarded;
 
 /// Why a node is not computed.
 #[derive(Debug)]
-pub(super) struct Refusal(String);
+pub(super) struct Refusal {
+    /// The node.
+    place: String,
+    why: String,
+    /// Whether the node is sound, but asks for too much.
+    too_large: bool,
+}
+
+impl Refusal {
+    pub(super) fn error(&self) -> Error {
+        let make = if self.too_large { Error::limit } else { Error::model };
+        make(&self.place, &self.why)
+    }
+}
 
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        write!(f, "{}: {}", self.place, self.why)
     }
 }
 
@@ -45,12 +59,12 @@ impl Guard {
     fn guarded<T>(&self, run: impl FnOnce() -> TractResult<T>) -> TractResult<T> {
         match guarded(run) {
             Ok(outcome) => outcome,
-            Err(panic) => Err(self.refusal(format!("is malformed: {panic}"))),
+            Err(panic) => Err(self.refusal(format!("is malformed: {panic}"), false)),
         }
     }
 
-    fn refusal(&self, why: impl fmt::Display) -> TractError {
-        Refusal(format!("{}: {why}", self.place)).into()
+    fn refusal(&self, why: String, too_large: bool) -> TractError {
+        Refusal { place: self.place.clone(), why, too_large }.into()
     }
 
     /// An error if one of these facts, known by now, is of a tensor beyond the limit.
@@ -63,8 +77,8 @@ impl Guard {
             let size = dims.iter().try_fold(bytes, |size, &dim| size.checked_mul(usize::try_from(dim).ok()?));
             if size.is_none_or(|size| size > self.limit) {
                 let limit = ByteSize(self.limit as u64).display().iec();
-                let why = format!("would make a tensor of shape {dims:?}, more than --max-tensor, {limit}");
-                return Err(self.refusal(why));
+                let why = format!("would make a tensor of shape {dims:?}, larger than the limit of {limit}");
+                return Err(self.refusal(why, true));
             }
         }
         Ok(())

@@ -23,8 +23,8 @@ pub(crate) type Edit<'e> = dyn Fn(&mut InferenceModel, &HashMap<String, OutletId
 
 /// tract's typed graph, not decluttered, of `model` for inputs of `shape`, after `edit`.
 ///
-/// [`Error::Unsupported`] names the node that tract cannot read, [`Error::Model`] the one that is malformed or makes
-/// a tensor beyond the model's [limit](crate::onnx::Limits).
+/// The error names the node that tract cannot read, that is malformed, or that makes a tensor beyond the model's
+/// [limit](crate::onnx::Limits).
 pub(crate) fn typed(model: &Model, shape: [usize; 4], edit: &Edit) -> Result<TypedModel> {
     attributes::check(model.graph())?;
     let proto = ModelProto::decode(&*with_defaults(model).encode_to_vec())
@@ -45,7 +45,7 @@ pub(crate) fn typed(model: &Model, shape: [usize; 4], edit: &Edit) -> Result<Typ
     match typed {
         Ok(Ok(typed)) => Ok(typed),
         Ok(Err(e)) => Err(match e.root_cause().downcast_ref::<guard::Refusal>() {
-            Some(refusal) => Error::Model(refusal.to_string()),
+            Some(refusal) => refusal.error(),
             None => Error::unsupported("tract", format!("{e:#}")),
         }),
         Err(panic) => {

@@ -1,0 +1,198 @@
+//! The whole way from a float model to a quantized one, with sensible defaults; and both models on the same images.
+
+use std::path::Path;
+
+use crate::calibrate::{
+    Calibration, Gradient, Method, Metric, Options, Run, Search, WeightScales, calibrate,
+};
+use crate::check::{Comparison, Scope, compare};
+use crate::data::{Dataset, Preprocess, Selection};
+use crate::export::{TwinForm, export};
+use crate::integer::Runner;
+use crate::onnx::{Model, Storage};
+use crate::plan::{Plan, plan};
+use crate::prepare::Prepared;
+use crate::progress::Progress;
+use crate::quant::Bits;
+use crate::runtime::FloatEngine;
+use crate::{Error, Result};
+
+/// How a float model is quantized: PTQ4ViT with 8 bits, unless something else is asked for.
+///
+/// ```
+/// use onnx_ptq4vit::options::WeightScales;
+/// use onnx_ptq4vit::{Dataset, Prepared, Quantize};
+///
+/// let model = Prepared::open("fixtures/digits_vit_ts17.onnx")?;
+/// let images = Dataset::for_model(&model, "fixtures/digits_calib.npz", 4)?;
+/// let quantize = Quantize::new(&model).bits(6, 6).weights(WeightScales::PerChannel);
+/// let calibration = quantize.calibrate(&images)?;
+/// let quantized = quantize.export(&calibration)?;
+/// assert!(quantized.prepared()?.is_quantized());
+/// # Ok::<(), onnx_ptq4vit::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct Quantize<'m> {
+    model: &'m Prepared,
+    options: Options,
+    bits: [u8; 2],
+    exclude: Vec<String>,
+    form: TwinForm,
+    memory: Option<usize>,
+}
+
+impl<'m> Quantize<'m> {
+    /// PTQ4ViT (Algorithm 1, twins, Hessian-guided metric) with 8 bits for weights and activations.
+    pub fn new(model: &'m Prepared) -> Self {
+        let options = Options::new(Method::Ptq4vit);
+        Self { model, options, bits: [8, 8], exclude: Vec::new(), form: TwinForm::Function, memory: None }
+    }
+
+    /// k of weights and of activations, each 2 to 8; another number is an error of [`run`](Self::run).
+    pub fn bits(self, weights: u8, activations: u8) -> Self {
+        Self { bits: [weights, activations], ..self }
+    }
+
+    /// The choices of a method of the paper; sets back all others but the bits.
+    pub fn method(self, method: Method) -> Self {
+        Self { options: Options::new(method), ..self }
+    }
+
+    /// The distance that the search minimises.
+    pub fn metric(mut self, metric: Metric) -> Self {
+        self.options.metric = metric;
+        self
+    }
+
+    /// Where the curvature of [`Metric::Hessian`] comes from.
+    pub fn gradient(mut self, gradient: Gradient) -> Self {
+        self.options.gradient = gradient;
+        self
+    }
+
+    /// How many scales a weight has.
+    pub fn weights(mut self, scales: WeightScales) -> Self {
+        self.options.weights = scales;
+        self
+    }
+
+    /// Whether values after Softmax, and after GELU, are quantized by twins.
+    pub fn twins(mut self, softmax: bool, gelu: bool) -> Self {
+        (self.options.softmax_twin, self.options.gelu_twin) = (softmax, gelu);
+        self
+    }
+
+    /// Whether outlier channels of linear layers stay in float.
+    pub fn outliers(mut self, in_float: bool) -> Self {
+        self.options.outliers = in_float;
+        self
+    }
+
+    /// Chooses the random probes of the gradient.
+    pub fn seed(mut self, seed: u64) -> Self {
+        self.options.seed = seed;
+        self
+    }
+
+    /// Leaves the node called `name` in float.
+    pub fn exclude(mut self, name: impl Into<String>) -> Self {
+        self.exclude.push(name.into());
+        self
+    }
+
+    /// How the twin products are written.
+    pub fn twin_form(self, form: TwinForm) -> Self {
+        Self { form, ..self }
+    }
+
+    /// What calibration may take of the memory, in bytes; 4 GiB if it is not said. The result does not depend on it.
+    pub fn memory(self, bytes: usize) -> Self {
+        Self { memory: Some(bytes), ..self }
+    }
+
+    /// Searches the scales on `images`.
+    ///
+    /// An error names the fault of the model or of the images, or the operator without a gradient rule.
+    pub fn calibrate(&self, images: &Dataset) -> Result<Calibration> {
+        self.calibrate_with(images, &())
+    }
+
+    /// As [`calibrate`](Self::calibrate), and says how it moves.
+    pub fn calibrate_with(&self, images: &Dataset, progress: &dyn Progress) -> Result<Calibration> {
+        let [weight_bits, activation_bits] = self.bits;
+        let (weight_bits, activation_bits) = (Bits::new(weight_bits)?, Bits::new(activation_bits)?);
+        let options = Options { weight_bits, activation_bits, ..self.options };
+        let default = Run::default();
+        let run = Run { search: Search::Pruned, memory: self.memory.unwrap_or(default.memory), ..default };
+        calibrate(self.model, &self.plan()?, images, &options, run, progress)
+    }
+
+    /// Writes the scales of `calibration`, which was made for this model, into a copy of the model.
+    pub fn export(&self, calibration: &Calibration) -> Result<Quantized> {
+        Ok(Quantized { model: export(self.model, &self.plan()?, calibration, self.form)? })
+    }
+
+    /// [Calibrates](Self::calibrate) and [exports](Self::export).
+    pub fn run(&self, images: &Dataset) -> Result<Quantized> {
+        self.export(&self.calibrate(images)?)
+    }
+
+    fn plan(&self) -> Result<Plan> {
+        plan(self.model, &self.exclude)
+    }
+}
+
+/// A quantized model in memory.
+#[derive(Clone, Debug)]
+pub struct Quantized {
+    model: Model,
+}
+
+impl Quantized {
+    /// Writes the ONNX file, whole or not at all; weights go to a file beside it if the float model had them there, or
+    /// if they are too many for one.
+    pub fn write(&self, path: impl AsRef<Path>) -> Result<()> {
+        self.model.write(path.as_ref(), Storage::for_model(&self.model))
+    }
+
+    /// The model as [`Prepared::open`] gives it, without a file.
+    pub fn prepared(&self) -> Result<Prepared> {
+        Prepared::new(self.model.clone())
+    }
+}
+
+impl Dataset {
+    /// The images or arrays at `path` (see [`open`](Self::open)), at most `limit`, for the input of `model`. Images are
+    /// prepared as timm does it for a ViT of that size ([`Preprocess::timm_vit`]).
+    ///
+    /// An error if they do not fit, or if `path` holds images and the model has no fixed, square size.
+    pub fn for_model(
+        model: &Prepared,
+        path: impl AsRef<Path>,
+        limit: impl Into<Option<usize>>,
+    ) -> Result<Self> {
+        let input = model.input()?;
+        let (path, selection) = (path.as_ref(), Selection { limit: limit.into(), seed: 0 });
+        let size = match input.dims {
+            [_, _, Some(height), Some(width)] if height == width => u32::try_from(height).ok(),
+            _ => None,
+        };
+        let array = path.extension().is_some_and(|e| e == "npy" || e == "npz");
+        let size = size.or(array.then_some(224)).ok_or_else(|| {
+            let why = format!("{} has no fixed, square size: state how images are prepared", input.describe());
+            Error::usage(format!("input `{}`: {why}", input.name))
+        })?;
+        let images = Self::open(path, &Preprocess::timm_vit(size), selection)?;
+        input.shape_for(images.item_shape())?;
+        Ok(images)
+    }
+}
+
+/// Runs a float model and the one quantized from it on the same images, the latter in integer arithmetic.
+pub fn check(float: &Prepared, quantized: &Prepared, images: &Dataset) -> Result<Comparison> {
+    let size = images.item_shape();
+    let scope = Scope { logits: float.outputs()?.logits, ..Scope::default() };
+    let (float, quantized) = (FloatEngine::new(float, size)?, Runner::with_image(quantized, size)?);
+    compare(&float, &quantized, images, &scope, &())
+}
