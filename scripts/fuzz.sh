@@ -21,7 +21,7 @@ done
 if ! ls fuzz/corpus/calibration/*.json > /dev/null 2>&1 || ! ls fuzz/corpus/plan/quantized* > /dev/null 2>&1; then
     for model in ts17 dynamo20; do
         target/release/onnx-ptq4vit quantize "fixtures/digits_vit_$model.onnx" --calib fixtures/digits_calib.npz --calib-limit 4 \
-            --save-calibration "fuzz/corpus/calibration/$model.json" -o "fuzz/corpus/plan/quantized_$model.onnx"
+            --checkpoint "fuzz/corpus/calibration/$model.json" -o "fuzz/corpus/plan/quantized_$model.onnx"
         cp "fuzz/corpus/plan/quantized_$model.onnx" fuzz/corpus/import/
     done
 fi

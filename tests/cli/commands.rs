@@ -45,7 +45,7 @@ fn help_and_version_are_results() {
 fn a_model_is_quantized_checked_and_run() {
     let bench = Bench::new();
     let quantize = format!("quantize @{MODEL} --calib @digits_calib.npz --calib-limit 8");
-    let report = bench.json(&format!("{quantize} --save-calibration %c.json -o %q.onnx"));
+    let report = bench.json(&format!("{quantize} --checkpoint %c.json -o %q.onnx"));
     assert_eq!(report["options"]["metric"], "hessian");
     assert!(report["bytes_after"].as_u64().unwrap() < report["bytes_before"].as_u64().unwrap());
     assert_eq!(bench.files(), ["c.json", "q.onnx"]);

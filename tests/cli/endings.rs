@@ -23,7 +23,7 @@ fn quantize(bench: &Bench, options: &[&str]) -> Child {
         .arg(fixture_path(MODEL))
         .arg("--calib")
         .arg(fixture_path("digits_calib.npz"))
-        .arg("--save-calibration")
+        .arg("--checkpoint")
         .arg(bench.path("c.json"))
         .arg("-o")
         .arg(bench.path("q.onnx"))
@@ -45,7 +45,7 @@ fn an_interrupted_quantization_leaves_its_scales_alone_and_goes_on() {
     assert_eq!(bench.files(), ["c.json"]);
 
     let quantize = format!("quantize @{MODEL} --calib @digits_calib.npz --calib-limit 32");
-    let again = bench.run(&format!("{quantize} --save-calibration %c.json -o %q.onnx"));
+    let again = bench.run(&format!("{quantize} --checkpoint %c.json -o %q.onnx"));
     assert!(String::from_utf8_lossy(&again.stderr).contains("sites were calibrated before"));
     bench.accepts(&format!("{quantize} -o %whole.onnx"));
     let bytes = |name| std::fs::read(bench.path(name)).unwrap();

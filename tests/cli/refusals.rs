@@ -164,7 +164,7 @@ fn wrong_usage_is_refused() {
         (format!("quantize %own.onnx {calib} -o %own.onnx"), "would overwrite"),
         (format!("quantize %own.onnx {calib} -o %../{}/own.onnx", bench.name()), "would overwrite"),
         (
-            format!("quantize @{MODEL} {calib} -o %x --save-calibration %../{}/x", bench.name()),
+            format!("quantize @{MODEL} {calib} -o %x --checkpoint %../{}/x", bench.name()),
             "would overwrite",
         ),
         (format!("quantize @{MODEL} {calib} -o %."), "expected the name of a file"),
@@ -180,7 +180,7 @@ fn wrong_usage_is_refused() {
 #[test]
 fn outputs_that_cannot_be_written_are_refused_early() {
     let bench = Bench::new();
-    for option in ["-o %absent/out.onnx", "-o %out.onnx --save-calibration %absent/c.json"] {
+    for option in ["-o %absent/out.onnx", "-o %out.onnx --checkpoint %absent/c.json"] {
         let line = format!("quantize @{MODEL} --calib @digits_calib.npz {option}");
         bench.refuses(&line, 3, &["absent", "No such file"]);
     }
