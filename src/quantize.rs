@@ -180,7 +180,8 @@ impl Dataset {
         };
         let array = path.extension().is_some_and(|e| e == "npy" || e == "npz");
         let size = size.or(array.then_some(224)).ok_or_else(|| {
-            let why = format!("{} has no fixed, square size: state how images are prepared", input.describe());
+            let why =
+                format!("{} has no fixed, square size: state how images are prepared", input.describe());
             Error::usage(format!("input `{}`: {why}", input.name))
         })?;
         let images = Self::open(path, &Preprocess::timm_vit(size), selection)?;

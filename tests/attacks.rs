@@ -65,7 +65,11 @@ fn constants_that_would_fill_the_memory_are_not_made() {
     let evil = |op: &str, inputs: &[&str]| vec![node(op, "evil", inputs.iter().copied(), ["bad"])];
     refused(evil("ConstantOfShape", &["size"]), vec![size(&[1 << 28, 12])], "node `evil`");
     refused(evil("ConstantOfShape", &["size"]), vec![size(&[1 << 30, 1 << 30])], "node `evil`");
-    refused(evil("Expand", &["one", "size"]), vec![one(), size(&[1 << 20, 1 << 20])], "larger than the limit of 1.0 GiB");
+    refused(
+        evil("Expand", &["one", "size"]),
+        vec![one(), size(&[1 << 20, 1 << 20])],
+        "larger than the limit of 1.0 GiB",
+    );
     refused(evil("Tile", &["flat", "size"]), vec![size(&[1 << 20, 1 << 20])], "node `evil`");
     refused(evil("Tile", &["one", "size"]), vec![one(), size(&[1 << 30, 12])], "node `evil`");
     let pads = tensor::from_i64("size", &[4], &[1 << 30, 0, 0, 0]);

@@ -6,9 +6,9 @@ mod common;
 use std::sync::Mutex;
 
 use common::{calibrate, calibrated, digits_calib, fixture};
-use onnx_ptq4vit::{Error, ErrorKind};
 use onnx_ptq4vit::calibrate::{Calibration, Method, Metric, Options, Run, Search, WeightScales};
 use onnx_ptq4vit::progress::Progress;
+use onnx_ptq4vit::{Error, ErrorKind};
 
 fn options(k: u8) -> Options {
     common::options(k, k)

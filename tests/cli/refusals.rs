@@ -163,10 +163,7 @@ fn wrong_usage_is_refused() {
         (format!("quantize @{MODEL} {calib} -o %out.onnx --calibration %c.json"), "cannot be used with"),
         (format!("quantize %own.onnx {calib} -o %own.onnx"), "would overwrite"),
         (format!("quantize %own.onnx {calib} -o %../{}/own.onnx", bench.name()), "would overwrite"),
-        (
-            format!("quantize @{MODEL} {calib} -o %x --checkpoint %../{}/x", bench.name()),
-            "would overwrite",
-        ),
+        (format!("quantize @{MODEL} {calib} -o %x --checkpoint %../{}/x", bench.name()), "would overwrite"),
         (format!("quantize @{MODEL} {calib} -o %."), "expected the name of a file"),
         (format!("run @{MODEL} --input @digits_test.npz --sites %sites"), "no quantized sites"),
         (format!("check @{MODEL} @{MODEL} --data @digits_test.npz --max-drop -1"), "--max-drop"),
