@@ -67,7 +67,7 @@ pub trait Kernel: Send + Sync {
         let mut sums = vec![[0; PANEL]; m];
         for panel in 0..b.panels() {
             self.panel(Rows::new(a, k), b, panel, &mut sums);
-            let columns = panel * PANEL..n.min((panel + 1) * PANEL);
+            let columns = b.columns(panel);
             for (c, sums) in c.chunks_exact_mut(n).zip(&sums) {
                 c[columns.clone()].copy_from_slice(&sums[..columns.len()]);
             }

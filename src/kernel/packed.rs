@@ -1,5 +1,7 @@
 //! The operands in the order in which the kernels read them.
 
+use std::ops::Range;
+
 /// Columns of one panel.
 pub const PANEL: usize = 16;
 
@@ -112,16 +114,6 @@ impl PackedB {
         Self::pack_rows(k, n, |row, to| to.iter_mut().zip(&b[row * n..]).for_each(widen))
     }
 
-    /// Packs `b_t: [N, K]` row-major, the transposed operand (K of `Q·Kᵀ`).
-    ///
-    /// # Panics
-    /// If `b_t` is not `k·n` long.
-    pub fn pack_transposed(b_t: &[i8], k: usize, n: usize) -> Self {
-        assert_eq!(Some(b_t.len()), k.checked_mul(n), "B must hold {k} x {n} codes");
-        let widen = |(to, &code): (&mut i16, &i8)| *to = code.into();
-        Self::pack_columns(k, n, |column, to| to.iter_mut().zip(&b_t[column * k..]).for_each(widen))
-    }
-
     /// Packs the rows that `fill(row, codes)` writes; the codes must be those of an i8.
     pub fn pack_rows(k: usize, n: usize, mut fill: impl FnMut(usize, &mut [i16])) -> Self {
         let quads_of_panel = k.div_ceil(4);
@@ -181,6 +173,11 @@ impl PackedB {
     /// How many panels of [`PANEL`] columns there are, the last one perhaps in part.
     pub fn panels(&self) -> usize {
         self.n.div_ceil(PANEL)
+    }
+
+    /// The columns of a panel.
+    pub fn columns(&self, panel: usize) -> Range<usize> {
+        panel * PANEL..self.n.min((panel + 1) * PANEL)
     }
 
     /// The largest `Σ|b|` of any column: times the largest `|a|`, it bounds every element of the product.

@@ -12,9 +12,11 @@ fn product(a: &[i16], b: &[i8], [m, k, n]: [usize; 3]) -> Vec<i64> {
 }
 
 fn check(a: &[i16], b: &[i8], [m, k, n]: [usize; 3], what: &str) {
-    let b_t: Vec<i8> = (0..n * k).map(|i| b[i % k * n + i / k]).collect();
+    let by_column = PackedB::pack_columns(k, n, |column, codes| {
+        codes.iter_mut().zip(b.iter().skip(column).step_by(n)).for_each(|(to, &code)| *to = code.into());
+    });
     let expected: Vec<i32> = product(a, b, [m, k, n]).into_iter().map(|sum| sum as i32).collect();
-    for packed in [PackedB::pack(b, k, n), PackedB::pack_transposed(&b_t, k, n)] {
+    for packed in [PackedB::pack(b, k, n), by_column] {
         for kernel in all() {
             let mut c = vec![i32::MIN; m * n];
             kernel.gemm(a, m, &packed, &mut c);
