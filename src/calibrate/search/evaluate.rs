@@ -102,7 +102,8 @@ impl<'s> Evaluator<'s> {
     fn codes_of(&self, stretch: &Stretch, quantizer: Quantizer) -> Codes {
         // A column of B sums at most K·2^(k−1) in magnitude.
         let column = (stretch.a.len() / stretch.len) as i64 * i64::from(self.settings.b_bits.half());
-        quantizer.codes(&stretch.a, (i64::from(i32::MAX) / column.max(1)).min(i16::MAX.into()) as i32)
+        let max_abs_code = (i64::from(i32::MAX) / column.max(1)).min(i16::MAX.into()) as i32;
+        quantizer.codes(&stretch.a, max_abs_code)
     }
 
     /// The loss of one stretch in all columns.

@@ -6,7 +6,7 @@ use tract_core::ops::math::{Add, Mul};
 
 use super::view::View;
 use super::{binary, constant, dims, floats, rewrite, scalar, sole};
-use crate::integer::ops::{Operand, RowOp, SiteOp, Sizes, Step};
+use crate::integer::ops::{Operand, RowOp, ScoreOp, SiteOp, Sizes, Softmax};
 
 /// Puts one node in the place of the two products of each attention.
 pub(in crate::integer) fn attention(model: &mut TypedModel) -> TractResult<()> {
@@ -36,7 +36,7 @@ fn found(model: &TypedModel, node: &TypedNode) -> Option<Found> {
     let [p, v] = node.inputs[..] else { return None };
     let softmax = sole(model, p)?;
     let RowOp::Softmax { or_zero } = *softmax.op_as::<RowOp>()? else { return None };
-    let (scores_node, steps) = scores_before(model, softmax.inputs[0])?;
+    let (scores_node, before) = scores_before(model, softmax.inputs[0])?;
     let scores = scores_node.op_as::<SiteOp>()?;
     let [q, k] = scores_node.inputs[..] else { return None };
 
@@ -62,39 +62,42 @@ fn found(model: &TypedModel, node: &TypedNode) -> Option<Found> {
         strides: [view.strides[0], view.strides[1], view.strides[2]],
         factor: view.factor,
     });
-    Some(Found { op: SiteOp::attention(scores, values, operands, (steps, or_zero), sizes)?, inputs })
+    Some(Found {
+        op: SiteOp::attention(scores, values, operands, Softmax { before, or_zero }, sizes)?,
+        inputs,
+    })
 }
 
-/// The product of Q and K whose result, after some steps, is `outlet`.
-fn scores_before(model: &TypedModel, outlet: OutletId) -> Option<(&TypedNode, Vec<Step>)> {
+/// The product of Q and K whose result, after what is done to it before Softmax, is `outlet`.
+fn scores_before(model: &TypedModel, outlet: OutletId) -> Option<(&TypedNode, Vec<ScoreOp>)> {
     let node = sole(model, outlet)?;
     if node.op_as::<SiteOp>().is_some_and(SiteOp::is_heads) {
         return Some((node, Vec::new()));
     }
     let shape = dims(model, outlet)?;
-    let scale = |[x, factor]: [OutletId; 2]| Some((x, Step::Scale(scalar(model, factor)?)));
+    let scale = |[x, factor]: [OutletId; 2]| Some((x, ScoreOp::Scale(scalar(model, factor)?)));
     let add = |[x, bias]: [OutletId; 2]| {
         let bias = constant(model, bias)?;
         Some((x, bias_of(&bias, &shape)?))
     };
-    let (x, step) = binary::<Mul>(node)
+    let (x, op) = binary::<Mul>(node)
         .and_then(|factors| factors.into_iter().find_map(scale))
         .or_else(|| binary::<Add>(node).and_then(|terms| terms.into_iter().find_map(add)))?;
     if dims(model, x)? != shape {
         return None;
     }
-    let (scores, mut steps) = scores_before(model, x)?;
-    steps.push(step);
-    Some((scores, steps))
+    let (scores, mut ops) = scores_before(model, x)?;
+    ops.push(op);
+    Some((scores, ops))
 }
 
 /// A constant that is added to scores of `shape`.
-fn bias_of(bias: &Tensor, shape: &[usize]) -> Option<Step> {
+fn bias_of(bias: &Tensor, shape: &[usize]) -> Option<ScoreOp> {
     let ([batch, heads, rows, keys], &[of_batch, of_heads, of_rows, of_keys]) = (bias.shape(), shape) else {
         return None;
     };
     let whole = [*rows, *keys] == [of_rows, of_keys];
     let repeats = (*batch == 1 || *batch == of_batch) && (*heads == 1 || *heads == of_heads);
     (whole && repeats)
-        .then(|| Some(Step::Add { bias: floats(bias)?.into(), batch: *batch, heads: *heads }))?
+        .then(|| Some(ScoreOp::Add { bias: floats(bias)?.into(), batch: *batch, heads: *heads }))?
 }

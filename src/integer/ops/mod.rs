@@ -8,7 +8,7 @@ mod product;
 mod rows;
 #[cfg(test)]
 mod tests;
-mod written;
+pub(super) mod written;
 
 use std::sync::Arc;
 
@@ -17,12 +17,11 @@ use tract_onnx::tract_hir::infer::{InferenceResult, Solver, TensorProxy};
 use tract_onnx::tract_hir::ops::expandable::Expansion;
 
 use attention::Attention;
-pub(super) use attention::{Operand, Sizes, Step};
+pub(super) use attention::{Operand, ScoreOp, Sizes, Softmax};
 use conv::Conv;
 use heads::Heads;
 use linear::Linear;
 pub(super) use rows::RowOp;
-use written::written;
 
 use super::math::Activation;
 use super::site::{Product, Site};
@@ -95,19 +94,16 @@ impl SiteOp {
         scores: &Self,
         values: &Self,
         operands: [Operand; 3],
-        (steps, or_zero): (Vec<Step>, bool),
+        softmax: Softmax,
         sizes: Sizes,
     ) -> Option<Self> {
         let (Compute::Heads(of_scores), Compute::Heads(of_values)) = (&*scores.compute, &*values.compute)
         else {
             return None;
         };
-        let (sites, scores, values) =
-            ([&scores.sites[..], &values.sites[..]].concat(), of_scores.clone(), of_values.clone());
-        Some(Self::of(
-            sites,
-            Compute::Attention(Attention { scores, values, operands, steps, or_zero, sizes }),
-        ))
+        let sites = [&scores.sites[..], &values.sites[..]].concat();
+        let (scores, values) = (of_scores.clone(), of_values.clone());
+        Some(Self::of(sites, Compute::Attention(Attention { scores, values, operands, softmax, sizes })))
     }
 
     /// Whether it is a product of heads that is not yet part of an attention.

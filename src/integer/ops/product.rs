@@ -4,9 +4,9 @@ use std::cell::RefCell;
 
 use crate::integer::math;
 use crate::kernel::{self, Bytes, PANEL, PackedB, Rows, fits_i32};
-use crate::quant::{Codes, Quantizer};
+use crate::quant::{Quantizer, TwinScale};
 
-/// Rows that are worked on together: their codes and a panel's sums stay in the L2.
+/// Rows that are computed together: their codes and a panel's sums stay in the L2.
 const MOST_ROWS: usize = 256;
 
 /// The largest magnitude of a code of B.
@@ -19,20 +19,38 @@ pub(super) fn rows_of_task(m: usize) -> usize {
     m.div_ceil(tasks.max(1)).next_multiple_of(ROWS_OF_A_TILE)
 }
 
-/// Whether `codes · b` is exact for every input of `a`: as one product, or as the two of a twin's ranges.
-pub(super) fn is_exact(a: Quantizer, b: &PackedB) -> bool {
-    let part = match a {
-        Quantizer::Uniform { .. } => a.max_abs_code(),
-        Quantizer::TwinSoftmax { bits, .. } | Quantizer::TwinGelu { bits, .. } => bits.half() - 1,
-    };
-    fits(part, b)
+/// The quantizer of A, and how its codes are multiplied with a given B. Where it exists, every sum is exact.
+#[derive(Clone, Copy)]
+pub(super) struct Lhs {
+    quantizer: Quantizer,
+    product: Product,
 }
 
-/// The largest `|code|` of `a` that may be multiplied in one product with `b`; 0 if a twin's ranges must stay apart.
-pub(super) fn max_fused(a: Quantizer, b: &PackedB) -> i32 {
-    // Two products of bytes are as fast as one of words.
-    let apart = kernel::best().takes_bytes() && !matches!(a, Quantizer::Uniform { .. });
-    if !apart && fits(a.max_abs_code(), b) { i16::MAX.into() } else { 0 }
+#[derive(Clone, Copy)]
+enum Product {
+    /// One product, a twin as `a + (b << m)`.
+    Fused,
+    /// One product per range of a twin, joined as `sum_a + (sum_b << m)`.
+    Split { shift: u8 },
+}
+
+impl Lhs {
+    /// `None` if a sum over the rows of `b` might overflow.
+    pub(super) fn new(quantizer: Quantizer, b: &PackedB) -> Option<Self> {
+        let max_abs_code = quantizer.max_abs_code();
+        let product = match quantizer.twin() {
+            None => fits(max_abs_code, b).then_some(Product::Fused)?,
+            Some(TwinScale { shift, .. }) => {
+                // Two products of bytes are as fast as one of words.
+                let fused = !kernel::best().takes_bytes() && max_abs_code <= i16::MAX.into();
+                match fused && fits(max_abs_code, b) {
+                    true => Product::Fused,
+                    false => fits(quantizer.bits().half() - 1, b).then_some(Product::Split { shift })?,
+                }
+            }
+        };
+        Some(Self { quantizer, product })
+    }
 }
 
 /// As [`fits_i32`], which has to read all of `b`, only where the sizes alone do not prove it.
@@ -40,38 +58,45 @@ fn fits(max_abs_a: i32, b: &PackedB) -> bool {
     i64::from(max_abs_a) * LARGEST_B * b.k() as i64 <= i64::from(i32::MAX) || fits_i32(max_abs_a, b)
 }
 
-/// `(codes of x[M, K] · b) · steps`, panel by panel: `each` gets the panel's number and its values `[M][16]`. The
+/// `(codes of x[M, K] · b) · scales`, panel by panel: `each` gets the panel's number and its values `[M][16]`. The
 /// sums are exact; each becomes a float once.
 ///
-/// `fused` is [`max_fused`] of `a` and `b`, for which [`is_exact`] must hold. `steps` are by panel.
+/// `a` was made for `b`. `scales` gives those of the columns of a panel.
 pub(super) fn multiply(
-    (a, fused): (Quantizer, i32),
+    a: Lhs,
     x: &[f32],
     b: &PackedB,
-    steps: impl Fn(usize) -> [f32; PANEL],
+    scales: impl Fn(usize) -> [f32; PANEL],
     mut each: impl FnMut(usize, &mut [[f32; PANEL]]),
 ) {
     let m = x.len() / b.k().max(1);
-    SCRATCH.with_borrow_mut(|Scratch { codes, sums, coarse_sums, values }| {
+    let Lhs { quantizer, product } = a;
+    SCRATCH.with_borrow_mut(|Scratch { codes, coarse_codes, sums, coarse_sums, values }| {
+        let codes = grown(codes, x.len(), 0);
         let sums = grown(sums, m, [0; PANEL]);
         let values = grown(values, m, [0.0; PANEL]);
-        if a.fuses(fused) {
-            let codes = grown(codes, x.len(), 0);
-            a.fused_codes(x, codes);
-            let codes = Lhs::new(codes, b.k(), matches!(a, Quantizer::Uniform { .. }));
-            for panel in 0..b.panels() {
-                codes.panel(b, panel, sums);
-                math::scale(sums, &steps(panel), values);
-                each(panel, values);
+        match product {
+            Product::Fused => {
+                quantizer.fused_codes(x, codes);
+                let codes = KernelCodes::new(codes, b.k(), quantizer.twin().is_none());
+                for panel in 0..b.panels() {
+                    codes.panel(b, panel, sums);
+                    math::scale(sums, &scales(panel), values);
+                    each(panel, values);
+                }
             }
-        } else if let Codes::Split { fine, coarse, shift } = a.codes(x, fused) {
-            let [fine, coarse] = [&fine, &coarse].map(|codes| Lhs::new(codes, b.k(), true));
-            let coarse_sums = grown(coarse_sums, m, [0; PANEL]);
-            for panel in 0..b.panels() {
-                fine.panel(b, panel, sums);
-                coarse.panel(b, panel, coarse_sums);
-                math::scale_split([sums, coarse_sums], shift, &steps(panel), values);
-                each(panel, values);
+            Product::Split { shift } => {
+                let coarse_codes = grown(coarse_codes, x.len(), 0);
+                let coarse_sums = grown(coarse_sums, m, [0; PANEL]);
+                quantizer.split_codes(x, codes, coarse_codes);
+                let fine = KernelCodes::new(codes, b.k(), true);
+                let coarse = KernelCodes::new(coarse_codes, b.k(), true);
+                for panel in 0..b.panels() {
+                    fine.panel(b, panel, sums);
+                    coarse.panel(b, panel, coarse_sums);
+                    math::scale_split(sums, coarse_sums, shift, &scales(panel), values);
+                    each(panel, values);
+                }
             }
         }
     });
@@ -85,6 +110,7 @@ thread_local! {
 #[derive(Default)]
 struct Scratch {
     codes: Vec<i16>,
+    coarse_codes: Vec<i16>,
     sums: Vec<[i32; PANEL]>,
     coarse_sums: Vec<[i32; PANEL]>,
     values: Vec<[f32; PANEL]>,
@@ -99,12 +125,12 @@ fn grown<T: Clone>(buffer: &mut Vec<T>, len: usize, fill: T) -> &mut [T] {
 }
 
 /// The codes of A as the kernel takes them.
-enum Lhs<'a> {
+enum KernelCodes<'a> {
     Words(&'a [i16]),
     Bytes(Bytes),
 }
 
-impl<'a> Lhs<'a> {
+impl<'a> KernelCodes<'a> {
     fn new(codes: &'a [i16], k: usize, fit_bytes: bool) -> Self {
         match fit_bytes && kernel::best().takes_bytes() {
             true => Self::Bytes(Bytes::new(codes, k)),
@@ -124,15 +150,4 @@ impl<'a> Lhs<'a> {
 pub(super) fn by_panel(columns: &[f32]) -> Vec<[f32; PANEL]> {
     let pad = |columns: &[f32]| std::array::from_fn(|i| columns.get(i).copied().unwrap_or(0.0));
     columns.chunks(PANEL).map(pad).collect()
-}
-
-/// Puts the values of a panel in their columns of `rows`, which lie `stride` apart from each other.
-pub(super) fn store(panel: usize, n: usize, values: &[[f32; PANEL]], rows: &mut [f32], stride: usize) {
-    let columns = panel * PANEL..n.min((panel + 1) * PANEL);
-    for (row, values) in rows.chunks_mut(stride).zip(values) {
-        match <&mut [f32; PANEL]>::try_from(&mut row[columns.clone()]) {
-            Ok(row) => *row = *values,
-            Err(_) => row[columns.clone()].copy_from_slice(&values[..columns.len()]),
-        }
-    }
 }

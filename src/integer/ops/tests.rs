@@ -7,7 +7,7 @@ use super::*;
 use crate::integer::site::{Outliers, Weight};
 use crate::quant::{Bits, Quantizer, Scale, TwinScale};
 
-/// One f32 rounding of the step and one of the sum, relative to the largest result.
+/// One f32 rounding of the scale and one of the sum, relative to the largest result.
 const TOLERANCE: f64 = 1e-6;
 
 fn bits(k: u8) -> Bits {
@@ -81,8 +81,8 @@ fn check(op: Compute, inputs: &[(&[usize], &[f32])], expected: &[f64], case: &st
 /// One quantizer of each kind; the twins with shifts on both sides of what i16 holds.
 fn quantizers(k: u8) -> Vec<Quantizer> {
     let mut all = vec![Quantizer::Uniform { scale: scale(1.7 / f32::from(1u8 << (k - 1))), bits: bits(k) }];
-    for step in [0, 4, 10] {
-        all.push(Quantizer::TwinSoftmax { scale: TwinScale::softmax(bits(k), step), bits: bits(k) });
+    for j in [0, 4, 10] {
+        all.push(Quantizer::TwinSoftmax { scale: TwinScale::softmax(bits(k), j), bits: bits(k) });
     }
     for shift in [0, 3, 9] {
         let fine = scale(0.9 / f32::from(1u8 << (k - 1)) / 2f32.powi(shift.into()));
@@ -293,10 +293,11 @@ fn attention_is_its_parts_to_the_bit() {
             let strides = [at(1, 0, 0, 0, 0), at(0, 0, 0, 1, 0), at(0, 1, 0, 0, 0)];
             Operand { offset: at(0, 0, part, 0, 0), strides, factor }
         };
-        let steps = vec![Step::Scale(0.5), Step::Add { bias: bias.clone().into(), batch: 1, heads }];
+        let before = vec![ScoreOp::Scale(0.5), ScoreOp::Add { bias: bias.clone().into(), batch: 1, heads }];
+        let softmax = Softmax { before, or_zero: false };
         let sizes = Sizes { batch, heads, rows: tokens, keys: tokens, depth, width: depth };
         let operands = [operand(0, Some(factor)), operand(1, None), operand(2, None)];
-        let op = SiteOp::attention(&scores, &values, operands, (steps, false), sizes).unwrap();
+        let op = SiteOp::attention(&scores, &values, operands, softmax, sizes).unwrap();
         let (shape, found) = evaluated(&op, &[(&[qkv.len()][..], &qkv[..]); 3]);
         assert_eq!(shape, [batch, tokens, heads, depth]);
         for (i, expected) in expected.into_iter().enumerate() {

@@ -1,15 +1,115 @@
-//! Results whose memory is written once.
+//! Results whose memory is written once, with no pass of zeros before.
+//!
+//! A type proves that all of it was written: who fills [`Unwritten`] memory gives it back as `&mut [f32]`.
 #![allow(unsafe_code)]
 
+use std::mem::MaybeUninit;
+
+use rayon::prelude::*;
 use tract_core::internal::*;
 
-/// The tensor of `shape` that `write` fills: it is given what happens to be in memory, and must write every element.
-pub(super) fn written(
+use crate::kernel::PANEL;
+
+/// Floats that are still to be written.
+pub(in crate::integer) type Unwritten = [MaybeUninit<f32>];
+
+/// The tensor of `shape` that `write` fills; it is not called where there is no element.
+pub(super) fn tensor(
     shape: &[usize],
-    write: impl FnOnce(&mut [f32]) -> TractResult<()>,
+    write: impl for<'o> FnOnce(&'o mut Unwritten) -> TractResult<&'o mut [f32]>,
 ) -> TractResult<Tensor> {
-    // SAFETY: every pattern of bits is an f32, and the ops write all elements before the tensor leaves.
+    // SAFETY: the floats are not read before `filled` has made sure that they are written.
     let mut tensor = unsafe { Tensor::uninitialized::<f32>(shape)? };
-    write(tensor.try_as_plain_ram_mut()?.as_slice_mut::<f32>()?)?;
+    if tensor.len() > 0 {
+        // SAFETY: the tensor owns so many f32 at this address, and is not used while they are borrowed.
+        let out = unsafe {
+            let start = tensor.as_ptr_mut_unchecked::<f32>().cast::<MaybeUninit<f32>>();
+            std::slice::from_raw_parts_mut(start, tensor.len())
+        };
+        filled(out, write)?;
+    }
     Ok(tensor)
+}
+
+/// Fills `out` on all threads: `write` gets the number of a task and its `size` elements, the last task fewer.
+pub(super) fn by_task<'o>(
+    out: &'o mut Unwritten,
+    size: usize,
+    write: impl for<'t> Fn(usize, &'t mut Unwritten) -> TractResult<&'t mut [f32]> + Sync,
+) -> TractResult<&'o mut [f32]> {
+    let tasks = out.par_chunks_mut(size).enumerate();
+    tasks.try_for_each(|(task, out)| filled(out, |out| write(task, out)))?;
+    // SAFETY: every part of it is filled.
+    Ok(unsafe { out.assume_init_mut() })
+}
+
+/// Fills rows of `width`: `row` gives, for the number of a row, the function from columns to elements.
+#[inline(always)]
+#[allow(clippy::inline_always)] // must be inlined into what is compiled once per vector unit
+pub(in crate::integer) fn by_row<F: Fn(usize) -> f32>(
+    out: &mut Unwritten,
+    width: usize,
+    row: impl Fn(usize) -> F,
+) -> &mut [f32] {
+    assert!(out.len().is_multiple_of(width), "rows of {width}");
+    for (i, out) in out.chunks_exact_mut(width).enumerate() {
+        let element = row(i);
+        out.iter_mut().enumerate().for_each(|(column, out)| {
+            out.write(element(column));
+        });
+    }
+    // SAFETY: every element of every row is written.
+    unsafe { out.assume_init_mut() }
+}
+
+/// Makes sure that what `write` gives back is all of `out`, and so that `out` is written.
+fn filled<'o>(
+    out: &'o mut Unwritten,
+    write: impl FnOnce(&'o mut Unwritten) -> TractResult<&'o mut [f32]>,
+) -> TractResult<()> {
+    let expected = (out.as_ptr().cast::<f32>(), out.len());
+    let written = write(out)?;
+    assert_eq!((written.as_ptr(), written.len()), expected, "all of the memory is given back");
+    Ok(())
+}
+
+/// A row-major matrix that is filled from left to right, some columns of all rows at a time.
+pub(super) struct Columns<'o> {
+    out: &'o mut Unwritten,
+    width: usize,
+    /// The columns before this one are written.
+    next: usize,
+}
+
+impl<'o> Columns<'o> {
+    /// The matrix in `out` whose rows are `width` long.
+    pub(super) fn new(out: &'o mut Unwritten, width: usize) -> Self {
+        assert!(out.len().is_multiple_of(width), "rows of {width}");
+        Self { out, width, next: 0 }
+    }
+
+    /// Writes the next `count` columns of every row: the first that `values` has for it.
+    pub(super) fn push(&mut self, count: usize, values: &[[f32; PANEL]]) {
+        assert_eq!(values.len() * self.width, self.out.len(), "values for every row");
+        let columns = self.next..self.next + count;
+        for (row, values) in self.out.chunks_exact_mut(self.width).zip(values) {
+            let row = &mut row[columns.clone()];
+            // A whole panel is copied without a loop.
+            match <&mut [MaybeUninit<f32>; PANEL]>::try_from(&mut *row) {
+                Ok(row) => row.write_copy_of_slice(values),
+                Err(_) => row.write_copy_of_slice(&values[..count]),
+            };
+        }
+        self.next = columns.end;
+    }
+
+    /// The whole matrix.
+    ///
+    /// # Panics
+    /// If columns are missing.
+    pub(super) fn finish(self) -> &'o mut [f32] {
+        assert_eq!(self.next, self.width, "every column is written");
+        // SAFETY: all columns are, in every row.
+        unsafe { self.out.assume_init_mut() }
+    }
 }
