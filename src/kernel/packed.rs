@@ -10,7 +10,7 @@ pub const PANEL: usize = 16;
 #[repr(C, align(64))]
 pub(super) struct Quad(pub(super) [[i8; 4]; PANEL]);
 
-/// Rows of codes, the lhs: `[M, K]` row-major, one after the other at a constant distance.
+/// The lhs in words: codes `[M, K]`, row-major, with rows `stride` codes apart.
 #[derive(Clone, Copy)]
 pub struct Rows<'a> {
     codes: &'a [i16],
@@ -18,7 +18,7 @@ pub struct Rows<'a> {
 }
 
 impl<'a> Rows<'a> {
-    /// Rows of `stride` codes; what is in a row beyond K is not read as codes.
+    /// Rows of `stride` codes, of which a kernel reads the first K.
     ///
     /// # Panics
     /// If `codes` is not a whole number of rows.
@@ -40,12 +40,12 @@ impl<'a> Rows<'a> {
         self.codes.is_empty()
     }
 
-    /// The codes of a row, and what follows them up to the next.
+    /// All `stride` codes of a row.
     pub(super) fn row(self, row: usize) -> &'a [i16] {
         &self.codes[row * self.stride..][..self.stride]
     }
 
-    /// `rows` at a time, the last ones fewer.
+    /// Chunks of `rows` rows; the last may have fewer.
     pub(super) fn chunks(self, rows: usize) -> impl Iterator<Item = Rows<'a>> {
         self.codes.chunks(rows * self.stride.max(1)).map(move |codes| Self { codes, stride: self.stride })
     }
@@ -55,7 +55,7 @@ impl<'a> Rows<'a> {
     }
 }
 
-/// Rows of codes of −128…127, the lhs of the kernels that take bytes: code + 128, K padded to fours.
+/// The lhs in bytes, for codes of −128…127: each is stored as code + 128, K padded to a multiple of 4.
 pub struct Bytes {
     codes: Vec<u8>,
     stride: usize,
@@ -170,7 +170,7 @@ impl PackedB {
         self.n
     }
 
-    /// How many panels of [`PANEL`] columns there are, the last one perhaps in part.
+    /// How many panels of [`PANEL`] columns there are; the last may be partial.
     pub fn panels(&self) -> usize {
         self.n.div_ceil(PANEL)
     }

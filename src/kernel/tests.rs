@@ -41,7 +41,7 @@ fn check_bytes(kernel: &dyn Kernel, (a, k): (&[i16], usize), b: &PackedB, expect
     }
 }
 
-/// Both sides of every edge: 6 and 12 rows, 16 columns, pairs of K, blocks of 512 rows of B.
+/// Sizes on both sides of every edge: 6 and 12 rows, 16 columns, pairs of K, blocks of 512 rows of B.
 #[test]
 fn every_kernel_computes_the_product() {
     let mut random = ChaCha8Rng::seed_from_u64(1);
@@ -67,7 +67,7 @@ fn check_sizes(random: &mut ChaCha8Rng, [m, k, n]: [usize; 3]) {
     check(&a, &b, [m, k, n], "random bytes");
 }
 
-/// The largest sums that fit, and sums that wrap alike in every kernel.
+/// The largest sums that fit, and sums that wrap in the same way in every kernel.
 #[test]
 fn extreme_codes() {
     for (a, b) in [
@@ -85,7 +85,7 @@ fn extreme_codes() {
     }
 }
 
-/// Every kernel sums in one order, and that is near the sum in f64.
+/// Every kernel sums in the same order, and the result is near the sum in f64.
 #[test]
 fn every_kernel_computes_the_same_errors() {
     let mut random = ChaCha8Rng::seed_from_u64(2);

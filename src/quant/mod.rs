@@ -51,7 +51,7 @@ impl From<Bits> for u8 {
     }
 }
 
-/// A quantization step Δ in real units: positive, finite and normal.
+/// A scale Δ in real units, the distance between two codes: positive, finite and normal.
 #[derive(Clone, Copy, Debug, PartialEq, PartialOrd, Serialize, Deserialize)]
 #[serde(try_from = "f32", into = "f32")]
 pub struct Scale(f32);

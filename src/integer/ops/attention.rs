@@ -1,4 +1,4 @@
-//! `Softmax(Q·Kᵀ + …)·V` of two sites as one node: rows of scores live only in the cache.
+//! `Softmax(Q·Kᵀ + …)·V` of two sites as one node, so that the scores never leave the cache.
 
 use rayon::prelude::*;
 use tract_core::internal::*;
@@ -9,12 +9,12 @@ use super::written::{self, Columns, Unwritten};
 use crate::integer::math;
 use crate::kernel::PackedB;
 
-/// Where the rows `[batch, head, token]` of an operand lie in the value that it comes from; a row is contiguous.
+/// Where the rows `[batch, head, token]` of Q, K or V are in the value that they come from; each row is contiguous.
 #[derive(Clone, Debug)]
 pub(in crate::integer) struct Operand {
     pub(in crate::integer) offset: usize,
     pub(in crate::integer) strides: [usize; 3],
-    /// What the row is multiplied by before it is quantized.
+    /// The factor of every row before it is quantized.
     pub(in crate::integer) factor: Option<f32>,
 }
 
@@ -145,7 +145,7 @@ impl Attention {
 }
 
 impl Operand {
-    /// The row of a token, `length` long.
+    /// The row of `length` at `[image, head, token]`, multiplied by the factor.
     fn row<'x>(&self, x: &'x [f32], at: [usize; 3], length: usize, buffer: &'x mut Vec<f32>) -> &'x [f32] {
         let start: usize = at.iter().zip(&self.strides).map(|(at, stride)| at * stride).sum();
         let row = &x[self.offset + start..][..length];

@@ -58,12 +58,12 @@ impl Heads {
         })
     }
 
-    /// The codes of a row or a column of B.
+    /// Quantizes a row or a column of B.
     pub(super) fn quantize_b(&self, head: usize, b: &[f32], codes: &mut [i16]) {
         self.b[head % self.b.len()].uniform_codes(b, codes);
     }
 
-    /// The head of that number, over all images. An error if sums over the rows of `b` might overflow.
+    /// The head of that number, counted over all images. An error if sums over the rows of `b` might overflow.
     pub(super) fn head(&self, number: usize, b: PackedB) -> TractResult<Head> {
         let number = number % self.a.len();
         let scale = self.a[number].scale() * self.b[number].scale();
@@ -73,7 +73,7 @@ impl Heads {
     }
 }
 
-/// What the rows of A of one head are multiplied with.
+/// One head with its B packed.
 pub(super) struct Head {
     a: Lhs,
     b: PackedB,

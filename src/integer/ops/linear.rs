@@ -1,4 +1,4 @@
-//! `x[…, K] · W[K, N]`, and what follows it.
+//! `x[…, K] · W[K, N]`, and the bias, activation and residual that follow it.
 
 use std::sync::Arc;
 
@@ -52,13 +52,13 @@ impl Linear {
         Self { outliers, ..self }
     }
 
-    /// With a bias; `None` if it has one, or something else already follows.
+    /// With a bias; `None` if it already has one, or is followed by an activation.
     pub(super) fn then_bias(&self, bias: &[f32]) -> Option<Self> {
         let free = self.bias.is_none() && self.activation.is_none() && bias.len() == self.n();
         free.then(|| Self { bias: Some(by_panel(bias)), ..self.clone() })
     }
 
-    /// With an activation; `None` if it has one.
+    /// With an activation; `None` if it already has one.
     pub(super) fn then(&self, activation: Activation) -> Option<Self> {
         self.activation.is_none().then(|| Self { activation: Some(activation), ..self.clone() })
     }
@@ -134,7 +134,7 @@ impl Linear {
         out.finish()
     }
 
-    /// `values += x[…, channels] · rows` in the columns of a panel, the product first, as the file has it.
+    /// `values += x[…, channels] · rows` in the columns of a panel. The products are summed first, as in the file.
     fn add_outliers(&self, x: &[f32], panel: usize, values: &mut [[f32; PANEL]]) {
         let Outliers { channels, rows } = &self.outliers;
         if channels.is_empty() {

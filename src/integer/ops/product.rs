@@ -12,7 +12,7 @@ const MOST_ROWS: usize = 256;
 /// The largest magnitude of a code of B.
 const LARGEST_B: i64 = 128;
 
-/// How many rows of `m` make one task: as many tasks as fit the threads, each of at most [`MOST_ROWS`] or so.
+/// How many of `m` rows make one task: the tasks fill all threads equally, and have about [`MOST_ROWS`] at most.
 pub(super) fn rows_of_task(m: usize) -> usize {
     const ROWS_OF_A_TILE: usize = 6;
     let tasks = m.div_ceil(MOST_ROWS).next_multiple_of(rayon::current_num_threads());
@@ -61,7 +61,7 @@ fn fits(max_abs_a: i32, b: &PackedB) -> bool {
 /// `(codes of x[M, K] · b) · scales`, panel by panel: `each` gets the panel's number and its values `[M][16]`. The
 /// sums are exact; each becomes a float once.
 ///
-/// `a` was made for `b`. `scales` gives those of the columns of a panel.
+/// `a` must have been made for `b`. `scales` gives the scales of the columns of a panel.
 pub(super) fn multiply(
     a: Lhs,
     x: &[f32],
@@ -116,7 +116,7 @@ struct Scratch {
     values: Vec<[f32; PANEL]>,
 }
 
-/// The first `len` elements, whatever they hold.
+/// The first `len` elements, with whatever they hold; the buffer grows if it is shorter.
 fn grown<T: Clone>(buffer: &mut Vec<T>, len: usize, fill: T) -> &mut [T] {
     if buffer.len() < len {
         buffer.resize(len, fill);
@@ -146,7 +146,7 @@ impl<'a> KernelCodes<'a> {
     }
 }
 
-/// Column values in the order of the panels, the last padded with zeros.
+/// One value per column, grouped by panel; the last panel is padded with zeros.
 pub(super) fn by_panel(columns: &[f32]) -> Vec<[f32; PANEL]> {
     let pad = |columns: &[f32]| std::array::from_fn(|i| columns.get(i).copied().unwrap_or(0.0));
     columns.chunks(PANEL).map(pad).collect()

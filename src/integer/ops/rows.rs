@@ -1,4 +1,4 @@
-//! Operators of the float part that work row by row, along the last axis.
+//! Float operators that work row by row, along the last axis.
 
 use tract_core::internal::*;
 
@@ -11,7 +11,7 @@ use crate::integer::math::{self, Activation};
 pub(in crate::integer) enum RowOp {
     /// `LayerNormalization` over the last axis.
     LayerNorm { gamma: Vec<f32>, beta: Vec<f32>, epsilon: f32 },
-    /// `Softmax` over the last axis; `or_zero`: what is NaN becomes 0, as some exporters ask of rows that are all
+    /// `Softmax` over the last axis. With `or_zero`, NaN becomes 0: some exporters do this for rows that are wholly
     /// masked.
     Softmax { or_zero: bool },
     /// Element by element.
@@ -51,7 +51,7 @@ impl EvalOp for RowOp {
 }
 
 impl RowOp {
-    /// Some rows of n.
+    /// The results of some rows of length n.
     fn rows<'o>(&self, x: &[f32], n: usize, out: &'o mut Unwritten) -> &'o mut [f32] {
         match self {
             Self::LayerNorm { gamma, beta, epsilon } => math::layer_norm(x, gamma, beta, *epsilon, out),

@@ -27,7 +27,7 @@ fn qdq(x: f32, delta: f32, low: f32, high: f32) -> f64 {
     f64::from((x / delta).round_ties_even().clamp(low, high)) * f64::from(delta)
 }
 
-/// What the recipes make of `x`.
+/// The value that stands for `x` according to the recipes.
 fn naive(q: Quantizer, x: f32) -> f64 {
     let half = f32::from(1u8 << (q.bits().get() - 1));
     match q {
@@ -91,7 +91,7 @@ fn quantizers(k: u8) -> Vec<Quantizer> {
     all
 }
 
-/// Inputs of the kind that the quantizer expects: twins see their short tail, and values on a border.
+/// Inputs of the kind that the quantizer expects, with values on the border of a twin's ranges.
 fn inputs(rng: &mut ChaCha8Rng, q: Quantizer, len: usize) -> Vec<f32> {
     let range = match q {
         Quantizer::Uniform { .. } => -2.0..2.0,
@@ -217,7 +217,7 @@ fn sums_that_might_overflow_are_refused_at_load() {
     assert!(long(k).is_err());
 }
 
-/// What `op` makes of its inputs.
+/// The shape and the values of the output of `op`.
 fn evaluated(op: &SiteOp, inputs: &[(&[usize], &[f32])]) -> (Vec<usize>, Vec<f32>) {
     let inputs =
         inputs.iter().map(|(shape, x)| Tensor::from_shape(shape, x).unwrap().into_tvalue()).collect();
@@ -252,7 +252,7 @@ fn what_follows_a_linear_layer_changes_no_bit() {
     }
 }
 
-/// Q, K and V in one `[batch, token, 3, head, depth]`, as a fused projection leaves them.
+/// Q, K and V are in one `[batch, token, 3, head, depth]`, as a fused projection leaves them.
 #[test]
 fn attention_is_its_parts_to_the_bit() {
     let mut rng = ChaCha8Rng::seed_from_u64(5);

@@ -1,6 +1,7 @@
-//! Results whose memory is written once, with no pass of zeros before.
+//! Results in uninitialized memory: no time goes into zeros that are overwritten.
 //!
-//! A type proves that all of it was written: who fills [`Unwritten`] memory gives it back as `&mut [f32]`.
+//! The types prove that all of it is written: a function that fills [`Unwritten`] memory returns it as `&mut [f32]`,
+//! which safe code can only get from the functions here and in `std` that write every element.
 #![allow(unsafe_code)]
 
 use std::mem::MaybeUninit;
@@ -10,18 +11,18 @@ use tract_core::internal::*;
 
 use crate::kernel::PANEL;
 
-/// Floats that are still to be written.
+/// Memory of floats that are not written yet.
 pub(in crate::integer) type Unwritten = [MaybeUninit<f32>];
 
-/// The tensor of `shape` that `write` fills; it is not called where there is no element.
+/// The tensor of `shape` that `write` fills; `write` is not called if the tensor is empty.
 pub(super) fn tensor(
     shape: &[usize],
     write: impl for<'o> FnOnce(&'o mut Unwritten) -> TractResult<&'o mut [f32]>,
 ) -> TractResult<Tensor> {
-    // SAFETY: the floats are not read before `filled` has made sure that they are written.
+    // SAFETY: the tensor is returned only after `filled` has made sure that all floats are written.
     let mut tensor = unsafe { Tensor::uninitialized::<f32>(shape)? };
     if tensor.len() > 0 {
-        // SAFETY: the tensor owns so many f32 at this address, and is not used while they are borrowed.
+        // SAFETY: the tensor owns `len` aligned f32 at this address, and nobody uses it while they are borrowed.
         let out = unsafe {
             let start = tensor.as_ptr_mut_unchecked::<f32>().cast::<MaybeUninit<f32>>();
             std::slice::from_raw_parts_mut(start, tensor.len())
@@ -31,7 +32,7 @@ pub(super) fn tensor(
     Ok(tensor)
 }
 
-/// Fills `out` on all threads: `write` gets the number of a task and its `size` elements, the last task fewer.
+/// Fills `out` on all threads: `write` gets the number of a task and its `size` elements; the last may have fewer.
 pub(super) fn by_task<'o>(
     out: &'o mut Unwritten,
     size: usize,
@@ -39,11 +40,11 @@ pub(super) fn by_task<'o>(
 ) -> TractResult<&'o mut [f32]> {
     let tasks = out.par_chunks_mut(size).enumerate();
     tasks.try_for_each(|(task, out)| filled(out, |out| write(task, out)))?;
-    // SAFETY: every part of it is filled.
+    // SAFETY: `filled` returned for every chunk, and the chunks cover `out`.
     Ok(unsafe { out.assume_init_mut() })
 }
 
-/// Fills rows of `width`: `row` gives, for the number of a row, the function from columns to elements.
+/// Fills rows of `width`: `row(i)` returns the function that gives the elements of row i by column.
 #[inline(always)]
 #[allow(clippy::inline_always)] // must be inlined into what is compiled once per vector unit
 pub(in crate::integer) fn by_row<F: Fn(usize) -> f32>(
@@ -58,18 +59,18 @@ pub(in crate::integer) fn by_row<F: Fn(usize) -> f32>(
             out.write(element(column));
         });
     }
-    // SAFETY: every element of every row is written.
+    // SAFETY: the rows cover `out`, and every element of each is written.
     unsafe { out.assume_init_mut() }
 }
 
-/// Makes sure that what `write` gives back is all of `out`, and so that `out` is written.
+/// Calls `write`, and makes sure that it returns all of `out`: then `out` is written.
 fn filled<'o>(
     out: &'o mut Unwritten,
     write: impl FnOnce(&'o mut Unwritten) -> TractResult<&'o mut [f32]>,
 ) -> TractResult<()> {
     let expected = (out.as_ptr().cast::<f32>(), out.len());
     let written = write(out)?;
-    assert_eq!((written.as_ptr(), written.len()), expected, "all of the memory is given back");
+    assert_eq!((written.as_ptr(), written.len()), expected, "all of the memory is returned");
     Ok(())
 }
 
@@ -109,7 +110,7 @@ impl<'o> Columns<'o> {
     /// If columns are missing.
     pub(super) fn finish(self) -> &'o mut [f32] {
         assert_eq!(self.next, self.width, "every column is written");
-        // SAFETY: all columns are, in every row.
+        // SAFETY: `push` wrote `next` columns of every row, and that is all of them.
         unsafe { self.out.assume_init_mut() }
     }
 }
