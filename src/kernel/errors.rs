@@ -32,13 +32,11 @@ impl PackedTarget {
             let (values, weights) = row(i);
             assert!(values.len() == n && weights.is_none_or(|w| w.len() == n), "row {i} must be {n} long");
             for (panel, values) in values.chunks(PANEL).enumerate() {
-                let to = &mut rows[panel * m + i];
-                to.values[..values.len()].copy_from_slice(values);
+                let (to, width) = (&mut rows[panel * m + i], values.len());
+                to.values[..width].copy_from_slice(values);
                 match weights {
-                    Some(w) => {
-                        to.weights[..values.len()].copy_from_slice(&w[panel * PANEL..][..values.len()]);
-                    }
-                    None => to.weights[..values.len()].fill(1.0),
+                    Some(w) => to.weights[..width].copy_from_slice(&w[panel * PANEL..][..width]),
+                    None => to.weights[..width].fill(1.0),
                 }
             }
         }

@@ -34,9 +34,9 @@ fn around_values(model: &TypedModel, node: &TypedNode) -> TractResult<Option<Typ
 fn found(model: &TypedModel, node: &TypedNode) -> Option<Found> {
     let values = node.op_as::<SiteOp>().filter(|op| op.is_heads())?;
     let [p, v] = node.inputs[..] else { return None };
-    let softmax = sole(model, p)?;
-    let RowOp::Softmax { or_zero } = *softmax.op_as::<RowOp>()? else { return None };
-    let (scores_node, before) = scores_before(model, softmax.inputs[0])?;
+    let softmax_node = sole(model, p)?;
+    let RowOp::Softmax { or_zero } = *softmax_node.op_as::<RowOp>()? else { return None };
+    let (scores_node, before) = scores_before(model, softmax_node.inputs[0])?;
     let scores = scores_node.op_as::<SiteOp>()?;
     let [q, k] = scores_node.inputs[..] else { return None };
 
@@ -62,10 +62,8 @@ fn found(model: &TypedModel, node: &TypedNode) -> Option<Found> {
         strides: [view.strides[0], view.strides[1], view.strides[2]],
         factor: view.factor,
     });
-    Some(Found {
-        op: SiteOp::attention(scores, values, operands, Softmax { before, or_zero }, sizes)?,
-        inputs,
-    })
+    let softmax = Softmax { before, or_zero };
+    Some(Found { op: SiteOp::attention(scores, values, operands, softmax, sizes)?, inputs })
 }
 
 /// The product of Q and K whose result, after what is done to it before Softmax, is `outlet`.

@@ -73,8 +73,7 @@ impl Attention {
 
     pub(super) fn eval(&self, inputs: [&Tensor; 3]) -> TractResult<Tensor> {
         let Sizes { batch, heads, rows, width, .. } = self.sizes;
-        let plain = inputs.map(Tensor::try_as_plain_ram);
-        let [q, k, v] = plain;
+        let [q, k, v] = inputs.map(Tensor::try_as_plain_ram);
         let (q, k, v) = (q?, k?, v?);
         let [q, k, v] = [q.as_slice::<f32>()?, k.as_slice::<f32>()?, v.as_slice::<f32>()?];
         let packed = (0..batch * heads).into_par_iter().map(|i| self.pack(k, v, i / heads, i % heads));

@@ -49,7 +49,7 @@ impl Conv {
             }
         }
         let n = self.patches.n();
-        let product = self.patches.product(&[rows * columns, n], &patches, None)?;
+        let product = self.patches.apply(&[rows * columns, n], &patches, None)?;
         let product = product.try_as_plain_ram()?;
         let product = product.as_slice::<f32>()?;
         for m in 0..n {

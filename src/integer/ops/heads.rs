@@ -36,10 +36,9 @@ impl Heads {
     }
 
     pub(super) fn eval(&self, a: &Tensor, b: &Tensor) -> TractResult<Tensor> {
-        let ([batch @ .., m, k], [.., n]) = (a.shape(), b.shape()) else {
+        let (&[ref batch @ .., m, k], &[.., n]) = (a.shape(), b.shape()) else {
             bail!("a product of {:?} and {:?}", a.shape(), b.shape());
         };
-        let (m, k, n) = (*m, *k, *n);
         let shape: TVec<usize> = batch.iter().copied().chain([m, n]).collect();
         if k == 0 {
             return Tensor::zero::<f32>(&shape);
@@ -67,9 +66,8 @@ impl Heads {
     pub(super) fn head(&self, number: usize, b: PackedB) -> TractResult<Head> {
         let number = number % self.a.len();
         let scale = self.a[number].scale() * self.b[number].scale();
-        let a =
-            Lhs::new(self.a[number], &b).with_context(|| format!("sums over {} codes overflow", b.k()))?;
-        Ok(Head { a, b, scale })
+        let a = Lhs::new(self.a[number], &b);
+        Ok(Head { a: a.with_context(|| format!("sums over {} codes overflow", b.k()))?, b, scale })
     }
 }
 
@@ -85,12 +83,7 @@ impl Head {
     /// Writes `x · B` to the next columns of `out`.
     pub(super) fn multiply(&self, x: &[f32], out: &mut Columns) {
         let scales = [self.scale; PANEL];
-        multiply(
-            self.a,
-            x,
-            &self.b,
-            |_| scales,
-            |panel, values| out.push(self.b.columns(panel).len(), values),
-        );
+        let write = |panel, values: &mut [_]| out.push(self.b.columns(panel).len(), values);
+        multiply(self.a, x, &self.b, |_| scales, write);
     }
 }

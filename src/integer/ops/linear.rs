@@ -84,20 +84,12 @@ impl Linear {
         *shape.last_mut().context("a scalar times a weight")? = self.n();
         let x = x.try_as_plain_ram()?;
         let residual = residual.map(Tensor::try_as_plain_ram).transpose()?;
-        let residual = match &residual {
-            Some(residual) => Some(residual.as_slice::<f32>()?),
-            None => None,
-        };
-        self.product(&shape, x.as_slice::<f32>()?, residual)
+        let residual = residual.as_ref().map(PlainView::as_slice::<f32>).transpose()?;
+        self.apply(&shape, x.as_slice::<f32>()?, residual)
     }
 
     /// `x[M, K] · W`, and what follows, as a tensor of `shape`, whose elements are those of `[M, N]`.
-    pub(super) fn product(
-        &self,
-        shape: &[usize],
-        x: &[f32],
-        residual: Option<&[f32]>,
-    ) -> TractResult<Tensor> {
+    pub(super) fn apply(&self, shape: &[usize], x: &[f32], residual: Option<&[f32]>) -> TractResult<Tensor> {
         let (k, n) = (self.k(), self.n());
         if k == 0 {
             return Tensor::zero::<f32>(shape);

@@ -9,9 +9,6 @@ use crate::quant::{Quantizer, TwinScale};
 /// Rows that are computed together: their codes and a panel's sums stay in the L2.
 const MOST_ROWS: usize = 256;
 
-/// The largest magnitude of a code of B.
-const LARGEST_B: i64 = 128;
-
 /// How many of `m` rows make one task: the tasks fill all threads equally, and have about [`MOST_ROWS`] at most.
 pub(super) fn rows_of_task(m: usize) -> usize {
     const ROWS_OF_A_TILE: usize = 6;
@@ -37,16 +34,13 @@ enum Product {
 impl Lhs {
     /// `None` if a sum over the rows of `b` might overflow.
     pub(super) fn new(quantizer: Quantizer, b: &PackedB) -> Option<Self> {
-        let max_abs_code = quantizer.max_abs_code();
+        let (max_abs_code, bytes) = (quantizer.max_abs_code(), kernel::best().takes_bytes());
         let product = match quantizer.twin() {
             None => fits(max_abs_code, b).then_some(Product::Fused)?,
+            // Two products of bytes are as fast as one of words.
+            Some(_) if !bytes && max_abs_code <= i16::MAX.into() && fits(max_abs_code, b) => Product::Fused,
             Some(TwinScale { shift, .. }) => {
-                // Two products of bytes are as fast as one of words.
-                let fused = !kernel::best().takes_bytes() && max_abs_code <= i16::MAX.into();
-                match fused && fits(max_abs_code, b) {
-                    true => Product::Fused,
-                    false => fits(quantizer.bits().half() - 1, b).then_some(Product::Split { shift })?,
-                }
+                fits(quantizer.bits().half() - 1, b).then_some(Product::Split { shift })?
             }
         };
         Some(Self { quantizer, product })
@@ -55,22 +49,22 @@ impl Lhs {
 
 /// As [`fits_i32`], which has to read all of `b`, only where the sizes alone do not prove it.
 fn fits(max_abs_a: i32, b: &PackedB) -> bool {
-    i64::from(max_abs_a) * LARGEST_B * b.k() as i64 <= i64::from(i32::MAX) || fits_i32(max_abs_a, b)
+    let max_abs_b = i64::from(i8::MIN.unsigned_abs());
+    i64::from(max_abs_a) * max_abs_b * b.k() as i64 <= i64::from(i32::MAX) || fits_i32(max_abs_a, b)
 }
 
 /// `(codes of x[M, K] · b) · scales`, panel by panel: `each` gets the panel's number and its values `[M][16]`. The
 /// sums are exact; each becomes a float once.
 ///
-/// `a` must have been made for `b`. `scales` gives the scales of the columns of a panel.
+/// The [`Lhs`] must have been made for `b`. `scales` gives the scales of the columns of a panel.
 pub(super) fn multiply(
-    a: Lhs,
+    Lhs { quantizer, product }: Lhs,
     x: &[f32],
     b: &PackedB,
     scales: impl Fn(usize) -> [f32; PANEL],
     mut each: impl FnMut(usize, &mut [[f32; PANEL]]),
 ) {
     let m = x.len() / b.k().max(1);
-    let Lhs { quantizer, product } = a;
     SCRATCH.with_borrow_mut(|Scratch { codes, coarse_codes, sums, coarse_sums, values }| {
         let codes = grown(codes, x.len(), 0);
         let sums = grown(sums, m, [0; PANEL]);

@@ -55,9 +55,9 @@ pub(in crate::integer) fn by_row<F: Fn(usize) -> f32>(
     assert!(out.len().is_multiple_of(width), "rows of {width}");
     for (i, out) in out.chunks_exact_mut(width).enumerate() {
         let element = row(i);
-        out.iter_mut().enumerate().for_each(|(column, out)| {
+        for (column, out) in out.iter_mut().enumerate() {
             out.write(element(column));
-        });
+        }
     }
     // SAFETY: the rows cover `out`, and every element of each is written.
     unsafe { out.assume_init_mut() }
@@ -104,10 +104,7 @@ impl<'o> Columns<'o> {
         self.next = columns.end;
     }
 
-    /// The whole matrix.
-    ///
-    /// # Panics
-    /// If columns are missing.
+    /// The whole matrix; panics if columns are missing.
     pub(super) fn finish(self) -> &'o mut [f32] {
         assert_eq!(self.next, self.width, "every column is written");
         // SAFETY: `push` wrote `next` columns of every row, and that is all of them.
