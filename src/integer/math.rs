@@ -1,15 +1,16 @@
-//! Float arithmetic on slices, compiled once for each vector unit.
+//! Float arithmetic on slices, compiled once per vector unit.
 //!
 //! Nothing here contracts or reorders: sums run in [`PANEL`] lanes whatever the CPU, so that every CPU, and any
 //! division of the work, gives the same bits.
-// What is compiled once for each vector unit must be inlined into it.
+// What is compiled once per vector unit must be inlined into it.
 #![allow(clippy::inline_always)]
 
 use multiversion::multiversion;
 
+use super::ops::written::{Unwritten, by_row};
 use crate::kernel::PANEL;
 
-/// What follows a linear layer at once.
+/// What may directly follow a linear layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Activation {
     /// `x·(1 + erf(x/√2))/2`.
@@ -18,24 +19,25 @@ pub(super) enum Activation {
     TanhGelu,
 }
 
-/// Columns of a product as floats: `acc · step`.
+/// Columns of a product as floats: `sum · scale`.
 #[multiversion(targets("x86_64+avx2"))]
-pub(super) fn scale(sums: &[[i32; PANEL]], steps: &[f32; PANEL], values: &mut [[f32; PANEL]]) {
+pub(super) fn scale(sums: &[[i32; PANEL]], scales: &[f32; PANEL], values: &mut [[f32; PANEL]]) {
     for (values, sums) in values.iter_mut().zip(sums) {
-        *values = std::array::from_fn(|i| sums[i] as f32 * steps[i]);
+        *values = std::array::from_fn(|i| sums[i] as f32 * scales[i]);
     }
 }
 
-/// As [`scale`], of the ranges of a twin that were multiplied apart: `(fine + coarse·2^shift) · step`.
+/// As [`scale`], for a twin whose ranges were multiplied apart: `(fine + coarse·2^shift) · scale`.
 pub(super) fn scale_split(
-    [fine, coarse]: [&[[i32; PANEL]]; 2],
+    fine: &[[i32; PANEL]],
+    coarse: &[[i32; PANEL]],
     shift: u8,
-    steps: &[f32; PANEL],
+    scales: &[f32; PANEL],
     values: &mut [[f32; PANEL]],
 ) {
     for (values, (fine, coarse)) in values.iter_mut().zip(fine.iter().zip(coarse)) {
         for (i, value) in values.iter_mut().enumerate() {
-            *value = (i64::from(fine[i]) + (i64::from(coarse[i]) << shift)) as f32 * steps[i];
+            *value = (i64::from(fine[i]) + (i64::from(coarse[i]) << shift)) as f32 * scales[i];
         }
     }
 }
@@ -52,27 +54,19 @@ pub(super) fn add_bias(values: &mut [[f32; PANEL]], bias: &[f32; PANEL]) {
 #[multiversion(targets("x86_64+avx2"))]
 pub(super) fn activate(values: &mut [f32], activation: Activation) {
     match activation {
-        Activation::Gelu => {
-            for x in values {
-                *x = gelu(*x);
-            }
-        }
-        Activation::TanhGelu => {
-            for x in values {
-                *x = tanh_gelu(*x);
-            }
-        }
+        Activation::Gelu => values.iter_mut().for_each(|x| *x = gelu(*x)),
+        Activation::TanhGelu => values.iter_mut().for_each(|x| *x = tanh_gelu(*x)),
     }
 }
 
 /// ONNX `Softmax` of one row, in place; with `or_zero`, a row without a number becomes zeros.
 #[multiversion(targets("x86_64+avx2"))]
 pub(super) fn softmax(row: &mut [f32], or_zero: bool) {
-    let max = fold(row, f32::NEG_INFINITY, |max, x| if x > max { x } else { max });
+    let max = reduce(row, f32::NEG_INFINITY, |x| x, |max, x| if x > max { x } else { max });
     for x in &mut *row {
         *x = exp(*x - max);
     }
-    let sum = fold(row, 0.0, |sum, x| sum + x);
+    let sum = sum(row, |x| x);
     for x in &mut *row {
         *x /= sum;
     }
@@ -81,43 +75,44 @@ pub(super) fn softmax(row: &mut [f32], or_zero: bool) {
     }
 }
 
-/// ONNX `LayerNormalization` of one row: `(x − mean)/√(variance + ε)·γ + β`.
+/// ONNX `LayerNormalization` of rows as long as γ and β: `(x − mean)/√(variance + ε)·γ + β`.
 #[multiversion(targets("x86_64+avx2"))]
-pub(super) fn layer_norm(row: &[f32], gamma: &[f32], beta: &[f32], epsilon: f32, out: &mut [f32]) {
-    let n = row.len() as f32;
-    let mean = fold(row, 0.0, |sum, x| sum + x) / n;
-    let variance = fold(row, 0.0, |sum, x| sum + (x - mean) * (x - mean)) / n;
-    let factor = 1.0 / (variance + epsilon).sqrt();
-    for (out, ((x, gamma), beta)) in out.iter_mut().zip(row.iter().zip(gamma).zip(beta)) {
-        *out = (x - mean) * factor * gamma + beta;
-    }
+pub(super) fn layer_norm<'o>(
+    x: &[f32],
+    gamma: &[f32],
+    beta: &[f32],
+    epsilon: f32,
+    out: &'o mut Unwritten,
+) -> &'o mut [f32] {
+    let n = gamma.len();
+    let beta = &beta[..n];
+    by_row(out, n, |row| {
+        let row = &x[row * n..][..n];
+        let mean = sum(row, |x| x) / n as f32;
+        let variance = sum(row, |x| (x - mean) * (x - mean)) / n as f32;
+        let factor = 1.0 / (variance + epsilon).sqrt();
+        move |i| (row[i] - mean) * factor * gamma[i] + beta[i]
+    })
 }
 
-/// `f` over the elements in [`PANEL`] lanes, then over the lanes.
+/// `Σ term(x)`.
 #[inline(always)]
-fn fold(row: &[f32], start: f32, f: impl Fn(f32, f32) -> f32) -> f32 {
-    let mut lanes = [start; PANEL];
+fn sum(row: &[f32], term: impl Fn(f32) -> f32) -> f32 {
+    reduce(row, 0.0, term, |a, b| a + b)
+}
+
+/// Joins `term(x)` of the elements in [`PANEL`] lanes, each from `neutral` on, and then the lanes.
+#[inline(always)]
+fn reduce(row: &[f32], neutral: f32, term: impl Fn(f32) -> f32, join: impl Fn(f32, f32) -> f32) -> f32 {
+    let mut lanes = [neutral; PANEL];
     let (chunks, rest) = row.as_chunks::<PANEL>();
     for chunk in chunks {
         for (lane, &x) in lanes.iter_mut().zip(chunk) {
-            *lane = f(*lane, x);
+            *lane = join(*lane, term(x));
         }
     }
-    lanes.iter_mut().zip(rest).for_each(|(lane, &x)| *lane = f(*lane, x));
-    // A lane holds what `f` made of elements; `start` is neutral.
-    (1..PANEL).fold(lanes[0], |total, i| join(total, lanes[i], start))
-}
-
-/// Two lanes of a sum (which starts at 0) or of a maximum (which starts at −∞).
-#[inline(always)]
-fn join(a: f32, b: f32, start: f32) -> f32 {
-    if start == 0.0 {
-        a + b
-    } else if b > a {
-        b
-    } else {
-        a
-    }
+    lanes.iter_mut().zip(rest).for_each(|(lane, &x)| *lane = join(*lane, term(x)));
+    lanes[1..].iter().fold(lanes[0], |total, &lane| join(total, lane))
 }
 
 #[inline(always)]
@@ -133,7 +128,7 @@ fn tanh_gelu(x: f32) -> f32 {
     x / (1.0 + exp(-2.0 * inner))
 }
 
-/// `erf(x)`, a rational minimax approximation of ours on |x| ≤ 3.92, where it is 1 to the last bit but one; absolute
+/// `erf(x)`, our own rational minimax approximation on |x| ≤ 3.92, where it is 1 to the last bit but one; absolute
 /// error below 4e-7.
 #[inline(always)]
 fn erf(x: f32) -> f32 {
@@ -244,8 +239,8 @@ mod tests {
 
             let (gamma, beta): (Vec<f32>, Vec<f32>) =
                 (0..n).map(|i| (1.0 + i as f32 * 0.01, 0.5 - i as f32 * 0.02)).unzip();
-            let mut ours = vec![0.0; n];
-            layer_norm(&row, &gamma, &beta, 1e-5, &mut ours);
+            let mut ours = Vec::with_capacity(n);
+            let ours = layer_norm(&row, &gamma, &beta, 1e-5, &mut ours.spare_capacity_mut()[..n]);
             let mean = wide().sum::<f64>() / n as f64;
             let variance = wide().map(|x| (x - mean).powi(2)).sum::<f64>() / n as f64;
             for (i, x) in wide().enumerate() {

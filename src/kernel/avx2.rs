@@ -1,4 +1,4 @@
-//! `vpmaddwd` over pairs of codes: 32 multiply-adds an instruction pair, 6 rows × 16 columns in registers.
+//! `vpmaddwd` over pairs of codes: 32 multiply-adds per pair of instructions, 6 rows × 16 columns in registers.
 #![allow(unsafe_code)]
 // Every access through a cast pointer is an unaligned one, or to a `RowPair`, which is aligned to 64.
 #![allow(clippy::cast_ptr_alignment)]
@@ -16,7 +16,7 @@ use super::errors::{LANES, TargetRow, sum_of_lanes};
 use super::packed::{PANEL, Quad};
 use super::{Kernel, PackedB, PackedTarget, Portable, Rows, check_errors, check_panel};
 
-/// Rows of A in registers: 6 × 2 accumulators, and B, A and a product beside them, fill the 16 registers.
+/// Rows of A in one tile: 6 × 2 accumulators, with B, A and a product beside them, fill the 16 registers.
 const ROWS: usize = 6;
 
 /// Quads of one block of K: its row pairs, 256 × 64 bytes, and six rows of A stay in a 32 KiB L1.
@@ -28,11 +28,11 @@ const BLOCK: usize = 128;
 struct RowPair([[i16; 2]; PANEL]);
 
 /// A proof that this CPU has AVX2.
-pub struct Avx2(());
+pub(super) struct Avx2(());
 
 impl Avx2 {
     /// `None` on a CPU without AVX2.
-    pub fn new() -> Option<Self> {
+    pub(super) fn new() -> Option<Self> {
         is_x86_feature_detected!("avx2").then_some(Self(()))
     }
 }
@@ -105,11 +105,11 @@ fn tile<const R: usize>(a: Rows, k: usize, first: usize, row_pairs: &[RowPair], 
             add_pair(sum, pair, b);
         }
     };
-    // Two at a time: the addresses are reckoned half as often.
-    let (twos, last) = row_pairs[..whole].as_chunks::<2>();
-    for (i, [one, two]) in twos.iter().enumerate() {
-        add(2 * i, one);
-        add(2 * i + 1, two);
+    // Two per iteration, so that the addresses are computed half as often.
+    let (pairs, last) = row_pairs[..whole].as_chunks::<2>();
+    for (i, [first, second]) in pairs.iter().enumerate() {
+        add(2 * i, first);
+        add(2 * i + 1, second);
     }
     if let [row_pair] = last {
         add(whole - 1, row_pair);
@@ -134,7 +134,7 @@ fn tile<const R: usize>(a: Rows, k: usize, first: usize, row_pairs: &[RowPair], 
     }
 }
 
-/// The codes of `quads` in i16, two row pairs each, in the front of `row_pairs`.
+/// Widens the codes of `quads` to i16: each quad becomes two row pairs, at the front of `row_pairs`.
 #[target_feature(enable = "avx2")]
 fn expand<'p>(quads: &[Quad], row_pairs: &'p mut [MaybeUninit<RowPair>]) -> &'p [RowPair] {
     let row_pairs = &mut row_pairs[..2 * quads.len()];
@@ -155,7 +155,7 @@ fn expand<'p>(quads: &[Quad], row_pairs: &'p mut [MaybeUninit<RowPair>]) -> &'p 
     unsafe { row_pairs.assume_init_ref() }
 }
 
-/// The even or the odd pairs of codes of four and four columns, in the order of the columns.
+/// The even or the odd pairs of codes of two groups of four columns, in the order of the columns.
 #[inline]
 #[target_feature(enable = "avx2")]
 fn deinterleave<const PAIRS: i32>(low: __m256i, high: __m256i) -> __m256i {

@@ -1,12 +1,12 @@
-//! The weighted squared error of a product: what a search asks of `A · B`, instead of `A · B` itself.
+//! The weighted squared error of a product: a search needs it instead of `A · B` itself.
 
 use super::packed::PANEL;
 
-/// Sums run in so many lanes, by column, and then over the lanes: the same order in every kernel.
+/// The number of lanes of a sum. Every kernel sums in the same order: the columns in lanes, then the lanes.
 pub(super) const LANES: usize = 8;
 
-/// What a product `[M, N]` is compared with, in the order in which the kernels read it: `[N/16][M][2][16]`, the values
-/// and their weights, N padded with zeros.
+/// The float product `[M, N]` that `A · B` is compared with, and the weights of its values, in the order in which the
+/// kernels read them: `[N/16][M][2][16]`, N padded with zeros.
 pub struct PackedTarget {
     m: usize,
     n: usize,
@@ -32,13 +32,11 @@ impl PackedTarget {
             let (values, weights) = row(i);
             assert!(values.len() == n && weights.is_none_or(|w| w.len() == n), "row {i} must be {n} long");
             for (panel, values) in values.chunks(PANEL).enumerate() {
-                let to = &mut rows[panel * m + i];
-                to.values[..values.len()].copy_from_slice(values);
+                let (to, width) = (&mut rows[panel * m + i], values.len());
+                to.values[..width].copy_from_slice(values);
                 match weights {
-                    Some(w) => {
-                        to.weights[..values.len()].copy_from_slice(&w[panel * PANEL..][..values.len()]);
-                    }
-                    None => to.weights[..values.len()].fill(1.0),
+                    Some(w) => to.weights[..width].copy_from_slice(&w[panel * PANEL..][..width]),
+                    None => to.weights[..width].fill(1.0),
                 }
             }
         }
@@ -91,7 +89,7 @@ pub fn squared_error(acc: &[f32], scale: f32, values: &[f32], weights: &[f32]) -
     sum_of_lanes(lanes)
 }
 
-/// The lanes in their order.
+/// The sum of the lanes, in their order.
 #[inline]
 pub(super) fn sum_of_lanes(lanes: [f32; LANES]) -> f32 {
     lanes.into_iter().fold(0.0, |sum, lane| sum + lane)

@@ -15,34 +15,34 @@ mod vnni;
 use std::sync::OnceLock;
 
 #[cfg(target_arch = "x86_64")]
-pub use avx2::Avx2;
+use avx2::Avx2;
 pub use errors::{PackedTarget, squared_error};
 pub use packed::{Bytes, PANEL, PackedB, Rows};
-pub use portable::Portable;
-pub use reference::Reference;
+use portable::Portable;
+use reference::Reference;
 #[cfg(target_arch = "x86_64")]
-pub use vnni::Vnni;
+use vnni::Vnni;
 
 /// One way to multiply codes.
 ///
-/// It is the caller's duty that [`fits_i32`] holds for the largest `|a|`: then no sum, partial or whole, overflows.
+/// The caller makes sure that [`fits_i32`] holds for the largest `|a|`: then no sum, partial or whole, overflows.
 /// Otherwise the results are the true ones modulo 2³².
 pub trait Kernel: Send + Sync {
     /// A short name for reports and benchmarks.
     fn name(&self) -> &'static str;
 
-    /// One panel of `C = A · B`: `c[M][16]`, the columns from `16·panel` on; what `c` held before is overwritten.
+    /// Overwrites `c: [M][16]` with one panel of `C = A · B`: its columns from `16·panel` on.
     ///
     /// # Panics
     /// If a row of `a` is shorter than `b.k()`, `c` has not M rows, or there is no such panel.
     fn panel(&self, a: Rows, b: &PackedB, panel: usize, c: &mut [[i32; PANEL]]);
 
-    /// Whether [`byte_panel`](Self::byte_panel) is the faster way for codes of a byte.
+    /// Whether [`byte_panel`](Self::byte_panel) is faster than [`panel`](Self::panel) for codes that fit a byte.
     fn takes_bytes(&self) -> bool {
         false
     }
 
-    /// As [`panel`](Self::panel), for an A of codes that fit a byte.
+    /// As [`panel`](Self::panel), for an A whose codes fit a byte.
     fn byte_panel(&self, a: &Bytes, b: &PackedB, panel: usize, c: &mut [[i32; PANEL]]) {
         check_byte_panel(a, b, panel, c);
         let widen = |row| a.row(row)[..b.k()].iter().map(|&code| i16::from(code) - i16::from(Bytes::OFFSET));
@@ -53,7 +53,7 @@ pub trait Kernel: Send + Sync {
         }
     }
 
-    /// `C[M, N] = A[M, K] · B[K, N]`, all row-major; what `c` held before is overwritten.
+    /// Overwrites `c` with `C[M, N] = A[M, K] · B[K, N]`, all row-major.
     ///
     /// # Panics
     /// If `a` is not `m·b.k()` long or `c` is not `m·b.n()` long.
@@ -67,14 +67,14 @@ pub trait Kernel: Send + Sync {
         let mut sums = vec![[0; PANEL]; m];
         for panel in 0..b.panels() {
             self.panel(Rows::new(a, k), b, panel, &mut sums);
-            let columns = panel * PANEL..n.min((panel + 1) * PANEL);
+            let columns = b.columns(panel);
             for (c, sums) in c.chunks_exact_mut(n).zip(&sums) {
                 c[columns.clone()].copy_from_slice(&sums[..columns.len()]);
             }
         }
     }
 
-    /// By row of `C = A · B`, [`squared_error`] of `scale · C` against `target`, to the bit; overwrites `sums: [M]`.
+    /// Overwrites `sums: [M]` with the [`squared_error`] of each row of `scale · A · B` against `target`, to the bit.
     ///
     /// # Panics
     /// If `a` is not `m·b.k()` long, `sums` not `m`, or `target` not `[m, b.n()]`.
@@ -99,7 +99,7 @@ pub fn fits_i32(max_abs_a: i32, b: &PackedB) -> bool {
         .is_some_and(|bound| bound <= i64::from(i32::MAX))
 }
 
-/// The fastest kernel of this CPU.
+/// The fastest kernel that this CPU can run.
 pub fn best() -> &'static dyn Kernel {
     all().last().copied().unwrap_or(&Portable)
 }

@@ -1,5 +1,7 @@
 //! The operands in the order in which the kernels read them.
 
+use std::ops::Range;
+
 /// Columns of one panel.
 pub const PANEL: usize = 16;
 
@@ -8,7 +10,7 @@ pub const PANEL: usize = 16;
 #[repr(C, align(64))]
 pub(super) struct Quad(pub(super) [[i8; 4]; PANEL]);
 
-/// Rows of codes, the lhs: `[M, K]` row-major, one after the other at a constant distance.
+/// The lhs in words: codes `[M, K]`, row-major, with rows `stride` codes apart.
 #[derive(Clone, Copy)]
 pub struct Rows<'a> {
     codes: &'a [i16],
@@ -16,7 +18,7 @@ pub struct Rows<'a> {
 }
 
 impl<'a> Rows<'a> {
-    /// Rows of `stride` codes; what is in a row beyond K is not read as codes.
+    /// Rows of `stride` codes, of which a kernel reads the first K.
     ///
     /// # Panics
     /// If `codes` is not a whole number of rows.
@@ -38,12 +40,12 @@ impl<'a> Rows<'a> {
         self.codes.is_empty()
     }
 
-    /// The codes of a row, and what follows them up to the next.
+    /// All `stride` codes of a row.
     pub(super) fn row(self, row: usize) -> &'a [i16] {
         &self.codes[row * self.stride..][..self.stride]
     }
 
-    /// `rows` at a time, the last ones fewer.
+    /// Chunks of `rows` rows; the last may have fewer.
     pub(super) fn chunks(self, rows: usize) -> impl Iterator<Item = Rows<'a>> {
         self.codes.chunks(rows * self.stride.max(1)).map(move |codes| Self { codes, stride: self.stride })
     }
@@ -53,7 +55,7 @@ impl<'a> Rows<'a> {
     }
 }
 
-/// Rows of codes of −128…127, the lhs of the kernels that take bytes: code + 128, K padded to fours.
+/// The lhs in bytes, for codes of −128…127: each is stored as code + 128, K padded to a multiple of 4.
 pub struct Bytes {
     codes: Vec<u8>,
     stride: usize,
@@ -112,16 +114,6 @@ impl PackedB {
         Self::pack_rows(k, n, |row, to| to.iter_mut().zip(&b[row * n..]).for_each(widen))
     }
 
-    /// Packs `b_t: [N, K]` row-major, the transposed operand (K of `Q·Kᵀ`).
-    ///
-    /// # Panics
-    /// If `b_t` is not `k·n` long.
-    pub fn pack_transposed(b_t: &[i8], k: usize, n: usize) -> Self {
-        assert_eq!(Some(b_t.len()), k.checked_mul(n), "B must hold {k} x {n} codes");
-        let widen = |(to, &code): (&mut i16, &i8)| *to = code.into();
-        Self::pack_columns(k, n, |column, to| to.iter_mut().zip(&b_t[column * k..]).for_each(widen))
-    }
-
     /// Packs the rows that `fill(row, codes)` writes; the codes must be those of an i8.
     pub fn pack_rows(k: usize, n: usize, mut fill: impl FnMut(usize, &mut [i16])) -> Self {
         let quads_of_panel = k.div_ceil(4);
@@ -178,9 +170,14 @@ impl PackedB {
         self.n
     }
 
-    /// How many panels of [`PANEL`] columns there are, the last one perhaps in part.
+    /// How many panels of [`PANEL`] columns there are; the last may be partial.
     pub fn panels(&self) -> usize {
         self.n.div_ceil(PANEL)
+    }
+
+    /// The columns of a panel.
+    pub fn columns(&self, panel: usize) -> Range<usize> {
+        panel * PANEL..self.n.min((panel + 1) * PANEL)
     }
 
     /// The largest `Σ|b|` of any column: times the largest `|a|`, it bounds every element of the product.

@@ -1,13 +1,13 @@
-//! Plain Rust in a shape that LLVM vectorizes: it serves every CPU without a kernel of its own.
+//! Plain Rust that LLVM vectorizes, for CPUs without a kernel of their own.
 
 use super::packed::{PANEL, Quad};
 use super::{Kernel, PackedB, Rows, check_panel};
 
-/// Columns of B that are read against one row of A.
+/// Columns of B that are multiplied with a row of A in one pass.
 const COLUMNS: usize = 4;
 
-/// Dot products of contiguous i16, which every vector unit has a multiply-add for (`pmaddwd`, `smlal`).
-pub struct Portable;
+/// Dot products of contiguous i16, for which every vector unit has a multiply-add (`pmaddwd`, `smlal`).
+pub(super) struct Portable;
 
 impl Kernel for Portable {
     fn name(&self) -> &'static str {

@@ -1,10 +1,10 @@
-//! The definition of the product, for the tests of the others.
+//! The definition of the product, against which the other kernels are tested and measured.
 
 use super::packed::{PANEL, Quad};
 use super::{Kernel, PackedB, Rows, check_panel};
 
 /// The naive triple loop.
-pub struct Reference;
+pub(super) struct Reference;
 
 impl Kernel for Reference {
     fn name(&self) -> &'static str {

@@ -12,9 +12,11 @@ fn product(a: &[i16], b: &[i8], [m, k, n]: [usize; 3]) -> Vec<i64> {
 }
 
 fn check(a: &[i16], b: &[i8], [m, k, n]: [usize; 3], what: &str) {
-    let b_t: Vec<i8> = (0..n * k).map(|i| b[i % k * n + i / k]).collect();
+    let by_column = PackedB::pack_columns(k, n, |column, codes| {
+        codes.iter_mut().zip(b.iter().skip(column).step_by(n)).for_each(|(to, &code)| *to = code.into());
+    });
     let expected: Vec<i32> = product(a, b, [m, k, n]).into_iter().map(|sum| sum as i32).collect();
-    for packed in [PackedB::pack(b, k, n), PackedB::pack_transposed(&b_t, k, n)] {
+    for packed in [PackedB::pack(b, k, n), by_column] {
         for kernel in all() {
             let mut c = vec![i32::MIN; m * n];
             kernel.gemm(a, m, &packed, &mut c);
@@ -39,7 +41,7 @@ fn check_bytes(kernel: &dyn Kernel, (a, k): (&[i16], usize), b: &PackedB, expect
     }
 }
 
-/// Both sides of every edge: 6 and 12 rows, 16 columns, pairs of K, blocks of 512 rows of B.
+/// Sizes on both sides of every edge: 6 and 12 rows, 16 columns, pairs of K, blocks of 512 rows of B.
 #[test]
 fn every_kernel_computes_the_product() {
     let mut random = ChaCha8Rng::seed_from_u64(1);
@@ -65,7 +67,7 @@ fn check_sizes(random: &mut ChaCha8Rng, [m, k, n]: [usize; 3]) {
     check(&a, &b, [m, k, n], "random bytes");
 }
 
-/// The largest sums that fit, and sums that wrap alike in every kernel.
+/// The largest sums that fit, and sums that wrap in the same way in every kernel.
 #[test]
 fn extreme_codes() {
     for (a, b) in [
@@ -83,7 +85,7 @@ fn extreme_codes() {
     }
 }
 
-/// Every kernel sums in one order, and that is near the sum in f64.
+/// Every kernel sums in the same order, and the result is near the sum in f64.
 #[test]
 fn every_kernel_computes_the_same_errors() {
     let mut random = ChaCha8Rng::seed_from_u64(2);

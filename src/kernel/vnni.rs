@@ -1,4 +1,4 @@
-//! `vpdpbusd` of AVX-512 VNNI: 64 multiply-adds an instruction, 12 rows × 16 columns in registers.
+//! `vpdpbusd` of AVX-512 VNNI: 64 multiply-adds per instruction, 12 rows × 16 columns in registers.
 #![allow(unsafe_code)]
 // Every access through a cast pointer is an unaligned one, or to a `Quad`, which is aligned to 64.
 #![allow(clippy::cast_ptr_alignment)]
@@ -11,15 +11,15 @@ use std::arch::x86_64::{
 use super::packed::{PANEL, Quad};
 use super::{Avx2, Bytes, Kernel, PackedB, PackedTarget, Rows, check_byte_panel};
 
-/// Rows of A in registers: enough independent sums to hide the latency of `vpdpbusd`.
+/// Rows of A in one tile: enough independent sums to hide the latency of `vpdpbusd`.
 const ROWS: usize = 12;
 
-/// A proof that this CPU has AVX-512F and VNNI. What does not fit a byte is left to AVX2.
-pub struct Vnni(Avx2);
+/// A proof that this CPU has AVX-512F and VNNI. Codes that do not fit a byte are left to AVX2.
+pub(super) struct Vnni(Avx2);
 
 impl Vnni {
     /// `None` on a CPU without AVX-512F and AVX-512 VNNI.
-    pub fn new() -> Option<Self> {
+    pub(super) fn new() -> Option<Self> {
         let has = is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512vnni");
         Avx2::new().filter(|_| has).map(Self)
     }
@@ -51,7 +51,7 @@ impl Kernel for Vnni {
 
 #[target_feature(enable = "avx512f,avx512vnni")]
 fn panel_of_product(a: &Bytes, quads: &[Quad], c: &mut [[i32; PANEL]]) {
-    // A holds code + 128: what that adds to each column is taken away again.
+    // A holds code + 128. `offset` is what the 128 adds to each column; the tiles subtract it.
     let mut offset = _mm512_setzero_si512();
     for quad in quads {
         offset = _mm512_dpbusd_epi32(offset, _mm512_set1_epi8(Bytes::OFFSET as i8), load(quad));

@@ -3,10 +3,8 @@
 //! Rounding is half to even everywhere (ONNX `QuantizeLinear`), and `x/Δ` is a division. Codes are signed
 //! integers in units of the quantizer's smallest scale, so that `value = code · scale` for every quantizer.
 
-mod packed;
 mod slices;
 
-pub use packed::{pack, unpack};
 pub use slices::{Codes, uniform_codes};
 
 use serde::{Deserialize, Serialize};
@@ -53,7 +51,7 @@ impl From<Bits> for u8 {
     }
 }
 
-/// A quantization step Δ in real units: positive, finite and normal.
+/// A scale Δ in real units, the distance between two codes: positive, finite and normal.
 #[derive(Clone, Copy, Debug, PartialEq, PartialOrd, Serialize, Deserialize)]
 #[serde(try_from = "f32", into = "f32")]
 pub struct Scale(f32);
@@ -94,7 +92,7 @@ impl From<Scale> for f32 {
     }
 }
 
-/// Two steps in a power-of-two ratio: `coarse = fine · 2^shift` (Eq. 5).
+/// Two scales in a power-of-two ratio: `coarse = fine · 2^shift` (Eq. 5).
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TwinScale {
     /// Δ of range R1.
@@ -116,12 +114,12 @@ impl TwinScale {
         self.fine.get() * Scale::power_of_two(self.shift.into()).get()
     }
 
-    /// Post-softmax steps: `Δ_R1 = 2^−(k+step)` and `Δ_R2 = 2^−(k−1)`. The search tries steps 0…10.
-    pub fn softmax(bits: Bits, step: u8) -> Self {
-        Self { fine: Scale::power_of_two(-i32::from(bits.get() + step)), shift: step + 1 }
+    /// Post-softmax scales: `Δ_R1 = 2^−(k+j)` and `Δ_R2 = 2^−(k−1)`. The search tries every j in 0…10.
+    pub fn softmax(bits: Bits, j: u8) -> Self {
+        Self { fine: Scale::power_of_two(-i32::from(bits.get() + j)), shift: j + 1 }
     }
 
-    /// Post-GELU steps for a given `Δ_R2`: the largest `m ≥ 0` for which `(2^(k−1)−1)·Δ_R2·2^−m` covers
+    /// Post-GELU scales for a given `Δ_R2`: the largest `m ≥ 0` for which `(2^(k−1)−1)·Δ_R2·2^−m` covers
     /// `reach`, the largest magnitude of the activation's negative range (in real units).
     pub fn gelu(bits: Bits, coarse: Scale, reach: f32) -> Result<Self> {
         let magnitudes = (bits.half() - 1) as f32;
@@ -147,28 +145,33 @@ pub enum Quantizer {
     },
     /// Eq. (4) after Softmax: R1 = `[0, 2^(k−1)·fine)`, R2 above it with `coarse = 2^−(k−1)`.
     TwinSoftmax {
-        /// Both steps.
+        /// Both scales.
         scale: TwinScale,
         /// k.
         bits: Bits,
     },
     /// Eq. (4) after GELU: R1 holds x < 0, R2 holds x ≥ 0.
     TwinGelu {
-        /// Both steps.
+        /// Both scales.
         scale: TwinScale,
         /// k.
         bits: Bits,
     },
 }
 
-/// A k-bit twin code: range flag (0 = R1, 1 = R2) above k−1 magnitude bits.
-pub type TwinCode = u8;
-
 impl Quantizer {
     /// k.
     pub fn bits(self) -> Bits {
         match self {
             Self::Uniform { bits, .. } | Self::TwinSoftmax { bits, .. } | Self::TwinGelu { bits, .. } => bits,
+        }
+    }
+
+    /// Both scales of a twin; `None` if it is uniform.
+    pub fn twin(self) -> Option<TwinScale> {
+        match self {
+            Self::Uniform { .. } => None,
+            Self::TwinSoftmax { scale, .. } | Self::TwinGelu { scale, .. } => Some(scale),
         }
     }
 
@@ -182,27 +185,22 @@ impl Quantizer {
 
     /// The largest `|code|`.
     pub fn max_abs_code(self) -> i32 {
-        match self {
-            Self::Uniform { bits, .. } => bits.half(),
-            Self::TwinSoftmax { bits, scale } | Self::TwinGelu { bits, scale } => {
-                (bits.half() - 1) << scale.shift
-            }
-        }
+        let half = self.bits().half();
+        self.twin().map_or(half, |twin| (half - 1) << twin.shift)
     }
 
     /// The code of `x` in units of [`scale`](Self::scale): for a twin `a + (b << m)` of Eq. (5).
     #[inline]
     pub fn code(self, x: f32) -> i32 {
+        let coarse = |scale: TwinScale, bits| magnitude(x, scale.coarse(), bits) << scale.shift;
         match self {
             Self::Uniform { scale, bits } => uniform_code(x, scale.get(), bits),
-            Self::TwinSoftmax { scale, bits } | Self::TwinGelu { scale, bits } => {
-                let (coarse, magnitude) = self.twin_parts(x, scale, bits);
-                match (coarse, self) {
-                    (true, _) => magnitude << scale.shift,
-                    (false, Self::TwinGelu { .. }) => -magnitude,
-                    (false, _) => magnitude,
-                }
+            Self::TwinSoftmax { scale, bits } if x >= bits.half() as f32 * scale.fine.get() => {
+                coarse(scale, bits)
             }
+            Self::TwinSoftmax { scale, bits } => magnitude(x, scale.fine.get(), bits),
+            Self::TwinGelu { scale, bits } if x >= 0.0 => coarse(scale, bits),
+            Self::TwinGelu { scale, bits } => -magnitude(x.abs(), scale.fine.get(), bits),
         }
     }
 
@@ -211,52 +209,11 @@ impl Quantizer {
     pub fn fake_quant(self, x: f32) -> f32 {
         self.code(x) as f32 * self.scale()
     }
-
-    /// The k-bit code of `x` for storage: two's complement for uniform, (flag, magnitude) for a twin.
-    pub fn encode(self, x: f32) -> TwinCode {
-        let mask = ((1u16 << self.bits().get()) - 1) as u8;
-        match self {
-            Self::Uniform { .. } => self.code(x) as u8 & mask,
-            Self::TwinSoftmax { scale, bits } | Self::TwinGelu { scale, bits } => {
-                let (coarse, magnitude) = self.twin_parts(x, scale, bits);
-                magnitude as u8 | if coarse { bits.half() as u8 } else { 0 }
-            }
-        }
-    }
-
-    /// The value of a k-bit code made by [`encode`](Self::encode).
-    pub fn decode(self, code: TwinCode) -> f32 {
-        let half = self.bits().half();
-        let code = i32::from(code);
-        match self {
-            Self::Uniform { scale, .. } => {
-                (if code >= half { code - 2 * half } else { code }) as f32 * scale.get()
-            }
-            Self::TwinSoftmax { scale, .. } | Self::TwinGelu { scale, .. } if code >= half => {
-                (code - half) as f32 * scale.coarse()
-            }
-            Self::TwinSoftmax { scale, .. } => code as f32 * scale.fine.get(),
-            Self::TwinGelu { scale, .. } => -(code as f32) * scale.fine.get(),
-        }
-    }
-
-    /// (is in R2, magnitude) of `x`.
-    #[inline]
-    fn twin_parts(self, x: f32, scale: TwinScale, bits: Bits) -> (bool, i32) {
-        let fine = scale.fine.get();
-        let coarse = match self {
-            Self::TwinGelu { .. } => x >= 0.0,
-            _ => x >= bits.half() as f32 * fine,
-        };
-        let x = if matches!(self, Self::TwinGelu { .. }) { x.abs() } else { x };
-        let delta = if coarse { scale.coarse() } else { fine };
-        (coarse, magnitude(x, delta, bits))
-    }
 }
 
 /// Eq. (2).
 #[inline(always)]
-#[allow(clippy::inline_always)] // inlined into what is compiled for each vector unit
+#[allow(clippy::inline_always)] // must be inlined into what is compiled once per vector unit
 fn uniform_code(x: f32, delta: f32, bits: Bits) -> i32 {
     let half = bits.half() as f32;
     round_half_even((x / delta).clamp(-half, half - 1.0))
@@ -264,7 +221,7 @@ fn uniform_code(x: f32, delta: f32, bits: Bits) -> i32 {
 
 /// One range of Eq. (4): `clamp(round(x/Δ), 0, 2^(k−1)−1)`.
 #[inline(always)]
-#[allow(clippy::inline_always)] // inlined into what is compiled for each vector unit
+#[allow(clippy::inline_always)] // must be inlined into what is compiled once per vector unit
 fn magnitude(x: f32, delta: f32, bits: Bits) -> i32 {
     round_half_even((x / delta).clamp(0.0, (bits.half() - 1) as f32))
 }
@@ -272,7 +229,7 @@ fn magnitude(x: f32, delta: f32, bits: Bits) -> i32 {
 /// `x`, of magnitude below 2^22, rounded half to even. Adding 1.5·2^23 leaves no room for a fraction, so the
 /// addition itself rounds; unlike `round_ties_even` this vectorizes on every CPU.
 #[inline(always)]
-#[allow(clippy::inline_always)] // inlined into what is compiled for each vector unit
+#[allow(clippy::inline_always)] // must be inlined into what is compiled once per vector unit
 fn round_half_even(x: f32) -> i32 {
     const MAGIC: f32 = 12_582_912.0;
     (x + MAGIC).to_bits() as i32 - MAGIC.to_bits() as i32
@@ -312,15 +269,14 @@ mod tests {
         assert_eq!(q.scale(), 1.0 / 32.0);
         let below = f32::from_bits(0.25f32.to_bits() - 1);
         let cases = [
-            (0.0, 0, 0b0000),
-            (3.0 / 32.0, 3, 0b0011),
-            (below, 7, 0b0111), // rounds to 8, which R1 cannot hold
-            (0.25, 2 << 2, 0b1010),
-            (1.0, 7 << 2, 0b1111),
+            (0.0, 0),
+            (3.0 / 32.0, 3),
+            (below, 7), // rounds to 8, which R1 cannot hold
+            (0.25, 2 << 2),
+            (1.0, 7 << 2),
         ];
-        for (x, code, stored) in cases {
-            assert_eq!((q.code(x), q.encode(x)), (code, stored), "x={x}");
-            assert_eq!(q.decode(stored), q.fake_quant(x), "x={x}");
+        for (x, code) in cases {
+            assert_eq!(q.code(x), code, "x={x}");
         }
     }
 
@@ -340,23 +296,21 @@ mod tests {
 
     fn any_quantizer() -> impl Strategy<Value = Quantizer> {
         let scale = (-12i32..3, 1.0f32..2.0).prop_map(|(e, f)| Scale::new(f * 2f32.powi(e)).unwrap());
-        (0..3, 2u8..=8, scale, 0u8..=10).prop_map(|(kind, k, scale, step)| match kind {
+        (0..3, 2u8..=8, scale, 0u8..=10).prop_map(|(kind, k, scale, j)| match kind {
             0 => Quantizer::Uniform { scale, bits: bits(k) },
-            1 => Quantizer::TwinSoftmax { scale: TwinScale::softmax(bits(k), step), bits: bits(k) },
+            1 => Quantizer::TwinSoftmax { scale: TwinScale::softmax(bits(k), j), bits: bits(k) },
             _ => Quantizer::TwinGelu { scale: TwinScale::gelu(bits(k), scale, 0.17).unwrap(), bits: bits(k) },
         })
     }
 
     proptest! {
         #[test]
-        fn decode_of_encode_is_fake_quant(q in any_quantizer(), x in -4.0f32..4.0) {
+        fn no_code_exceeds_the_largest(q in any_quantizer(), x in -4.0f32..4.0) {
             let x = if matches!(q, Quantizer::TwinSoftmax { .. }) { x.abs() / 4.0 } else { x };
-            prop_assert_eq!(q.decode(q.encode(x)), q.fake_quant(x));
             prop_assert!(q.code(x).abs() <= q.max_abs_code());
-            prop_assert!(u16::from(q.encode(x)) < 1 << q.bits().get());
         }
 
-        /// Not so for the post-softmax twin: just above R1 the coarse step may round to zero, as in the paper.
+        /// Not so for the post-softmax twin: just above R1 the coarse scale may round to zero, as in the paper.
         #[test]
         fn codes_are_monotonic(q in any_quantizer(), x in -1.0f32..1.0, d in 0.0f32..0.5) {
             prop_assume!(!matches!(q, Quantizer::TwinSoftmax { .. }));

@@ -1,4 +1,4 @@
-//! Quantization of whole slices to the i16 codes that the integer kernels take, compiled once for each vector unit.
+//! Quantization of whole slices to the i16 codes that the integer kernels take, compiled once per vector unit.
 
 use multiversion::multiversion;
 
@@ -7,7 +7,7 @@ use super::{Bits, Quantizer, Scale, TwinScale, magnitude, uniform_code};
 /// The codes of a slice of floats.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Codes {
-    /// One code an element, in units of the quantizer's smallest scale.
+    /// One code per element, in units of the quantizer's smallest scale.
     Fused(Vec<i16>),
     /// A twin whose fused codes `a + (b << m)` do not fit the kernels: `a` and `b` apart.
     Split {
@@ -36,62 +36,75 @@ impl Quantizer {
         uniform_codes(xs, scale, bits, codes);
     }
 
-    /// The codes of `xs`; fused if every possible `|code| ≤ max_fused` (at most `i16::MAX`), else split.
-    pub fn codes(self, xs: &[f32], max_fused: i32) -> Codes {
+    /// The codes of `xs`: fused if no `|code|` can exceed `max_abs_code` or `i16::MAX`, else split.
+    pub fn codes(self, xs: &[f32], max_abs_code: i32) -> Codes {
         let mut codes = vec![0; xs.len()];
-        match self {
-            Self::TwinSoftmax { scale, .. } | Self::TwinGelu { scale, .. } if !self.fuses(max_fused) => {
+        match self.twin() {
+            Some(TwinScale { shift, .. }) if self.max_abs_code() > max_abs_code.min(i16::MAX.into()) => {
                 let mut coarse = codes.clone();
-                self.twin_codes(xs, [1, 0], &mut codes);
-                self.twin_codes(xs, [0, 1], &mut coarse);
-                return Codes::Split { fine: codes, coarse, shift: scale.shift };
+                self.split_codes(xs, &mut codes, &mut coarse);
+                Codes::Split { fine: codes, coarse, shift }
             }
-            _ => self.fused_codes(xs, &mut codes),
+            _ => {
+                self.fused_codes(xs, &mut codes);
+                Codes::Fused(codes)
+            }
         }
-        Codes::Fused(codes)
-    }
-
-    /// Whether [`codes`](Self::codes) gives one code an element.
-    pub fn fuses(self, max_fused: i32) -> bool {
-        matches!(self, Self::Uniform { .. }) || self.max_abs_code() <= max_fused.min(i16::MAX.into())
     }
 
     /// The fused codes of `xs`, modulo 2¹⁶ where they do not fit; as many as the shorter slice holds.
     pub fn fused_codes(self, xs: &[f32], codes: &mut [i16]) {
-        match self {
-            Self::Uniform { scale, bits } => uniform_codes(xs, scale, bits, codes),
-            Self::TwinSoftmax { scale, .. } | Self::TwinGelu { scale, .. } => {
-                self.twin_codes(xs, [1, 1 << scale.shift], codes);
+        match self.twin() {
+            None => self.uniform_codes(xs, codes),
+            Some(TwinScale { shift, .. }) => {
+                self.twin_codes(xs, Factors { fine: 1, coarse: 1 << shift }, codes);
             }
         }
     }
 
-    /// `a·units[0] + b·units[1]` of every element, where a and b are its codes in R1 and R2.
-    fn twin_codes(self, xs: &[f32], units: [i32; 2], codes: &mut [i16]) {
+    /// The codes of a twin as in [`Codes::Split`], as many as the shorter slice holds.
+    ///
+    /// # Panics
+    /// If it is uniform.
+    pub fn split_codes(self, xs: &[f32], fine: &mut [i16], coarse: &mut [i16]) {
+        self.twin_codes(xs, Factors { fine: 1, coarse: 0 }, fine);
+        self.twin_codes(xs, Factors { fine: 0, coarse: 1 }, coarse);
+    }
+
+    /// `a·factors.fine + b·factors.coarse` of every element, where a and b are its codes in R1 and R2.
+    fn twin_codes(self, xs: &[f32], factors: Factors, codes: &mut [i16]) {
         match self {
-            Self::Uniform { .. } => unreachable!("a uniform quantizer has one range"),
-            Self::TwinGelu { scale, bits } => gelu_codes(xs, scale, bits, units, codes),
-            Self::TwinSoftmax { scale, bits } => softmax_codes(xs, scale, bits, units, codes),
+            Self::Uniform { .. } => panic!("a uniform quantizer has one range"),
+            Self::TwinGelu { scale, bits } => gelu_codes(xs, scale, bits, factors, codes),
+            Self::TwinSoftmax { scale, bits } => softmax_codes(xs, scale, bits, factors, codes),
         }
     }
 }
 
+/// What the codes of each range of a twin are multiplied by.
+#[derive(Clone, Copy)]
+struct Factors {
+    fine: i32,
+    coarse: i32,
+}
+
 /// Free of branches, so that it vectorizes: each clamp at 0 empties the range to which the element does not belong.
 #[multiversion(targets("x86_64+avx2"))]
-fn gelu_codes(xs: &[f32], scale: TwinScale, bits: Bits, units: [i32; 2], codes: &mut [i16]) {
+fn gelu_codes(xs: &[f32], scale: TwinScale, bits: Bits, factors: Factors, codes: &mut [i16]) {
     let (fine, coarse) = (scale.fine.get(), scale.coarse());
     for (code, &x) in codes.iter_mut().zip(xs) {
-        *code = (magnitude(x, coarse, bits) * units[1] - magnitude(-x, fine, bits) * units[0]) as i16;
+        let (a, b) = (magnitude(-x, fine, bits) * factors.fine, magnitude(x, coarse, bits) * factors.coarse);
+        *code = (b - a) as i16;
     }
 }
 
 /// Free of branches, so that it vectorizes.
 #[multiversion(targets("x86_64+avx2"))]
-fn softmax_codes(xs: &[f32], scale: TwinScale, bits: Bits, units: [i32; 2], codes: &mut [i16]) {
+fn softmax_codes(xs: &[f32], scale: TwinScale, bits: Bits, factors: Factors, codes: &mut [i16]) {
     let (fine, coarse) = (scale.fine.get(), scale.coarse());
     let end = bits.half() as f32 * fine;
     for (code, &x) in codes.iter_mut().zip(xs) {
-        let (a, b) = (magnitude(x, fine, bits) * units[0], magnitude(x, coarse, bits) * units[1]);
+        let (a, b) = (magnitude(x, fine, bits) * factors.fine, magnitude(x, coarse, bits) * factors.coarse);
         *code = (if x >= end { b } else { a }) as i16;
     }
 }
@@ -112,8 +125,8 @@ mod tests {
                 Quantizer::TwinSoftmax { scale: TwinScale::softmax(bits, 2), bits },
                 Quantizer::TwinSoftmax { scale: TwinScale::softmax(bits, 10), bits },
             ] {
-                for max_fused in [0, i32::MAX] {
-                    let joined: Vec<i32> = match q.codes(&xs, max_fused) {
+                for max_abs_code in [0, i32::MAX] {
+                    let joined: Vec<i32> = match q.codes(&xs, max_abs_code) {
                         Codes::Fused(codes) => codes.iter().map(|&c| c.into()).collect(),
                         Codes::Split { fine, coarse, shift } => {
                             assert!(fine.iter().zip(&coarse).all(|(a, b)| *a == 0 || *b == 0));

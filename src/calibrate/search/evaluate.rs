@@ -93,8 +93,8 @@ impl<'s> Evaluator<'s> {
     fn quantize_block(&self, rows: &RowBlock, quantizer: Quantizer) -> QuantizedLhs {
         // A column of B sums at most K·2^(k−1) in magnitude.
         let column = (rows.a.len() / rows.len) as i64 * i64::from(self.settings.b_bits.half());
-        let max_fused = (i64::from(i32::MAX) / column.max(1)).min(i16::MAX.into()) as i32;
-        QuantizedLhs { codes: quantizer.codes(&rows.a, max_fused), scale: quantizer.scale() }
+        let max_abs_code = (i64::from(i32::MAX) / column.max(1)).min(i16::MAX.into()) as i32;
+        QuantizedLhs { codes: quantizer.codes(&rows.a, max_abs_code), scale: quantizer.scale() }
     }
 
     /// The loss of one row block in all columns.

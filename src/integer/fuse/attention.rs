@@ -5,7 +5,7 @@ use tract_core::ops::change_axes::AxisOp;
 
 use super::view::View;
 use super::{dims, floats, rewrite};
-use crate::integer::ops::{Operand, RowOp, SITE, SiteOp, Sizes, Step};
+use crate::integer::ops::{Operand, RowOp, SITE, ScoreOp, SiteOp, Sizes, Softmax};
 use crate::pattern::{Graph as _, Pattern, any_constant, it, op, through, var};
 
 /// Puts one node in the place of the two products of each attention.
@@ -36,14 +36,14 @@ fn found(model: &TypedModel, node: &TypedNode) -> Option<Found> {
     let [p, v] = node.inputs[..] else { return None };
     let softmax = model.node(p.node);
     let RowOp::Softmax { or_zero } = *softmax.op_as::<RowOp>()? else { return None };
-    let before = softmax.inputs[0];
-    let way = scores().matches(model, before).filter(|_| model.is_sole(&p))?;
+    let masked = softmax.inputs[0];
+    let way = scores().matches(model, masked).filter(|_| model.is_sole(&p))?;
     let scores = model.node(way.node("scores")).op_as::<SiteOp>().filter(|op| op.is_heads())?;
-    let (q, k, shape) = (*way.value("q"), *way.value("k"), dims(model, before)?);
+    let (q, k, shape) = (*way.value("q"), *way.value("k"), dims(model, masked)?);
     // The product comes last; what is done to it first is nearest to it.
     let (_, between) = way.nodes.split_last()?;
-    let steps = between.iter().rev().map(|&node| step(model, model.node(node), &shape));
-    let steps: Vec<Step> = steps.collect::<Option<_>>()?;
+    let before = between.iter().rev().map(|&node| score_op(model, model.node(node), &shape));
+    let before: Vec<ScoreOp> = before.collect::<Option<_>>()?;
     if dims(model, way.node("scores").into())? != shape {
         return None;
     }
@@ -70,7 +70,8 @@ fn found(model: &TypedModel, node: &TypedNode) -> Option<Found> {
         strides: [view.strides[0], view.strides[1], view.strides[2]],
         factor: view.factor,
     });
-    Some(Found { op: SiteOp::attention(scores, values, operands, (steps, or_zero), sizes)?, inputs })
+    let softmax = Softmax { before, or_zero };
+    Some(Found { op: SiteOp::attention(scores, values, operands, softmax, sizes)?, inputs })
 }
 
 /// `Q·Kᵀ`, multiplied by numbers and added to constants.
@@ -80,13 +81,13 @@ fn scores() -> Pattern {
 }
 
 /// What a node between the product of Q and K and the Softmax does to scores of `shape`.
-fn step(model: &TypedModel, node: &TypedNode, shape: &[usize]) -> Option<Step> {
+fn score_op(model: &TypedModel, node: &TypedNode, shape: &[usize]) -> Option<ScoreOp> {
     let constant = node.inputs.iter().find_map(|&input| floats(model, input))?;
     if dims(model, node.id.into())?[..] != *shape {
         return None;
     }
     match &*node.op().name() {
-        "Mul" if constant.len() == 1 => Some(Step::Scale(elements(constant)?[0])),
+        "Mul" if constant.len() == 1 => Some(ScoreOp::Scale(elements(constant)?[0])),
         "Add" => bias_of(constant, shape),
         _ => None,
     }
@@ -97,12 +98,12 @@ fn elements(tensor: &Tensor) -> Option<Vec<f32>> {
 }
 
 /// A constant that is added to scores of `shape`.
-fn bias_of(bias: &Tensor, shape: &[usize]) -> Option<Step> {
+fn bias_of(bias: &Tensor, shape: &[usize]) -> Option<ScoreOp> {
     let ([batch, heads, rows, keys], &[of_batch, of_heads, of_rows, of_keys]) = (bias.shape(), shape) else {
         return None;
     };
     let whole = [*rows, *keys] == [of_rows, of_keys];
     let repeats = (*batch == 1 || *batch == of_batch) && (*heads == 1 || *heads == of_heads);
     (whole && repeats)
-        .then(|| Some(Step::Add { bias: elements(bias)?.into(), batch: *batch, heads: *heads }))?
+        .then(|| Some(ScoreOp::Add { bias: elements(bias)?.into(), batch: *batch, heads: *heads }))?
 }

@@ -1,26 +1,34 @@
-//! `Softmax(Q·Kᵀ + …)·V` of two sites as one node: rows of scores live only in the cache.
+//! `Softmax(Q·Kᵀ + …)·V` of two sites as one node, so that the scores never leave the cache.
 
 use rayon::prelude::*;
 use tract_core::internal::*;
 
-use super::heads::Heads;
-use super::product::{rows_of_task, store};
-use super::written;
+use super::heads::{Head, Heads};
+use super::product::rows_of_task;
+use super::written::{self, Columns, Unwritten};
 use crate::integer::math;
 use crate::kernel::PackedB;
 
-/// Where the rows `[batch, head, token]` of an operand lie in the value that it comes from; a row is contiguous.
+/// Where the rows `[batch, head, token]` of Q, K or V are in the value that they come from; each row is contiguous.
 #[derive(Clone, Debug)]
 pub(in crate::integer) struct Operand {
     pub(in crate::integer) offset: usize,
     pub(in crate::integer) strides: [usize; 3],
-    /// What the row is multiplied by before it is quantized.
+    /// The factor of every row before it is quantized.
     pub(in crate::integer) factor: Option<f32>,
 }
 
-/// What is done to the scores before Softmax.
+/// Softmax, and what is done to the scores before it.
 #[derive(Clone, Debug)]
-pub(in crate::integer) enum Step {
+pub(in crate::integer) struct Softmax {
+    pub(in crate::integer) before: Vec<ScoreOp>,
+    /// Of [`RowOp::Softmax`](super::RowOp::Softmax).
+    pub(in crate::integer) or_zero: bool,
+}
+
+/// What may be done to the scores before Softmax.
+#[derive(Clone, Debug)]
+pub(in crate::integer) enum ScoreOp {
     /// `· factor`.
     Scale(f32),
     /// `+ bias`: `[1 or batch, 1 or heads, rows, keys]`.
@@ -45,17 +53,16 @@ pub(in crate::integer) struct Sizes {
 pub(super) struct Attention {
     pub(super) scores: Heads,
     pub(super) values: Heads,
+    /// Q, K and V.
     pub(super) operands: [Operand; 3],
-    pub(super) steps: Vec<Step>,
-    /// Of [`RowOp::Softmax`](super::RowOp::Softmax).
-    pub(super) or_zero: bool,
+    pub(super) softmax: Softmax,
     pub(super) sizes: Sizes,
 }
 
-/// The rhs of one head.
+/// Kᵀ and V of one head.
 struct Packed {
-    keys: PackedB,
-    values: PackedB,
+    keys: Head,
+    values: Head,
 }
 
 impl Attention {
@@ -66,73 +73,78 @@ impl Attention {
 
     pub(super) fn eval(&self, inputs: [&Tensor; 3]) -> TractResult<Tensor> {
         let Sizes { batch, heads, rows, width, .. } = self.sizes;
-        let plain = inputs.map(Tensor::try_as_plain_ram);
-        let [q, k, v] = plain;
+        let [q, k, v] = inputs.map(Tensor::try_as_plain_ram);
         let (q, k, v) = (q?, k?, v?);
         let [q, k, v] = [q.as_slice::<f32>()?, k.as_slice::<f32>()?, v.as_slice::<f32>()?];
         let packed = (0..batch * heads).into_par_iter().map(|i| self.pack(k, v, i / heads, i % heads));
         let packed: Vec<Packed> = packed.collect::<TractResult<_>>()?;
 
-        let rows_of_task = rows_of_task(rows);
-        written(&[batch, rows, heads, width], |out| {
-            let images = out.par_chunks_mut(rows * heads * width).enumerate();
-            images.for_each(|(image, out)| {
-                let tasks = out.par_chunks_mut(rows_of_task * heads * width).enumerate();
-                tasks.for_each(|(task, out)| {
-                    let packed = &packed[image * heads..][..heads];
-                    self.task(q, [image, task * rows_of_task], packed, out);
-                });
-            });
-            Ok(())
+        let size = rows_of_task(rows);
+        written::tensor(&[batch, rows, heads, width], |out| {
+            written::by_task(out, rows * heads * width, |image, out| {
+                let packed = &packed[image * heads..][..heads];
+                written::by_task(out, size * heads * width, |task, out| {
+                    Ok(self.rows(q, image, task * size, packed, out))
+                })
+            })
         })
     }
 
     fn pack(&self, k: &[f32], v: &[f32], image: usize, head: usize) -> TractResult<Packed> {
         let Sizes { keys, depth, width, .. } = self.sizes;
         let [_, k_rows, v_rows] = &self.operands;
-        let (k_quantizer, v_quantizer) = (self.scores.quantizers(head)[1], self.values.quantizers(head)[1]);
         let mut buffer = Vec::new();
         let packed_keys = PackedB::pack_columns(depth, keys, |token, codes| {
-            k_quantizer.uniform_codes(k_rows.row(k, [image, head, token], depth, &mut buffer), codes);
+            let row = k_rows.row(k, [image, head, token], depth, &mut buffer);
+            self.scores.quantize_b(head, row, codes);
         });
         let packed_values = PackedB::pack_rows(keys, width, |token, codes| {
-            v_quantizer.uniform_codes(v_rows.row(v, [image, head, token], width, &mut buffer), codes);
+            let row = v_rows.row(v, [image, head, token], width, &mut buffer);
+            self.values.quantize_b(head, row, codes);
         });
-        self.scores.check_exact(head, &packed_keys)?;
-        self.values.check_exact(head, &packed_values)?;
-        Ok(Packed { keys: packed_keys, values: packed_values })
+        Ok(Packed {
+            keys: self.scores.head(head, packed_keys)?,
+            values: self.values.head(head, packed_values)?,
+        })
     }
 
-    /// The rows from `first` on of all heads, as many as `out: [rows, heads, width]` holds.
-    fn task(&self, q: &[f32], [image, first]: [usize; 2], packed: &[Packed], out: &mut [f32]) {
+    /// The rows of an image from `first` on, with all heads: as many as `out: [rows, heads, width]` holds.
+    fn rows<'o>(
+        &self,
+        q: &[f32],
+        image: usize,
+        first: usize,
+        packed: &[Packed],
+        out: &'o mut Unwritten,
+    ) -> &'o mut [f32] {
         let Sizes { heads, keys, depth, width, .. } = self.sizes;
         let rows = out.len() / (heads * width);
+        let mut out = Columns::new(out, heads * width);
         let mut buffer = Vec::new();
         let mut queries = Vec::with_capacity(rows * depth);
-        let mut scores = vec![0.0; rows * keys];
+        let mut scores = Vec::with_capacity(rows * keys);
         for (head, packed) in packed.iter().enumerate() {
             queries.clear();
             for token in first..first + rows {
                 let row = self.operands[0].row(q, [image, head, token], depth, &mut buffer);
                 queries.extend_from_slice(row);
             }
-            self.scores.product(head, &queries, &packed.keys, |panel, values| {
-                store(panel, keys, values, &mut scores, keys);
-            });
+            let mut scores = Columns::new(&mut scores.spare_capacity_mut()[..rows * keys], keys);
+            packed.keys.multiply(&queries, &mut scores);
+            let scores = scores.finish();
             for (row, scores) in scores.chunks_exact_mut(keys).enumerate() {
-                self.steps.iter().for_each(|step| step.apply(scores, [image, head, first + row], self.sizes));
-                math::softmax(scores, self.or_zero);
+                let at = [image, head, first + row];
+                self.softmax.before.iter().for_each(|op| op.apply(scores, at, self.sizes));
+                math::softmax(scores, self.softmax.or_zero);
             }
-            let out = &mut out[head * width..];
-            self.values.product(head, &scores, &packed.values, |panel, values| {
-                store(panel, width, values, out, heads * width);
-            });
+            packed.values.multiply(scores, &mut out);
         }
+        out.finish()
     }
 }
 
 impl Operand {
-    /// The row of a token, `length` long.
+    /// The row of `length` at `[image, head, token]`, multiplied by the factor.
     fn row<'x>(&self, x: &'x [f32], at: [usize; 3], length: usize, buffer: &'x mut Vec<f32>) -> &'x [f32] {
         let start: usize = at.iter().zip(&self.strides).map(|(at, stride)| at * stride).sum();
         let row = &x[self.offset + start..][..length];
@@ -143,7 +155,7 @@ impl Operand {
     }
 }
 
-impl Step {
+impl ScoreOp {
     fn apply(&self, scores: &mut [f32], [image, head, row]: [usize; 3], sizes: Sizes) {
         match self {
             Self::Scale(factor) => scores.iter_mut().for_each(|score| *score *= factor),

@@ -30,14 +30,14 @@ impl Conv {
         let plain = x.try_as_plain_ram()?;
         if size > 0 {
             for image in plain.as_slice::<f32>()?.chunks_exact(size) {
-                self.image(image, [h, w], &mut out);
+                self.image(image, [h, w], &mut out)?;
             }
         }
         Ok(tract_ndarray::Array4::from_shape_vec(shape, out)?.into_tensor())
     }
 
     /// Appends the result `[M, H/kh, W/kw]` for one image `[C, h, w]`.
-    fn image(&self, x: &[f32], [h, w]: [usize; 2], out: &mut Vec<f32>) {
+    fn image(&self, x: &[f32], [h, w]: [usize; 2], out: &mut Vec<f32>) -> TractResult<()> {
         let [kh, kw] = self.kernel;
         let [rows, columns] = [h / kh, w / kw];
         let mut patches = Vec::with_capacity(rows * columns * self.patches.k());
@@ -48,11 +48,14 @@ impl Conv {
                 }
             }
         }
-        let mut product = vec![0.0; rows * columns * self.patches.n()];
-        self.patches.rows(&patches, None, &mut product);
-        for m in 0..self.patches.n() {
+        let n = self.patches.n();
+        let product = self.patches.apply(&[rows * columns, n], &patches, None)?;
+        let product = product.try_as_plain_ram()?;
+        let product = product.as_slice::<f32>()?;
+        for m in 0..n {
             let bias = self.bias.as_ref().map_or(0.0, |bias| bias[m]);
-            out.extend(product.chunks_exact(self.patches.n()).map(|patch| patch[m] + bias));
+            out.extend(product.chunks_exact(n).map(|patch| patch[m] + bias));
         }
+        Ok(())
     }
 }

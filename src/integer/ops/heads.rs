@@ -1,10 +1,9 @@
 //! `A[…, M, K] · B[…, K, N]` of two activations, head by head.
 
-use rayon::prelude::*;
 use tract_core::internal::*;
 
-use super::product::{is_exact, max_fused, multiply, store};
-use super::written;
+use super::product::{Lhs, multiply};
+use super::written::{self, Columns};
 use crate::kernel::{PANEL, PackedB};
 use crate::quant::Quantizer;
 
@@ -16,10 +15,10 @@ pub(super) struct Heads {
 }
 
 impl Heads {
-    /// One quantizer each, or as many as there are heads (the axis before the matrices).
+    /// One quantizer each, or one per head (the axis before the matrices).
     pub(super) fn new(a: Vec<Quantizer>, b: Vec<Quantizer>) -> Self {
         assert_eq!(a.len(), b.len(), "A and B have as many quantizers");
-        assert!(b.iter().all(|b| matches!(b, Quantizer::Uniform { .. })), "B has one range");
+        assert!(b.iter().all(|b| b.twin().is_none()), "B has one range");
         Self { a, b }
     }
 
@@ -37,61 +36,54 @@ impl Heads {
     }
 
     pub(super) fn eval(&self, a: &Tensor, b: &Tensor) -> TractResult<Tensor> {
-        let ([batch @ .., m, k], [.., n]) = (a.shape(), b.shape()) else {
+        let (&[ref batch @ .., m, k], &[.., n]) = (a.shape(), b.shape()) else {
             bail!("a product of {:?} and {:?}", a.shape(), b.shape());
         };
-        let (m, k, n) = (*m, *k, *n);
         let shape: TVec<usize> = batch.iter().copied().chain([m, n]).collect();
+        if k == 0 {
+            return Tensor::zero::<f32>(&shape);
+        }
         let (a, b) = (a.try_as_plain_ram()?, b.try_as_plain_ram()?);
         let (a, b) = (a.as_slice::<f32>()?, b.as_slice::<f32>()?);
-        written(&shape, |out| {
-            if k == 0 || out.is_empty() {
-                out.fill(0.0);
-                return Ok(());
-            }
-            let heads = a.par_chunks_exact(m * k).zip(b.par_chunks_exact(k * n));
-            let heads = heads.zip(out.par_chunks_exact_mut(m * n)).enumerate();
-            heads.try_for_each(|(i, ((a, b), out))| self.head(i % self.a.len(), (a, b), [k, n], out))
+        written::tensor(&shape, |out| {
+            written::by_task(out, m * n, |i, out| {
+                let (a, b) = (&a[i * m * k..][..m * k], &b[i * k * n..][..k * n]);
+                let packed =
+                    PackedB::pack_rows(k, n, |row, codes| self.quantize_b(i, &b[row * n..][..n], codes));
+                let mut out = Columns::new(out, n);
+                self.head(i, packed)?.multiply(a, &mut out);
+                Ok(out.finish())
+            })
         })
     }
 
-    fn head(
-        &self,
-        head: usize,
-        (a, b): (&[f32], &[f32]),
-        [k, n]: [usize; 2],
-        out: &mut [f32],
-    ) -> TractResult<()> {
-        let [_, quantizer] = self.quantizers(head);
-        let packed =
-            PackedB::pack_rows(k, n, |row, codes| quantizer.uniform_codes(&b[row * n..][..n], codes));
-        self.check_exact(head, &packed)?;
-        self.product(head, a, &packed, |panel, values| store(panel, n, values, out, n));
-        Ok(())
+    /// Quantizes a row or a column of B.
+    pub(super) fn quantize_b(&self, head: usize, b: &[f32], codes: &mut [i16]) {
+        self.b[head % self.b.len()].uniform_codes(b, codes);
     }
 
-    /// The quantizers of A and B of a head.
-    pub(super) fn quantizers(&self, head: usize) -> [Quantizer; 2] {
-        let head = if self.a.len() == 1 { 0 } else { head };
-        [self.a[head], self.b[head]]
+    /// The head of that number, counted over all images. An error if sums over the rows of `b` might overflow.
+    pub(super) fn head(&self, number: usize, b: PackedB) -> TractResult<Head> {
+        let number = number % self.a.len();
+        let scale = self.a[number].scale() * self.b[number].scale();
+        let a = Lhs::new(self.a[number], &b);
+        Ok(Head { a: a.with_context(|| format!("sums over {} codes overflow", b.k()))?, b, scale })
     }
+}
 
-    /// An error if sums over the rows of `b` might overflow.
-    pub(super) fn check_exact(&self, head: usize, b: &PackedB) -> TractResult<()> {
-        ensure!(is_exact(self.quantizers(head)[0], b), "sums over {} codes overflow", b.k());
-        Ok(())
-    }
+/// One head with its B packed.
+pub(super) struct Head {
+    a: Lhs,
+    b: PackedB,
+    /// `Δ_A · Δ_B`.
+    scale: f32,
+}
 
-    /// `a · b` of one head, panel by panel.
-    pub(super) fn product(
-        &self,
-        head: usize,
-        a: &[f32],
-        b: &PackedB,
-        each: impl FnMut(usize, &mut [[f32; PANEL]]),
-    ) {
-        let [of_a, of_b] = self.quantizers(head);
-        let step = [of_a.scale() * of_b.scale(); PANEL];
-        multiply((of_a, max_fused(of_a, b)), a, b, |_| step, each);
+impl Head {
+    /// Writes `x · B` to the next columns of `out`.
+    pub(super) fn multiply(&self, x: &[f32], out: &mut Columns) {
+        let scales = [self.scale; PANEL];
+        let write = |panel, values: &mut [_]| out.push(self.b.columns(panel).len(), values);
+        multiply(self.a, x, &self.b, |_| scales, write);
     }
 }

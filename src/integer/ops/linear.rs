@@ -1,12 +1,11 @@
-//! `x[…, K] · W[K, N]`, and what follows it.
+//! `x[…, K] · W[K, N]`, and the bias, activation and residual that follow it.
 
 use std::sync::Arc;
 
-use rayon::prelude::*;
 use tract_core::internal::*;
 
-use super::product::{by_panel, is_exact, max_fused, multiply, rows_of_task, store};
-use super::written;
+use super::product::{Lhs, by_panel, multiply, rows_of_task};
+use super::written::{self, Columns, Unwritten};
 use crate::integer::math::{self, Activation};
 use crate::integer::site::{Outliers, Weight};
 use crate::kernel::{PANEL, PackedB};
@@ -15,12 +14,10 @@ use crate::{Error, Result};
 
 #[derive(Clone)]
 pub(super) struct Linear {
-    a: Quantizer,
-    /// The largest code for one product instead of two.
-    fused: i32,
+    a: Lhs,
     b: Arc<PackedB>,
-    /// `unit_A · Δ_W` by panel.
-    steps: Vec<[f32; PANEL]>,
+    /// `Δ_A · Δ_W` by panel.
+    scales: Vec<[f32; PANEL]>,
     outliers: Outliers,
     /// `b[N]` by panel.
     bias: Option<Vec<[f32; PANEL]>>,
@@ -32,19 +29,14 @@ pub(super) struct Linear {
 impl Linear {
     pub(super) fn new(name: &str, a: Quantizer, weight: &Weight) -> Result<Self> {
         let b = PackedB::pack(&weight.codes, weight.k, weight.n);
-        if !is_exact(a, &b) {
-            return Err(Error::unsupported(
-                format!("site `{name}`"),
-                format!("sums over {} codes overflow", weight.k),
-            ));
-        }
+        let overflow =
+            || Error::unsupported(format!("site `{name}`"), format!("sums over {} codes overflow", weight.k));
         let scale = |column: usize| weight.scales[if weight.scales.len() == 1 { 0 } else { column }];
-        let steps: Vec<f32> = (0..weight.n).map(|column| a.scale() * scale(column)).collect();
+        let scales: Vec<f32> = (0..weight.n).map(|column| a.scale() * scale(column)).collect();
         Ok(Self {
-            a,
-            fused: max_fused(a, &b),
+            a: Lhs::new(a, &b).ok_or_else(overflow)?,
             b: Arc::new(b),
-            steps: by_panel(&steps),
+            scales: by_panel(&scales),
             outliers: Outliers::default(),
             bias: None,
             classifier: false,
@@ -60,13 +52,13 @@ impl Linear {
         Self { outliers, ..self }
     }
 
-    /// With a bias; `None` if it has one, or something else already follows.
+    /// With a bias; `None` if it already has one, or is followed by an activation.
     pub(super) fn then_bias(&self, bias: &[f32]) -> Option<Self> {
         let free = self.bias.is_none() && self.activation.is_none() && bias.len() == self.n();
         free.then(|| Self { bias: Some(by_panel(bias)), ..self.clone() })
     }
 
-    /// With an activation; `None` if it has one.
+    /// With an activation; `None` if it already has one.
     pub(super) fn then(&self, activation: Activation) -> Option<Self> {
         self.activation.is_none().then(|| Self { activation: Some(activation), ..self.clone() })
     }
@@ -92,55 +84,49 @@ impl Linear {
         *shape.last_mut().context("a scalar times a weight")? = self.n();
         let x = x.try_as_plain_ram()?;
         let residual = residual.map(Tensor::try_as_plain_ram).transpose()?;
-        let residual = match &residual {
-            Some(residual) => Some(residual.as_slice::<f32>()?),
-            None => None,
-        };
-        let x = x.as_slice::<f32>()?;
-        written(&shape, |out| {
-            self.rows(x, residual, out);
-            Ok(())
+        let residual = residual.as_ref().map(PlainView::as_slice::<f32>).transpose()?;
+        self.apply(&shape, x.as_slice::<f32>()?, residual)
+    }
+
+    /// `x[M, K] · W`, and what follows, as a tensor of `shape`, whose elements are those of `[M, N]`.
+    pub(super) fn apply(&self, shape: &[usize], x: &[f32], residual: Option<&[f32]>) -> TractResult<Tensor> {
+        let (k, n) = (self.k(), self.n());
+        if k == 0 {
+            return Tensor::zero::<f32>(shape);
+        }
+        written::tensor(shape, |out| {
+            assert_eq!(x.len() / k, out.len() / n, "as many rows in as out");
+            let rows = rows_of_task(x.len() / k);
+            written::by_task(out, rows * n, |task, out| {
+                let x = &x[task * rows * k..][..out.len() / n * k];
+                let residual = residual.map(|residual| &residual[task * rows * n..][..out.len()]);
+                Ok(self.rows(x, residual, out))
+            })
         })
     }
 
-    /// Writes `x[M, K] · W`, and what follows, to `out: [M, N]`.
-    pub(super) fn rows(&self, x: &[f32], residual: Option<&[f32]>, out: &mut [f32]) {
-        let (k, n) = (self.k(), self.n());
-        if k == 0 || out.is_empty() {
-            return out.fill(0.0);
-        }
-        assert_eq!(x.len() / k, out.len() / n, "as many rows in as out");
-        let rows = rows_of_task(x.len() / k);
-        let tasks = out.par_chunks_mut(rows * n).zip(x.par_chunks(rows * k)).enumerate();
-        tasks.for_each(|(task, (out, x))| {
-            let residual = residual.map(|residual| &residual[task * rows * n..][..out.len()]);
-            self.task(x, residual, out);
+    /// The rows of one task.
+    fn rows<'o>(&self, x: &[f32], residual: Option<&[f32]>, out: &'o mut Unwritten) -> &'o mut [f32] {
+        let mut out = Columns::new(out, self.n());
+        let scales = |panel: usize| self.scales[panel];
+        multiply(self.a, x, &self.b, scales, |panel, values| {
+            self.add_outliers(x, panel, values);
+            if let Some(bias) = &self.bias {
+                math::add_bias(values, &bias[panel]);
+            }
+            if let Some(activation) = self.activation {
+                math::activate(values.as_flattened_mut(), activation);
+            }
+            let columns = self.b.columns(panel);
+            if let Some(residual) = residual {
+                add_rows(values, residual.chunks_exact(self.n()).map(|row| &row[columns.clone()]));
+            }
+            out.push(columns.len(), values);
         });
+        out.finish()
     }
 
-    fn task(&self, x: &[f32], residual: Option<&[f32]>, out: &mut [f32]) {
-        multiply(
-            (self.a, self.fused),
-            x,
-            &self.b,
-            |panel| self.steps[panel],
-            |panel, values| {
-                self.add_outliers(x, panel, values);
-                if let Some(bias) = &self.bias {
-                    math::add_bias(values, &bias[panel]);
-                }
-                if let Some(activation) = self.activation {
-                    math::activate(values.as_flattened_mut(), activation);
-                }
-                if let Some(residual) = residual {
-                    add_rows(values, residual, panel, self.n());
-                }
-                store(panel, self.n(), values, out, self.n());
-            },
-        );
-    }
-
-    /// `values += x[…, channels] · rows` in the columns of a panel, the product first, as the file has it.
+    /// `values += x[…, channels] · rows` in the columns of a panel. The products are summed first, as in the file.
     fn add_outliers(&self, x: &[f32], panel: usize, values: &mut [[f32; PANEL]]) {
         let Outliers { channels, rows } = &self.outliers;
         if channels.is_empty() {
@@ -165,10 +151,8 @@ impl std::fmt::Display for Linear {
     }
 }
 
-/// Adds the columns of a panel of `addend[M, n]`.
-fn add_rows(values: &mut [[f32; PANEL]], addend: &[f32], panel: usize, n: usize) {
-    for (values, addend) in values.iter_mut().zip(addend.chunks_exact(n)) {
-        let addend = &addend[panel * PANEL..n.min((panel + 1) * PANEL)];
-        values.iter_mut().zip(addend).for_each(|(value, addend)| *value += addend);
+fn add_rows<'r>(values: &mut [[f32; PANEL]], rows: impl Iterator<Item = &'r [f32]>) {
+    for (values, row) in values.iter_mut().zip(rows) {
+        values.iter_mut().zip(row).for_each(|(value, addend)| *value += addend);
     }
 }

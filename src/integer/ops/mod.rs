@@ -1,4 +1,4 @@
-//! The node of a site in tract: what it computes, and what it says of its result's shape.
+//! The node of a site in tract: what it computes, and the shape of its result.
 
 mod attention;
 mod conv;
@@ -8,7 +8,7 @@ mod product;
 mod rows;
 #[cfg(test)]
 mod tests;
-mod written;
+pub(super) mod written;
 
 use std::sync::Arc;
 
@@ -17,12 +17,11 @@ use tract_onnx::tract_hir::infer::{InferenceResult, Solver, TensorProxy};
 use tract_onnx::tract_hir::ops::expandable::Expansion;
 
 use attention::Attention;
-pub(super) use attention::{Operand, Sizes, Step};
+pub(super) use attention::{Operand, ScoreOp, Sizes, Softmax};
 use conv::Conv;
 use heads::Heads;
 use linear::Linear;
 pub(super) use rows::{RowOp, SOFTMAX};
-use written::written;
 
 use super::math::Activation;
 use super::site::{Product, Site};
@@ -31,10 +30,10 @@ use crate::Result;
 /// The name of [`SiteOp`].
 pub(super) const SITE: &str = "Ptq4vitSite";
 
-/// One site, its weights packed, with what follows it at once; or the two sites of an attention.
+/// One site with its weights packed, and with what directly follows it; or the two sites of an attention.
 #[derive(Clone, Debug)]
 pub(super) struct SiteOp {
-    /// Their places among the sites of the file.
+    /// Their indices among the sites of the file.
     pub(super) sites: Vec<usize>,
     compute: Arc<Compute>,
     /// Whether a second input is added to the result.
@@ -76,12 +75,12 @@ impl SiteOp {
         }
     }
 
-    /// A linear layer with a bias of its columns; `None` if something else follows it already.
+    /// A linear layer with a bias per column; `None` if a bias, an activation or a residual follows it already.
     pub(super) fn then_bias(&self, bias: &[f32]) -> Option<Self> {
         Some(Self::of(self.sites.clone(), Compute::Linear(self.linear()?.then_bias(bias)?)))
     }
 
-    /// A linear layer with an activation; `None` if something that comes after one follows it already.
+    /// A linear layer with an activation; `None` if an activation or a residual follows it already.
     pub(super) fn then_activation(&self, activation: Activation) -> Option<Self> {
         Some(Self::of(self.sites.clone(), Compute::Linear(self.linear()?.then(activation)?)))
     }
@@ -92,25 +91,22 @@ impl SiteOp {
         Some(Self { residual: true, ..self.clone() })
     }
 
-    /// Scores and values, and what is between them, as one; its inputs are the values that Q, K and V come from, its
-    /// output is `[batch, rows, heads, width]`. `None` unless both are products of heads.
+    /// The products of scores and of values, and the Softmax between them, as one node. Its inputs are the values that
+    /// Q, K and V come from; its output is `[batch, rows, heads, width]`. `None` unless both are products of heads.
     pub(super) fn attention(
         scores: &Self,
         values: &Self,
         operands: [Operand; 3],
-        (steps, or_zero): (Vec<Step>, bool),
+        softmax: Softmax,
         sizes: Sizes,
     ) -> Option<Self> {
         let (Compute::Heads(of_scores), Compute::Heads(of_values)) = (&*scores.compute, &*values.compute)
         else {
             return None;
         };
-        let (sites, scores, values) =
-            ([&scores.sites[..], &values.sites[..]].concat(), of_scores.clone(), of_values.clone());
-        Some(Self::of(
-            sites,
-            Compute::Attention(Attention { scores, values, operands, steps, or_zero, sizes }),
-        ))
+        let sites = [&scores.sites[..], &values.sites[..]].concat();
+        let (scores, values) = (of_scores.clone(), of_values.clone());
+        Some(Self::of(sites, Compute::Attention(Attention { scores, values, operands, softmax, sizes })))
     }
 
     /// Whether it is a product of heads that is not yet part of an attention.
@@ -146,7 +142,6 @@ impl std::fmt::Debug for Compute {
     }
 }
 
-/// What it computes.
 impl std::fmt::Display for SiteOp {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match &*self.compute {

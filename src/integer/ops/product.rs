@@ -4,74 +4,93 @@ use std::cell::RefCell;
 
 use crate::integer::math;
 use crate::kernel::{self, Bytes, PANEL, PackedB, Rows, fits_i32};
-use crate::quant::{Codes, Quantizer};
+use crate::quant::{Quantizer, TwinScale};
 
-/// Rows that are worked on together: their codes and a panel's sums stay in the L2.
+/// Rows that are computed together: their codes and a panel's sums stay in the L2.
 const MOST_ROWS: usize = 256;
 
-/// The largest magnitude of a code of B.
-const LARGEST_B: i64 = 128;
-
-/// How many rows of `m` make one task: as many tasks as fit the threads, each of at most [`MOST_ROWS`] or so.
+/// How many of `m` rows make one task: the tasks fill all threads equally, and have about [`MOST_ROWS`] at most.
 pub(super) fn rows_of_task(m: usize) -> usize {
     const ROWS_OF_A_TILE: usize = 6;
     let tasks = m.div_ceil(MOST_ROWS).next_multiple_of(rayon::current_num_threads());
     m.div_ceil(tasks.max(1)).next_multiple_of(ROWS_OF_A_TILE)
 }
 
-/// Whether `codes · b` is exact for every input of `a`: as one product, or as the two of a twin's ranges.
-pub(super) fn is_exact(a: Quantizer, b: &PackedB) -> bool {
-    let part = match a {
-        Quantizer::Uniform { .. } => a.max_abs_code(),
-        Quantizer::TwinSoftmax { bits, .. } | Quantizer::TwinGelu { bits, .. } => bits.half() - 1,
-    };
-    fits(part, b)
+/// The quantizer of A, and how its codes are multiplied with a given B. Where it exists, every sum is exact.
+#[derive(Clone, Copy)]
+pub(super) struct Lhs {
+    quantizer: Quantizer,
+    product: Product,
 }
 
-/// The largest `|code|` of `a` that may be multiplied in one product with `b`; 0 if a twin's ranges must stay apart.
-pub(super) fn max_fused(a: Quantizer, b: &PackedB) -> i32 {
-    // Two products of bytes are as fast as one of words.
-    let apart = kernel::best().takes_bytes() && !matches!(a, Quantizer::Uniform { .. });
-    if !apart && fits(a.max_abs_code(), b) { i16::MAX.into() } else { 0 }
+#[derive(Clone, Copy)]
+enum Product {
+    /// One product, a twin as `a + (b << m)`.
+    Fused,
+    /// One product per range of a twin, joined as `sum_a + (sum_b << m)`.
+    Split { shift: u8 },
+}
+
+impl Lhs {
+    /// `None` if a sum over the rows of `b` might overflow.
+    pub(super) fn new(quantizer: Quantizer, b: &PackedB) -> Option<Self> {
+        let (max_abs_code, bytes) = (quantizer.max_abs_code(), kernel::best().takes_bytes());
+        let product = match quantizer.twin() {
+            None => fits(max_abs_code, b).then_some(Product::Fused)?,
+            // Two products of bytes are as fast as one of words.
+            Some(_) if !bytes && max_abs_code <= i16::MAX.into() && fits(max_abs_code, b) => Product::Fused,
+            Some(TwinScale { shift, .. }) => {
+                fits(quantizer.bits().half() - 1, b).then_some(Product::Split { shift })?
+            }
+        };
+        Some(Self { quantizer, product })
+    }
 }
 
 /// As [`fits_i32`], which has to read all of `b`, only where the sizes alone do not prove it.
 fn fits(max_abs_a: i32, b: &PackedB) -> bool {
-    i64::from(max_abs_a) * LARGEST_B * b.k() as i64 <= i64::from(i32::MAX) || fits_i32(max_abs_a, b)
+    let max_abs_b = i64::from(i8::MIN.unsigned_abs());
+    i64::from(max_abs_a) * max_abs_b * b.k() as i64 <= i64::from(i32::MAX) || fits_i32(max_abs_a, b)
 }
 
-/// `(codes of x[M, K] · b) · steps`, panel by panel: `each` gets the panel's number and its values `[M][16]`. The
+/// `(codes of x[M, K] · b) · scales`, panel by panel: `each` gets the panel's number and its values `[M][16]`. The
 /// sums are exact; each becomes a float once.
 ///
-/// `fused` is [`max_fused`] of `a` and `b`, for which [`is_exact`] must hold. `steps` are by panel.
+/// The [`Lhs`] must have been made for `b`. `scales` gives the scales of the columns of a panel.
 pub(super) fn multiply(
-    (a, fused): (Quantizer, i32),
+    Lhs { quantizer, product }: Lhs,
     x: &[f32],
     b: &PackedB,
-    steps: impl Fn(usize) -> [f32; PANEL],
+    scales: impl Fn(usize) -> [f32; PANEL],
     mut each: impl FnMut(usize, &mut [[f32; PANEL]]),
 ) {
     let m = x.len() / b.k().max(1);
-    SCRATCH.with_borrow_mut(|Scratch { codes, sums, coarse_sums, values }| {
+    SCRATCH.with_borrow_mut(|Scratch { codes, coarse_codes, sums, coarse_sums, values }| {
+        let codes = grown(codes, x.len(), 0);
         let sums = grown(sums, m, [0; PANEL]);
         let values = grown(values, m, [0.0; PANEL]);
-        if a.fuses(fused) {
-            let codes = grown(codes, x.len(), 0);
-            a.fused_codes(x, codes);
-            let codes = Lhs::new(codes, b.k(), matches!(a, Quantizer::Uniform { .. }));
-            for panel in 0..b.panels() {
-                codes.panel(b, panel, sums);
-                math::scale(sums, &steps(panel), values);
-                each(panel, values);
+        match product {
+            Product::Fused => {
+                quantizer.fused_codes(x, codes);
+                let codes = KernelCodes::new(codes, b.k(), quantizer.twin().is_none());
+                for panel in 0..b.panels() {
+                    codes.panel(b, panel, sums);
+                    math::scale(sums, &scales(panel), values);
+                    each(panel, values);
+                }
             }
-        } else if let Codes::Split { fine, coarse, shift } = a.codes(x, fused) {
-            let [fine, coarse] = [&fine, &coarse].map(|codes| Lhs::new(codes, b.k(), true));
-            let coarse_sums = grown(coarse_sums, m, [0; PANEL]);
-            for panel in 0..b.panels() {
-                fine.panel(b, panel, sums);
-                coarse.panel(b, panel, coarse_sums);
-                math::scale_split([sums, coarse_sums], shift, &steps(panel), values);
-                each(panel, values);
+            Product::Split { shift } => {
+                let coarse_codes = grown(coarse_codes, x.len(), 0);
+                let coarse_sums = grown(coarse_sums, m, [0; PANEL]);
+                quantizer.split_codes(x, codes, coarse_codes);
+                let fine = KernelCodes::new(codes, b.k(), true);
+                let coarse = KernelCodes::new(coarse_codes, b.k(), true);
+                for panel in 0..b.panels() {
+                    fine.panel(b, panel, sums);
+                    coarse.panel(b, panel, coarse_sums);
+                    math::scale_split(sums, coarse_sums, shift, &scales(panel), values);
+                    each(panel, values);
+                }
             }
         }
     });
@@ -85,12 +104,13 @@ thread_local! {
 #[derive(Default)]
 struct Scratch {
     codes: Vec<i16>,
+    coarse_codes: Vec<i16>,
     sums: Vec<[i32; PANEL]>,
     coarse_sums: Vec<[i32; PANEL]>,
     values: Vec<[f32; PANEL]>,
 }
 
-/// The first `len` elements, whatever they hold.
+/// The first `len` elements, with whatever they hold; the buffer grows if it is shorter.
 fn grown<T: Clone>(buffer: &mut Vec<T>, len: usize, fill: T) -> &mut [T] {
     if buffer.len() < len {
         buffer.resize(len, fill);
@@ -99,12 +119,12 @@ fn grown<T: Clone>(buffer: &mut Vec<T>, len: usize, fill: T) -> &mut [T] {
 }
 
 /// The codes of A as the kernel takes them.
-enum Lhs<'a> {
+enum KernelCodes<'a> {
     Words(&'a [i16]),
     Bytes(Bytes),
 }
 
-impl<'a> Lhs<'a> {
+impl<'a> KernelCodes<'a> {
     fn new(codes: &'a [i16], k: usize, fit_bytes: bool) -> Self {
         match fit_bytes && kernel::best().takes_bytes() {
             true => Self::Bytes(Bytes::new(codes, k)),
@@ -120,19 +140,8 @@ impl<'a> Lhs<'a> {
     }
 }
 
-/// Column values in the order of the panels, the last padded with zeros.
+/// One value per column, grouped by panel; the last panel is padded with zeros.
 pub(super) fn by_panel(columns: &[f32]) -> Vec<[f32; PANEL]> {
     let pad = |columns: &[f32]| std::array::from_fn(|i| columns.get(i).copied().unwrap_or(0.0));
     columns.chunks(PANEL).map(pad).collect()
-}
-
-/// Puts the values of a panel in their columns of `rows`, which lie `stride` apart from each other.
-pub(super) fn store(panel: usize, n: usize, values: &[[f32; PANEL]], rows: &mut [f32], stride: usize) {
-    let columns = panel * PANEL..n.min((panel + 1) * PANEL);
-    for (row, values) in rows.chunks_mut(stride).zip(values) {
-        match <&mut [f32; PANEL]>::try_from(&mut row[columns.clone()]) {
-            Ok(row) => *row = *values,
-            Err(_) => row[columns.clone()].copy_from_slice(&values[..columns.len()]),
-        }
-    }
 }

@@ -1,10 +1,9 @@
-//! Operators of the float part that work row by row, along the last axis.
+//! Float operators that work row by row, along the last axis.
 
-use rayon::prelude::*;
 use tract_core::internal::*;
 
 use super::product::rows_of_task;
-use super::written;
+use super::written::{self, Unwritten};
 use crate::integer::math::{self, Activation};
 
 /// The name of [`RowOp::Softmax`].
@@ -15,7 +14,7 @@ pub(in crate::integer) const SOFTMAX: &str = "Ptq4vitSoftmax";
 pub(in crate::integer) enum RowOp {
     /// `LayerNormalization` over the last axis.
     LayerNorm { gamma: Vec<f32>, beta: Vec<f32>, epsilon: f32 },
-    /// `Softmax` over the last axis; `or_zero`: what is NaN becomes 0, as some exporters ask of rows that are all
+    /// `Softmax` over the last axis. With `or_zero`, NaN becomes 0: some exporters do this for rows that are wholly
     /// masked.
     Softmax { or_zero: bool },
     /// Element by element.
@@ -46,29 +45,29 @@ impl EvalOp for RowOp {
         let n = shape.last().copied().unwrap_or(1).max(1);
         let plain = x.try_as_plain_ram()?;
         let x = plain.as_slice::<f32>()?;
-        let size = rows_of_task(x.len() / n).max(1) * n;
-        let out = written(&shape, |out| {
-            out.par_chunks_mut(size).zip(x.par_chunks(size)).for_each(|(out, x)| self.rows(x, n, out));
-            Ok(())
+        let size = rows_of_task(x.len() / n) * n;
+        let out = written::tensor(&shape, |out| {
+            written::by_task(out, size, |task, out| Ok(self.rows(&x[task * size..][..out.len()], n, out)))
         })?;
         Ok(tvec!(out.into_tvalue()))
     }
 }
 
 impl RowOp {
-    /// Some rows of n.
-    fn rows(&self, x: &[f32], n: usize, out: &mut [f32]) {
-        if let Self::LayerNorm { gamma, beta, epsilon } = self {
-            for (out, x) in out.chunks_exact_mut(n).zip(x.chunks_exact(n)) {
-                math::layer_norm(x, gamma, beta, *epsilon, out);
-            }
-            return;
-        }
-        out.copy_from_slice(x);
+    /// The results of some rows of length n.
+    fn rows<'o>(&self, x: &[f32], n: usize, out: &'o mut Unwritten) -> &'o mut [f32] {
         match self {
-            Self::Activation(activation) => math::activate(out, *activation),
-            Self::Softmax { or_zero } => out.chunks_exact_mut(n).for_each(|row| math::softmax(row, *or_zero)),
-            Self::LayerNorm { .. } => {}
+            Self::LayerNorm { gamma, beta, epsilon } => math::layer_norm(x, gamma, beta, *epsilon, out),
+            Self::Softmax { or_zero } => {
+                let out = out.write_copy_of_slice(x);
+                out.chunks_exact_mut(n).for_each(|row| math::softmax(row, *or_zero));
+                out
+            }
+            Self::Activation(activation) => {
+                let out = out.write_copy_of_slice(x);
+                math::activate(out, *activation);
+                out
+            }
         }
     }
 }

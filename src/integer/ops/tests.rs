@@ -7,7 +7,7 @@ use super::*;
 use crate::integer::site::{Outliers, Weight};
 use crate::quant::{Bits, Quantizer, Scale, TwinScale};
 
-/// One f32 rounding of the step and one of the sum, relative to the largest result.
+/// One f32 rounding of the scale and one of the sum, relative to the largest result.
 const TOLERANCE: f64 = 1e-6;
 
 fn bits(k: u8) -> Bits {
@@ -27,7 +27,7 @@ fn qdq(x: f32, delta: f32, low: f32, high: f32) -> f64 {
     f64::from((x / delta).round_ties_even().clamp(low, high)) * f64::from(delta)
 }
 
-/// What the recipes make of `x`.
+/// The value that stands for `x` according to the recipes.
 fn naive(q: Quantizer, x: f32) -> f64 {
     let half = f32::from(1u8 << (q.bits().get() - 1));
     match q {
@@ -81,8 +81,8 @@ fn check(op: Compute, inputs: &[(&[usize], &[f32])], expected: &[f64], case: &st
 /// One quantizer of each kind; the twins with shifts on both sides of what i16 holds.
 fn quantizers(k: u8) -> Vec<Quantizer> {
     let mut all = vec![Quantizer::Uniform { scale: scale(1.7 / f32::from(1u8 << (k - 1))), bits: bits(k) }];
-    for step in [0, 4, 10] {
-        all.push(Quantizer::TwinSoftmax { scale: TwinScale::softmax(bits(k), step), bits: bits(k) });
+    for j in [0, 4, 10] {
+        all.push(Quantizer::TwinSoftmax { scale: TwinScale::softmax(bits(k), j), bits: bits(k) });
     }
     for shift in [0, 3, 9] {
         let fine = scale(0.9 / f32::from(1u8 << (k - 1)) / 2f32.powi(shift.into()));
@@ -91,7 +91,7 @@ fn quantizers(k: u8) -> Vec<Quantizer> {
     all
 }
 
-/// Inputs of the kind that the quantizer expects: twins see their short tail, and values on a border.
+/// Inputs of the kind that the quantizer expects, with values on the border of a twin's ranges.
 fn inputs(rng: &mut ChaCha8Rng, q: Quantizer, len: usize) -> Vec<f32> {
     let range = match q {
         Quantizer::Uniform { .. } => -2.0..2.0,
@@ -217,7 +217,7 @@ fn sums_that_might_overflow_are_refused_at_load() {
     assert!(long(k).is_err());
 }
 
-/// What `op` makes of its inputs.
+/// The shape and the values of the output of `op`.
 fn evaluated(op: &SiteOp, inputs: &[(&[usize], &[f32])]) -> (Vec<usize>, Vec<f32>) {
     let inputs =
         inputs.iter().map(|(shape, x)| Tensor::from_shape(shape, x).unwrap().into_tvalue()).collect();
@@ -252,7 +252,7 @@ fn what_follows_a_linear_layer_changes_no_bit() {
     }
 }
 
-/// Q, K and V in one `[batch, token, 3, head, depth]`, as a fused projection leaves them.
+/// Q, K and V are in one `[batch, token, 3, head, depth]`, as a fused projection leaves them.
 #[test]
 fn attention_is_its_parts_to_the_bit() {
     let mut rng = ChaCha8Rng::seed_from_u64(5);
@@ -293,10 +293,11 @@ fn attention_is_its_parts_to_the_bit() {
             let strides = [at(1, 0, 0, 0, 0), at(0, 0, 0, 1, 0), at(0, 1, 0, 0, 0)];
             Operand { offset: at(0, 0, part, 0, 0), strides, factor }
         };
-        let steps = vec![Step::Scale(0.5), Step::Add { bias: bias.clone().into(), batch: 1, heads }];
+        let before = vec![ScoreOp::Scale(0.5), ScoreOp::Add { bias: bias.clone().into(), batch: 1, heads }];
+        let softmax = Softmax { before, or_zero: false };
         let sizes = Sizes { batch, heads, rows: tokens, keys: tokens, depth, width: depth };
         let operands = [operand(0, Some(factor)), operand(1, None), operand(2, None)];
-        let op = SiteOp::attention(&scores, &values, operands, (steps, false), sizes).unwrap();
+        let op = SiteOp::attention(&scores, &values, operands, softmax, sizes).unwrap();
         let (shape, found) = evaluated(&op, &[(&[qkv.len()][..], &qkv[..]); 3]);
         assert_eq!(shape, [batch, tokens, heads, depth]);
         for (i, expected) in expected.into_iter().enumerate() {

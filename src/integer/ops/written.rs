@@ -1,15 +1,113 @@
-//! Results whose memory is written once.
+//! Results in uninitialized memory: no time goes into zeros that are overwritten.
+//!
+//! The types prove that all of it is written: a function that fills [`Unwritten`] memory returns it as `&mut [f32]`,
+//! which safe code can only get from the functions here and in `std` that write every element.
 #![allow(unsafe_code)]
 
+use std::mem::MaybeUninit;
+
+use rayon::prelude::*;
 use tract_core::internal::*;
 
-/// The tensor of `shape` that `write` fills: it is given what happens to be in memory, and must write every element.
-pub(super) fn written(
+use crate::kernel::PANEL;
+
+/// Memory of floats that are not written yet.
+pub(in crate::integer) type Unwritten = [MaybeUninit<f32>];
+
+/// The tensor of `shape` that `write` fills; `write` is not called if the tensor is empty.
+pub(super) fn tensor(
     shape: &[usize],
-    write: impl FnOnce(&mut [f32]) -> TractResult<()>,
+    write: impl for<'o> FnOnce(&'o mut Unwritten) -> TractResult<&'o mut [f32]>,
 ) -> TractResult<Tensor> {
-    // SAFETY: every pattern of bits is an f32, and the ops write all elements before the tensor leaves.
+    // SAFETY: the tensor is returned only after `filled` has made sure that all floats are written.
     let mut tensor = unsafe { Tensor::uninitialized::<f32>(shape)? };
-    write(tensor.try_as_plain_ram_mut()?.as_slice_mut::<f32>()?)?;
+    if tensor.len() > 0 {
+        // SAFETY: the tensor owns `len` aligned f32 at this address, and nobody uses it while they are borrowed.
+        let out = unsafe {
+            let start = tensor.as_ptr_mut_unchecked::<f32>().cast::<MaybeUninit<f32>>();
+            std::slice::from_raw_parts_mut(start, tensor.len())
+        };
+        filled(out, write)?;
+    }
     Ok(tensor)
+}
+
+/// Fills `out` on all threads: `write` gets the number of a task and its `size` elements; the last may have fewer.
+pub(super) fn by_task<'o>(
+    out: &'o mut Unwritten,
+    size: usize,
+    write: impl for<'t> Fn(usize, &'t mut Unwritten) -> TractResult<&'t mut [f32]> + Sync,
+) -> TractResult<&'o mut [f32]> {
+    let tasks = out.par_chunks_mut(size).enumerate();
+    tasks.try_for_each(|(task, out)| filled(out, |out| write(task, out)))?;
+    // SAFETY: `filled` returned for every chunk, and the chunks cover `out`.
+    Ok(unsafe { out.assume_init_mut() })
+}
+
+/// Fills rows of `width`: `row(i)` returns the function that gives the elements of row i by column.
+#[inline(always)]
+#[allow(clippy::inline_always)] // must be inlined into what is compiled once per vector unit
+pub(in crate::integer) fn by_row<F: Fn(usize) -> f32>(
+    out: &mut Unwritten,
+    width: usize,
+    row: impl Fn(usize) -> F,
+) -> &mut [f32] {
+    assert!(out.len().is_multiple_of(width), "rows of {width}");
+    for (i, out) in out.chunks_exact_mut(width).enumerate() {
+        let element = row(i);
+        for (column, out) in out.iter_mut().enumerate() {
+            out.write(element(column));
+        }
+    }
+    // SAFETY: the rows cover `out`, and every element of each is written.
+    unsafe { out.assume_init_mut() }
+}
+
+/// Calls `write`, and makes sure that it returns all of `out`: then `out` is written.
+fn filled<'o>(
+    out: &'o mut Unwritten,
+    write: impl FnOnce(&'o mut Unwritten) -> TractResult<&'o mut [f32]>,
+) -> TractResult<()> {
+    let expected = (out.as_ptr().cast::<f32>(), out.len());
+    let written = write(out)?;
+    assert_eq!((written.as_ptr(), written.len()), expected, "all of the memory is returned");
+    Ok(())
+}
+
+/// A row-major matrix that is filled from left to right, some columns of all rows at a time.
+pub(super) struct Columns<'o> {
+    out: &'o mut Unwritten,
+    width: usize,
+    /// The columns before this one are written.
+    next: usize,
+}
+
+impl<'o> Columns<'o> {
+    /// The matrix in `out` whose rows are `width` long.
+    pub(super) fn new(out: &'o mut Unwritten, width: usize) -> Self {
+        assert!(out.len().is_multiple_of(width), "rows of {width}");
+        Self { out, width, next: 0 }
+    }
+
+    /// Writes the next `count` columns of every row: the first that `values` has for it.
+    pub(super) fn push(&mut self, count: usize, values: &[[f32; PANEL]]) {
+        assert_eq!(values.len() * self.width, self.out.len(), "values for every row");
+        let columns = self.next..self.next + count;
+        for (row, values) in self.out.chunks_exact_mut(self.width).zip(values) {
+            let row = &mut row[columns.clone()];
+            // A whole panel is copied without a loop.
+            match <&mut [MaybeUninit<f32>; PANEL]>::try_from(&mut *row) {
+                Ok(row) => row.write_copy_of_slice(values),
+                Err(_) => row.write_copy_of_slice(&values[..count]),
+            };
+        }
+        self.next = columns.end;
+    }
+
+    /// The whole matrix; panics if columns are missing.
+    pub(super) fn finish(self) -> &'o mut [f32] {
+        assert_eq!(self.next, self.width, "every column is written");
+        // SAFETY: `push` wrote `next` columns of every row, and that is all of them.
+        unsafe { self.out.assume_init_mut() }
+    }
 }
