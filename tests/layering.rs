@@ -1,380 +1,191 @@
-//! Holds the code to the architecture: which module imports which, where tract and `unsafe` may appear, and how long
-//! a file may be. ARCHITECTURE.md says why.
+//! Holds the code to the tables of ARCHITECTURE.md, and its files to a length.
 
-use std::collections::BTreeSet;
-use std::fs;
-use std::path::Path;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 
-/// Every module of the library and what it imports, all of it from rows above its own: nothing reaches back.
-#[rustfmt::skip]
-const TABLE: &[(&str, &[&str])] = &[
-    ("error",     &[]),
-    ("files",     &["error"]),
-    ("progress",  &[]),
-    ("quant",     &["error"]),
-    ("kernel",    &[]),
-    ("onnx",      &["error", "files"]),
-    ("data",      &["error", "files"]),
-    ("normalize", &["error", "onnx"]),
-    ("pattern",   &["onnx"]),
-    ("autodiff",  &["error"]),
-    ("import",    &["error", "onnx"]),
-    ("session",   &["error", "onnx", "autodiff", "import"]),
-    ("plan",      &["error", "onnx", "pattern"]),
-    ("calibrate", &["error", "files", "progress", "quant", "kernel", "onnx", "data", "session", "plan"]),
-    ("export",    &["error", "quant", "onnx", "plan", "calibrate"]),
-    ("integer",   &["error", "quant", "kernel", "onnx", "normalize", "import"]),
-    ("check",     &["error", "progress", "data", "session", "integer"]),
-    ("report",    &["plan", "calibrate", "check"]),
-];
+use proc_macro2::{Delimiter, TokenStream, TokenTree};
+use walkdir::WalkDir;
 
-/// The binary, which may import every module of the library; and the crate's root, which declares them.
-const OUTSIDE: &[&str] = &["cli", "main", "lib"];
-
-/// Words that belong to some places alone, tests included. A final `*` stands for any ending.
-const WORDS: &[(&str, &[&str])] = &[
-    ("tract*", &["autodiff/", "import/", "session/", "integer/"]),
-    ("unsafe", UNSAFE),
-    ("unsafe_code", UNSAFE),
-    ("anyhow", &["cli/"]),
-    ("clap", &["cli/"]),
-    ("indicatif", &["cli/"]),
-    ("ctrlc", &["cli/"]),
-    ("sysinfo", &["cli/"]),
-    ("bytesize", &["cli/", "import/"]),
-];
-const UNSAFE: &[&str] = &["kernel/avx2.rs", "kernel/vnni.rs", "integer/ops/written.rs", "onnx/mmap.rs"];
-
+/// The crate's root, which declares the modules; and the binary, which may import all of them.
+const OUTSIDE: &[&str] = &["lib", "main", "cli"];
 const LONGEST_FILE: usize = 450;
 
 #[test]
 fn modules_import_only_what_their_row_lists() {
-    let sources = sources();
-    let tests = test_modules(&sources);
+    let (sources, rows) = (sources(), table("module"));
+    let tests: Vec<String> = sources.iter().flat_map(|(path, code)| test_modules(path, code)).collect();
     let mut faults = Vec::new();
-    for source in &sources {
-        let module = source.module();
-        if OUTSIDE.contains(&module[0]) || tests.contains(&module.join("/")) {
+    for (path, code) in &sources {
+        let module = module(path);
+        let (top, whole) = (module[0], format!("{}/", module.join("/")));
+        if OUTSIDE.contains(&top) || tests.iter().any(|test| whole.starts_with(test)) {
             continue;
         }
-        let Some((_, row)) = TABLE.iter().find(|(name, _)| *name == module[0]) else {
-            faults.push(format!("src/{}: the module `{}` has no row", source.path, module[0]));
-            continue;
-        };
-        for import in imports(&without_tests(&tokens(&source.text)).0, module.len()) {
-            let name = match import.text.as_str() {
-                "Error" | "Result" => "error",
-                name => name,
-            };
-            if name != module[0] && !row.contains(&name) {
-                let place = format!("src/{}:{}", source.path, import.line);
-                faults
-                    .push(format!("{place}: `{}` imports `{name}`, which its row does not list", module[0]));
+        let row = rows.iter().find(|(name, _)| *name == top).map_or(&[][..], |(_, row)| row);
+        for (name, line) in imports(code, module.len()) {
+            let name = origin(&name, &sources[Path::new("lib.rs")]);
+            if name != top && !row.contains(&&*name) {
+                faults.push(format!("src/{}:{line}: `{top}` must not import `{name}`", path.display()));
             }
         }
     }
     assert!(faults.is_empty(), "\n{}", faults.join("\n"));
 }
 
-/// `cli` is no module of the library: it is in the binary.
 #[test]
 fn every_row_is_a_module_and_every_module_has_a_row() {
-    let rows: BTreeSet<String> = TABLE.iter().map(|(name, _)| (*name).to_string()).collect();
     let sources = sources();
-    let found = sources.iter().map(|source| source.module()[0].to_string());
-    assert_eq!(found.filter(|name| !OUTSIDE.contains(&name.as_str())).collect::<BTreeSet<_>>(), rows);
-
-    let root = sources.iter().find(|source| source.path == "lib.rs").expect("the library has a root");
-    let root = tokens(&root.text);
-    let declared = root.windows(2).filter(|pair| pair[0].text == "mod").map(|pair| pair[1].text.clone());
-    assert_eq!(declared.collect::<BTreeSet<_>>(), rows);
+    let rows: BTreeSet<_> = table("module").into_iter().map(|(name, _)| name.to_string()).collect();
+    let files = sources.keys().map(|path| module(path)[0]).filter(|name| !OUTSIDE.contains(name));
+    assert_eq!(files.map(String::from).collect::<BTreeSet<_>>(), rows, "the files");
+    let root = trees(&sources[Path::new("lib.rs")]);
+    // A module with braces re-exports names of the others.
+    let declared = root.windows(3).filter(|item| is(&item[0], "mod") && is(&item[2], ";"));
+    let declared = declared.map(|item| item[1].to_string());
+    assert_eq!(declared.collect::<BTreeSet<_>>(), rows, "the modules that lib.rs declares");
 }
 
 #[test]
 fn rows_list_only_rows_above_them() {
-    for (at, (name, row)) in TABLE.iter().enumerate() {
-        for import in *row {
-            let above = TABLE[..at].iter().any(|(name, _)| name == import);
-            assert!(above, "the row of `{name}` lists `{import}`, which is no row above it");
-        }
+    let rows = table("module");
+    for (at, (name, row)) in rows.iter().enumerate() {
+        assert!(rows[..at].iter().all(|(above, _)| above != name), "`{name}` has two rows");
+        let below = row.iter().find(|import| rows[..at].iter().all(|(above, _)| above != *import));
+        assert_eq!(below, None, "the row of `{name}` lists what is no row above it");
     }
 }
 
 #[test]
 fn some_words_stay_where_they_belong() {
+    let rules = table("word");
     let mut faults = Vec::new();
-    for source in sources() {
-        for token in tokens(&source.text) {
-            let rule = WORDS.iter().find(|(word, _)| match word.strip_suffix('*') {
-                Some(beginning) => token.text.starts_with(beginning),
-                None => token.text == *word,
-            });
-            let Some((_, places)) = rule else { continue };
-            if !places.iter().any(|place| source.path.starts_with(place)) {
-                let Source { path, .. } = &source;
-                faults.push(format!("src/{path}:{}: `{}` belongs to {places:?}", token.line, token.text));
+    for (path, code) in sources() {
+        walk(&trees(&code), false, &mut |trees, _| {
+            let (text, line) = (trees[0].to_string(), trees[0].span().start().line);
+            let is = |word: &str| word.strip_suffix('*').map_or(text == word, |word| text.starts_with(word));
+            let may = |places: &[&str]| places.iter().any(|place| path.starts_with(place));
+            for (_, places) in rules.iter().filter(|(word, places)| is(word) && !may(places)) {
+                faults.push(format!("src/{}:{line}: `{text}` belongs to {places:?}", path.display()));
             }
-        }
+        });
     }
     assert!(faults.is_empty(), "\n{}", faults.join("\n"));
 }
 
 #[test]
 fn files_are_short() {
-    let lines = |source: &Source| source.text.lines().count();
-    let long: Vec<String> = sources()
-        .iter()
-        .filter(|source| lines(source) > LONGEST_FILE)
-        .map(|source| format!("src/{}: {} lines, at most {LONGEST_FILE}", source.path, lines(source)))
-        .collect();
-    assert!(long.is_empty(), "\n{}", long.join("\n"));
+    for (path, code) in sources() {
+        let lines = code.lines().count();
+        assert!(lines <= LONGEST_FILE, "src/{}: {lines} lines, at most {LONGEST_FILE}", path.display());
+    }
 }
 
 /// What the tests above rest on: that imports are found in every spelling, and only there.
 #[test]
 fn the_scanner_sees_code_alone() {
-    #[track_caller]
-    fn check(code: &str, depth: usize, expected: &[(&str, usize)]) {
-        let found = imports(&without_tests(&tokens(code)).0, depth);
-        let found: Vec<_> = found.iter().map(|token| (token.text.as_str(), token.line)).collect();
-        assert_eq!(found, expected, "{code}");
-    }
-    check("use crate::plan::Plan;", 1, &[("plan", 1)]);
-    check(
-        "use crate::\n{Error, onnx::{Graph, tensor}, quant};",
-        1,
-        &[("Error", 2), ("onnx", 2), ("quant", 2)],
-    );
-    check("fn f(x: &crate::plan::Plan) {\n  crate::onnx::dump(x) }", 1, &[("plan", 1), ("onnx", 2)]);
-    check("use crate::*;", 1, &[("*", 1)]);
-    // `super` leads out of a module of depth 1, not out of a deeper one.
-    check("use super::plan;", 1, &[("plan", 1)]);
-    check("use super::plan;", 2, &[]);
-    check("use super::super::{plan, Error};", 2, &[("plan", 1), ("Error", 1)]);
-    check("pub(crate) fn f() {} pub(super) fn g() {}", 1, &[]);
-    // Neither comments nor literals are code, and what follows them is.
-    check("/// [x](crate::plan)\nuse crate::quant;", 1, &[("quant", 2)]);
-    check("/* crate::plan /* */ crate::plan */ use crate::quant;", 1, &[("quant", 1)]);
-    check(r#"f("crate::plan \" crate::plan", b"\\"); use crate::quant;"#, 1, &[("quant", 1)]);
-    check("f(r#\"crate::plan\" \"#, '\"', '\\'', b'\"'); use crate::quant;", 1, &[("quant", 1)]);
-    check("fn f<'a>(x: &'a str) -> crate::Result<'a> {}", 1, &[("Result", 1)]);
-    // Tests are left out, and what follows them is not.
-    check("#[cfg(test)]\nmod tests { fn f() { crate::plan::f() } }\nuse crate::quant;", 1, &[("quant", 3)]);
-    check("#[cfg(test)]\nmod tests;\nuse crate::quant;", 1, &[("quant", 3)]);
-    check("#[cfg(test)] use crate::plan::{Plan, Site};\nuse crate::quant;", 1, &[("quant", 2)]);
-    assert_eq!(without_tests(&tokens("mod a; #[cfg(test)] mod b; mod c;")).1, ["b"]);
+    const CODE: &str = r##"//! crate::no
+        use crate::{a, b::{no, no::no}, c::*,};
+        pub(crate) fn f(x: &crate::d::X) { let x = crate::e(x); g![crate::f] } // crate::no
+        /// [`no`](crate::no) /* crate::no
+        fn g<'a>(_: &'a str) { h("crate::no \" crate::no", r#"crate::no " "#, '"'); crate::g() }
+        #[cfg(test)] use crate::{no, no};
+        #[cfg(test)] #[path = "no"] mod t;
+        #[cfg(test)] mod u { fn f() { crate::no() } use crate::no; }
+        use crate::*; use super::super::i; pub(super) use super::h;"##;
+    let text = |(name, line): &(String, usize)| format!("{name}{line} ");
+    let found = |depth| imports(CODE, depth).iter().map(text).collect::<String>();
+    assert_eq!(found(1), "a2 b2 c2 d3 e3 f3 g5 *9 super9 i9 h9 ");
+    assert_eq!(found(2), "a2 b2 c2 d3 e3 f3 g5 *9 i9 ", "`super` stays in the module");
+    assert_eq!(test_modules(Path::new("x/mod.rs"), CODE), ["x/t/"]);
+    let root = "//! use x;\nmod a; pub use a::{b, c::D}; mod e;";
+    assert_eq!(["a", "b", "D", "e"].map(|name| origin(name, root)), ["a", "a", "a", "e"]);
 }
 
-/// A file below `src/`.
-struct Source {
-    /// With `/` on every system.
-    path: String,
-    text: String,
+/// The table of ARCHITECTURE.md whose first column has this heading: every name there, with those beside it.
+fn table(heading: &str) -> Vec<(&'static str, Vec<&'static str>)> {
+    let names = |cell: &'static str| cell.split([',', ' ', '`', '–']).filter(|name| !name.is_empty());
+    let lines = include_str!("../ARCHITECTURE.md").lines();
+    let below = lines.skip_while(|line| !line.starts_with(&format!("| {heading} |"))).skip(2);
+    let rows = below.map_while(|line| line.strip_prefix('|')?.strip_suffix('|')?.split_once('|'));
+    let all: Vec<_> = rows.flat_map(|(a, b)| names(a).map(move |name| (name, names(b).collect()))).collect();
+    assert!(!all.is_empty(), "ARCHITECTURE.md has no table of `{heading}`");
+    all
 }
 
-impl Source {
-    /// Its module's path: of `onnx/mod.rs` it is `[onnx]`, of `onnx/graph.rs` `[onnx, graph]`.
-    fn module(&self) -> Vec<&str> {
-        let mut parts: Vec<&str> = self.path.strip_suffix(".rs").unwrap_or(&self.path).split('/').collect();
-        parts.pop_if(|last| *last == "mod");
-        parts
-    }
+/// The code of every file, with its path below `src/`.
+fn sources() -> BTreeMap<PathBuf, String> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let paths = WalkDir::new(&root).into_iter().map(|entry| entry.expect("it can be listed").into_path());
+    let files = paths.filter(|path| path.extension().is_some_and(|ending| ending == "rs"));
+    let below = |path: &Path| path.strip_prefix(&root).expect("it is below the root").to_path_buf();
+    files.map(|path| (below(&path), std::fs::read_to_string(path).expect("sources are UTF-8"))).collect()
 }
 
-/// Every Rust file, in the order of the paths.
-fn sources() -> Vec<Source> {
+/// Of `onnx/mod.rs` it is `[onnx]`, of `onnx/graph.rs` `[onnx, graph]`.
+fn module(path: &Path) -> Vec<&str> {
+    let parts = path.iter().map(|part| part.to_str().expect("names are UTF-8").trim_end_matches(".rs"));
+    parts.filter(|part| *part != "mod").collect()
+}
+
+/// The module of a name at the crate's root, which `pub use error::{Error, Result};` may have put there.
+fn origin(name: &str, root: &str) -> String {
+    let root = trees(root);
+    let module = root.split(|tree| is(tree, ";")).find_map(|item| {
+        let path = &item[item.iter().position(|tree| is(tree, "use"))? + 1..];
+        let names = TokenStream::from_iter(path.to_vec()).to_string();
+        names.split(|c: char| !c.is_alphanumeric() && c != '_').any(|part| part == name).then_some(&path[0])
+    });
+    module.map_or(name.to_string(), TokenTree::to_string)
+}
+
+/// The paths of the modules that a file declares for tests alone (`#[cfg(test)] mod tests;`).
+fn test_modules(path: &Path, code: &str) -> Vec<String> {
     let mut found = Vec::new();
-    collect(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), "", &mut found);
-    found.sort_by(|a, b| a.path.cmp(&b.path));
+    walk(&trees(code), false, &mut |trees, test| {
+        if test && trees.len() > 2 && is(&trees[0], "mod") && is(&trees[2], ";") {
+            found.push(format!("{}/{}/", module(path).join("/"), trees[1]));
+        }
+    });
     found
 }
 
-fn collect(folder: &Path, prefix: &str, found: &mut Vec<Source>) {
-    for entry in fs::read_dir(folder).expect("the sources are there") {
-        let place = entry.expect("the folder can be listed").path();
-        let name = place.file_name().and_then(|name| name.to_str()).expect("names are UTF-8");
-        let path = format!("{prefix}{name}");
-        if place.is_dir() {
-            collect(&place, &format!("{path}/"), found);
-        } else if place.extension().is_some_and(|extension| extension == "rs") {
-            let text = fs::read_to_string(&place).expect("sources are UTF-8");
-            found.push(Source { path, text });
-        }
-    }
-}
-
-/// The paths of the modules that are compiled for tests alone (`#[cfg(test)] mod tests;`).
-fn test_modules(sources: &[Source]) -> BTreeSet<String> {
-    let of_source = |source: &Source| {
-        let parent = source.module().join("/");
-        let names = without_tests(&tokens(&source.text)).1;
-        names.into_iter().map(move |name| format!("{parent}/{name}"))
-    };
-    sources.iter().flat_map(of_source).collect()
-}
-
-/// A word or a sign of the code.
-#[derive(Clone)]
-struct Token {
-    text: String,
-    line: usize,
-}
-
-/// The code of a file without comments, literals of text and space.
-fn tokens(source: &str) -> Vec<Token> {
-    let source: Vec<char> = source.chars().collect();
-    let mut tokens = Vec::new();
-    let (mut at, mut line) = (0, 1);
-    while at < source.len() {
-        let (length, is_code) = first_piece(&source[at..]);
-        let piece = &source[at..at + length];
-        if is_code {
-            tokens.push(Token { text: piece.iter().collect(), line });
-        }
-        line += piece.iter().filter(|c| **c == '\n').count();
-        at += length;
-    }
-    tokens
-}
-
-/// The length of the first piece of `rest`, which is not empty, and whether it is code.
-fn first_piece(rest: &[char]) -> (usize, bool) {
-    let up_to = |wanted: char, from: usize| {
-        let end = rest.iter().skip(from).position(|c| *c == wanted);
-        end.map_or(rest.len(), |end| from + end)
-    };
-    match rest {
-        ['/', '/', ..] => (up_to('\n', 0), false),
-        ['/', '*', ..] => (comment(rest), false),
-        ['"', ..] => (string(rest), false),
-        ['\'', '\\', ..] => ((up_to('\'', 3) + 1).min(rest.len()), false),
-        ['\'', _, '\'', ..] => (3, false),
-        [c, ..] if is_of_word(*c) => {
-            let word = rest.iter().position(|c| !is_of_word(*c)).unwrap_or(rest.len());
-            match raw_string(&rest[..word], &rest[word..]) {
-                Some(length) => (word + length, false),
-                None => (word, true),
-            }
-        }
-        [c, ..] => (1, !c.is_whitespace()),
-        [] => (0, false),
-    }
-}
-
-fn is_of_word(c: char) -> bool {
-    c.is_alphanumeric() || c == '_'
-}
-
-/// The length of a block comment, in which others may be.
-fn comment(rest: &[char]) -> usize {
-    let (mut at, mut depth) = (2, 1);
-    while at < rest.len() && depth > 0 {
-        match &rest[at..] {
-            ['/', '*', ..] => (at, depth) = (at + 2, depth + 1),
-            ['*', '/', ..] => (at, depth) = (at + 2, depth - 1),
-            _ => at += 1,
-        }
-    }
-    at
-}
-
-fn string(rest: &[char]) -> usize {
-    let mut at = 1;
-    while at < rest.len() && rest[at] != '"' {
-        at += if rest[at] == '\\' { 2 } else { 1 };
-    }
-    (at + 1).min(rest.len())
-}
-
-/// The length of `#"…"#` behind the `prefix` of a raw string; `None` if there is none.
-fn raw_string(prefix: &[char], rest: &[char]) -> Option<usize> {
-    let hashes = rest.iter().take_while(|c| **c == '#').count();
-    let is_raw = matches!(prefix, ['r'] | ['b' | 'c', 'r']) && rest.get(hashes) == Some(&'"');
-    let body = rest.get(hashes + 1..).filter(|_| is_raw)?;
-    let mut end = vec!['"'];
-    end.resize(hashes + 1, '#');
-    let length = body.windows(end.len()).position(|window| window == end.as_slice())?;
-    Some(hashes + 1 + length + end.len())
-}
-
-/// The tokens outside `#[cfg(test)]` items, and the modules in files of their own that such items name.
-fn without_tests(tokens: &[Token]) -> (Vec<Token>, Vec<String>) {
-    const ATTRIBUTE: &[&str] = &["#", "[", "cfg", "(", "test", ")", "]"];
-    let (mut kept, mut modules) = (Vec::new(), Vec::new());
-    let mut rest = tokens;
-    while let Some((first, after)) = rest.split_first() {
-        if !begins_with(rest, ATTRIBUTE) {
-            kept.push(first.clone());
-            rest = after;
-            continue;
-        }
-        let item = &rest[ATTRIBUTE.len()..];
-        if let [keyword, name, end, ..] = item
-            && keyword.text == "mod"
-            && end.text == ";"
-        {
-            modules.push(name.text.clone());
-        }
-        rest = &item[item_length(item)..];
-    }
-    (kept, modules)
-}
-
-/// Up to the first semicolon or the end of the first braces. (Of a `use` with braces, the semicolon is left.)
-fn item_length(item: &[Token]) -> usize {
-    let mut depth = 0;
-    for (at, token) in item.iter().enumerate() {
-        match token.text.as_str() {
-            ";" if depth == 0 => return at + 1,
-            "{" => depth += 1,
-            "}" if depth <= 1 => return at + 1,
-            "}" => depth -= 1,
-            _ => {}
-        }
-    }
-    item.len()
-}
-
-/// The names at the crate's root that a module `depth` levels below it uses: `crate::name`, `crate::{name, …}`, and
-/// the same behind as many `super::`.
-fn imports(tokens: &[Token], depth: usize) -> Vec<Token> {
-    let up = ["super", ":", ":"].repeat(depth);
+/// The names at the crate's root that a module `depth` levels below it uses, its tests apart, and their lines: what is
+/// behind `crate::` or behind as many `super::`, also between braces.
+fn imports(code: &str, depth: usize) -> Vec<(String, usize)> {
+    let ways = [vec!["crate", ":", ":"], ["super", ":", ":"].repeat(depth)];
     let mut found = Vec::new();
-    for at in 0..tokens.len() {
-        let rest = &tokens[at..];
-        if begins_with(rest, &["crate", ":", ":"]) {
-            found.extend(heads(&rest[3..]));
-        } else if begins_with(rest, &up) {
-            found.extend(heads(&rest[up.len()..]));
-        }
-    }
+    walk(&trees(code), false, &mut |trees, test| {
+        let leads = |way: &&Vec<&str>| !test && way.iter().zip(trees).all(|(text, tree)| is(tree, text));
+        let names = match ways.iter().find(leads).and_then(|way| trees.get(way.len())) {
+            Some(TokenTree::Group(names)) => names.stream().into_iter().collect(),
+            name => Vec::from_iter(name.cloned()),
+        };
+        let first = names.split(|tree| is(tree, ",")).filter_map(|path| path.first());
+        found.extend(first.map(|name| (name.to_string(), name.span().start().line)));
+    });
     found
 }
 
-/// The first name of a path, or of every path between braces.
-fn heads(path: &[Token]) -> Vec<Token> {
-    let (mut found, mut depth, mut begins) = (Vec::new(), 0, true);
-    for token in path {
-        match token.text.as_str() {
-            "{" => {
-                depth += 1;
-                begins = depth == 1;
-            }
-            "}" => depth -= 1,
-            "," => begins = depth == 1,
-            _ if begins => {
-                found.push(token.clone());
-                begins = false;
-            }
-            _ => {}
-        }
-        if depth == 0 {
-            break;
-        }
-    }
-    found
+fn trees(code: &str) -> Vec<TokenTree> {
+    code.parse::<TokenStream>().expect("the code is Rust").into_iter().collect()
 }
 
-fn begins_with(tokens: &[Token], texts: &[&str]) -> bool {
-    tokens.len() >= texts.len() && tokens.iter().zip(texts).all(|(token, text)| token.text == *text)
+fn is(tree: &TokenTree, text: &str) -> bool {
+    !matches!(tree, TokenTree::Group(_)) && tree.to_string() == text
+}
+
+/// Shows each token with all behind it up to the end of its brackets, and whether it is in code for tests alone.
+fn walk(trees: &[TokenTree], in_test: bool, see: &mut impl FnMut(&[TokenTree], bool)) {
+    let mut test = in_test;
+    for at in 0..trees.len() {
+        see(&trees[at..], test);
+        let mut ends = is(&trees[at], ";");
+        if let TokenTree::Group(group) = &trees[at] {
+            // An item for tests is from `#[cfg(test)]` to the first semicolon or the end of the first braces.
+            test |= group.to_string().replace(' ', "") == "[cfg(test)]";
+            walk(&group.stream().into_iter().collect::<Vec<_>>(), test, see);
+            ends = group.delimiter() == Delimiter::Brace;
+        }
+        test &= in_test || !ends;
+    }
 }

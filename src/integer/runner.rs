@@ -29,8 +29,8 @@ use crate::{Error, Result};
 /// # let folder = tempfile::tempdir().unwrap();
 /// # let path = folder.path().join("vit.int8.onnx");
 /// # let model = Prepared::open("fixtures/digits_vit_ts17.onnx")?;
-/// # let data = Dataset::for_model(&model, "fixtures/digits_calib.npz")?;
-/// # Quantize::new(&model).run(&data.sample(2, 0))?.write(&path)?;
+/// # let data = Dataset::for_model(&model, "fixtures/digits_calib.npz", 2)?;
+/// # Quantize::new(&model).run(&data)?.write(&path)?;
 ///
 /// let runner = Runner::open(&path)?;
 /// let [_, channels, height, width] = runner.input_shape();

@@ -69,11 +69,11 @@ fn a_model_is_quantized_checked_and_run() {
     assert_eq!(inspected["sites"].as_array().unwrap().len() as u64, report["sites"].as_u64().unwrap());
 
     let check =
-        format!("check @{MODEL} %q.onnx --data @digits_test.npz --layers --min-agreement 90 --max-drop 5");
+        format!("check @{MODEL} %q.onnx --data @digits_test.npz --sites --min-agreement 90 --max-drop 5");
     let figures = bench.json(&check);
     assert_eq!(figures["verdict"]["passed"], true);
     assert!(figures["sqnr_db"].as_f64().unwrap() > 10.0);
-    assert_eq!(figures["layers"].as_array().unwrap().len() as u64, report["sites"].as_u64().unwrap());
+    assert_eq!(figures["sites"].as_array().unwrap().len() as u64, report["sites"].as_u64().unwrap());
     assert_eq!(
         bench.accepts(&format!("{check} --threads 1 --json")),
         bench.accepts(&format!("{check} --threads 2 --json"))

@@ -174,6 +174,25 @@ fn wrong_usage_is_refused() {
     }
 }
 
+/// A checkpoint is replaced, and so nothing else may have its name; the old name of the option is still known.
+#[test]
+fn a_checkpoint_overwrites_no_other_file() {
+    let bench = Bench::new();
+    bench.bytes("notes.json", b"{}");
+    for option in ["--checkpoint", "--save-calibration"] {
+        let line = format!("quantize @{MODEL} --calib @digits_calib.npz -o %out.onnx {option} %notes.json");
+        bench.refuses(&line, 2, &["notes.json", "not a calibration file", "not overwritten"]);
+    }
+    assert_eq!(std::fs::read(bench.path("notes.json")).unwrap(), b"{}");
+}
+
+#[test]
+fn a_limit_says_which_option_raises_it() {
+    let bench = Bench::new();
+    let line = format!("run @{MODEL} --input @digits_test.npz --max-tensor 1KiB");
+    bench.refuses(&line, 3, &["node `", "larger than the limit of 1.0 KiB", "--max-tensor raises it"]);
+}
+
 #[test]
 fn outputs_that_cannot_be_written_are_refused_early() {
     let bench = Bench::new();
