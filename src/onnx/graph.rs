@@ -40,7 +40,7 @@ enum Constant {
     /// In the attribute `value` of a Constant node.
     Attribute(NodeId),
     /// Made of the short attributes of a Constant node.
-    Made(TensorProto),
+    Made(Box<TensorProto>),
 }
 
 impl Graph {
@@ -71,7 +71,7 @@ impl Graph {
                 }
             }
         }
-        Ok(Self { opset, producers, consumers, constants, infos, outputs, model })
+        Ok(Self { model, opset, producers, consumers, constants, infos, outputs })
     }
 
     /// The model.
@@ -216,16 +216,15 @@ fn identity_output(node: &NodeProto) -> Option<&str> {
 fn constant_node(id: NodeId, node: &NodeProto) -> Option<Constant> {
     let attribute = node.attribute.first().filter(|_| node.is_op("Constant"))?;
     let name = node.output.first()?;
-    Some(match attribute.name() {
-        "value" => attribute.t.as_ref().map(|_| Constant::Attribute(id))?,
-        "value_float" => Constant::Made(tensor::from_f32(name, &[], &[attribute.f?])),
-        "value_floats" => {
-            Constant::Made(tensor::from_f32(name, &[attribute.floats.len()], &attribute.floats))
-        }
-        "value_int" => Constant::Made(tensor::from_i64(name, &[], &[attribute.i?])),
-        "value_ints" => Constant::Made(tensor::from_i64(name, &[attribute.ints.len()], &attribute.ints)),
+    let made = match attribute.name() {
+        "value" => return attribute.t.as_ref().map(|_| Constant::Attribute(id)),
+        "value_float" => tensor::from_f32(name, &[], &[attribute.f?]),
+        "value_floats" => tensor::from_f32(name, &[attribute.floats.len()], &attribute.floats),
+        "value_int" => tensor::from_i64(name, &[], &[attribute.i?]),
+        "value_ints" => tensor::from_i64(name, &[attribute.ints.len()], &attribute.ints),
         _ => return None,
-    })
+    };
+    Some(Constant::Made(made.into()))
 }
 
 #[cfg(test)]

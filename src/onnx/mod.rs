@@ -2,7 +2,7 @@
 //!
 //! A [`Model`] has passed validation and holds every tensor inline, so that what follows never meets a path, an
 //! unsorted graph or a tensor whose bytes disagree with its shape. [`Graph`] is the read-only index over it;
-//! [`Edits`] change it in one batch; [`dump`] shows it.
+//! [`Edits`] change it in one batch; `dump` shows it.
 //!
 //! Fields that `proto/onnx.proto` does not know are dropped on reading; it knows all of IR version 14.
 

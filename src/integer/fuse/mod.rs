@@ -67,7 +67,7 @@ impl Graph for TypedModel {
     }
 
     fn inputs(&self, node: usize) -> Vec<OutletId> {
-        self.node(node).inputs.to_vec()
+        self.node(node).inputs.clone()
     }
 
     fn is_sole(&self, value: &OutletId) -> bool {
