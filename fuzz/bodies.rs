@@ -3,7 +3,7 @@
 use ndarray::ArrayD;
 use onnx_ptq4vit::calibrate::Calibration;
 use onnx_ptq4vit::integer::{self, Runner};
-use onnx_ptq4vit::onnx::{Graph, Model, dump};
+use onnx_ptq4vit::onnx::{Graph, Model};
 use onnx_ptq4vit::plan;
 use onnx_ptq4vit::prepare::Prepared;
 use onnx_ptq4vit::runtime::Session;
@@ -12,10 +12,9 @@ use onnx_ptq4vit::runtime::Session;
 const LARGEST_INPUT: usize = 1 << 20;
 const LARGEST_TENSOR: usize = 64 << 20;
 
-/// Bytes to a validated model and back, and its text.
+/// Bytes to a validated model and back.
 pub(crate) fn decode(bytes: &[u8]) {
     if let Ok(model) = Model::decode(bytes.to_vec().into()) {
-        let _ = dump(&model);
         // What was accepted is written so that it is accepted again.
         Model::decode(model.encode().into()).expect("our own bytes");
     }

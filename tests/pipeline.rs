@@ -8,7 +8,7 @@ use common::{
 use ndarray::ArrayD;
 use onnx_ptq4vit::calibrate::{Calibration, Method, Options, WeightScales};
 use onnx_ptq4vit::export::{TwinForm, export};
-use onnx_ptq4vit::onnx::{Model, dump};
+use onnx_ptq4vit::onnx::Model;
 use onnx_ptq4vit::plan::LhsSource;
 
 const EXPORTS: &[&str] = &["ts13", "ts17", "dynamo18", "dynamo20", "tanh17", "outlier17"];
@@ -197,7 +197,7 @@ fn an_emitted_block_looks_so() {
     let fixture = fixture("digits_vit_ts17");
     let calibration = calibrated(&fixture, &options(8, 8));
     for (name, form) in [("function", TwinForm::Function), ("inline", TwinForm::Inline)] {
-        let text = dump(&quantized(&fixture, &calibration, form));
+        let text = common::dump::dump(&quantized(&fixture, &calibration, form));
         let of_block = |line: &&str| {
             line.contains("blocks.0")
                 && line.contains(" = ")

@@ -2,11 +2,10 @@
 //!
 //! A [`Model`] has passed validation and holds every tensor inline, so that what follows never meets a path, an
 //! unsorted graph or a tensor whose bytes disagree with its shape. [`Graph`] is the read-only index over it;
-//! [`Edits`] change it in one batch; `dump` shows it.
+//! [`Edits`] change it in one batch.
 //!
 //! Fields that `proto/onnx.proto` does not know are dropped on reading; it knows all of IR version 14.
 
-mod dump;
 mod edits;
 mod external;
 mod graph;
@@ -20,7 +19,6 @@ pub(crate) mod testing;
 mod validate;
 mod write;
 
-pub use dump::dump;
 pub use edits::Edits;
 pub(crate) use external::each_tensor;
 pub use graph::{Graph, NodeId, Use};

@@ -1,6 +1,8 @@
 //! What the integration tests share: fixtures and the way from them to results, ONNX messages by hand, and events.
 #![allow(dead_code)] // every test file uses its part
 
+pub(crate) mod dump;
+
 use std::path::{Path, PathBuf};
 use std::process::Child;
 use std::sync::mpsc::{RecvTimeoutError, channel};

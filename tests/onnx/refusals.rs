@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use onnx_ptq4vit::onnx::node::node;
-use onnx_ptq4vit::onnx::{AttributeProto, Graph, GraphProto, Model, Storage, dump};
+use onnx_ptq4vit::onnx::{AttributeProto, Graph, GraphProto, Model, Storage};
 use proptest::prelude::*;
 use prost::Message as _;
 
@@ -142,7 +142,7 @@ proptest! {
             bytes[at] = byte;
         }
         if let Ok(model) = Model::decode(bytes.into()) {
-            let _ = dump(&model);
+            let _ = crate::common::dump::dump(&model);
             let _ = Graph::new(model);
         }
     }

@@ -3,7 +3,7 @@
 use std::fs;
 
 use onnx_protobuf::Message as _;
-use onnx_ptq4vit::onnx::{Model, Storage, dump, tensor};
+use onnx_ptq4vit::onnx::{Model, Storage, tensor};
 use prost::Message as _;
 
 use super::everything::everything;
@@ -77,7 +77,7 @@ fn another_decoder_agrees() {
 
 #[test]
 fn a_dump_shows_the_model() {
-    let shown = dump(&Model::new(everything()).unwrap());
+    let shown = crate::common::dump::dump(&Model::new(everything()).unwrap());
     for line in [
         "opset ai.ptq4vit 1\n",
         "input x: float[batch, 3]\n",

@@ -2,14 +2,14 @@
 
 use std::fmt::{self, Display, Formatter};
 
-use super::proto::attribute_proto::AttributeType;
-use super::proto::tensor_shape_proto::dimension;
-use super::proto::{
+use onnx_ptq4vit::onnx::proto::attribute_proto::AttributeType;
+use onnx_ptq4vit::onnx::proto::tensor_shape_proto::dimension;
+use onnx_ptq4vit::onnx::proto::{
     AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, SparseTensorProto,
     StringStringEntryProto, TensorProto, TensorShapeProto, TypeProto, ValueInfoProto, type_proto,
 };
-use super::tensor::{self, DataType};
-use super::{Model, node};
+use onnx_ptq4vit::onnx::tensor::{self, DataType};
+use onnx_ptq4vit::onnx::{Model, node};
 
 /// The values of a tensor are shown up to this many.
 const SHOWN: usize = 8;
@@ -19,7 +19,7 @@ const SHOWN: usize = 8;
 /// ```text
 /// y = Clip<…>(x, lo, hi)  # blocks.0/clip
 /// ```
-pub fn dump(model: &Model) -> String {
+pub(crate) fn dump(model: &Model) -> String {
     Text(&model.proto).to_string()
 }
 
