@@ -184,7 +184,7 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let plural = |n: usize| if n == 1 { "" } else { "s" };
         let Self { batch, threads, .. } = self;
-        writeln!(f, "batch {batch}, {threads} thread{}; milliseconds a run", plural(*threads))?;
+        writeln!(f, "batch {batch}, {threads} thread{}; milliseconds per run", plural(*threads))?;
         let heading = ["model", "arithmetic", "load", "first", "p50", "p90", "p99", "images/s"];
         let mut align = [Align::Right; 8];
         align[..2].fill(Align::Left);
@@ -207,6 +207,10 @@ impl fmt::Display for Report {
         });
         let mut align = [Align::Right; 4];
         align[0] = Align::Left;
-        write!(f, "\nby operator, one image\n{}", table(&["operator", "nodes", "ms", "share"], &align, rows))
+        write!(
+            f,
+            "\nby operator, for one image\n{}",
+            table(&["operator", "nodes", "ms", "share"], &align, rows)
+        )
     }
 }

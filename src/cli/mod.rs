@@ -1,4 +1,4 @@
-//! The command line: results on stdout, talk on stderr.
+//! The command line: results go to stdout, progress and messages to stderr.
 
 mod bench;
 mod check;
@@ -41,7 +41,7 @@ Examples:
   onnx-ptq4vit run vit.int8.onnx --input cat.jpg
   onnx-ptq4vit bench vit.int8.onnx --against vit.onnx
 
-Exit codes: 0 done, 1 below the bar of `check`, 2 usage, 3 bad model or data, 4 unsupported model.";
+Exit codes: 0 done, 1 a threshold of `check` is missed, 2 usage, 3 bad model or data, 4 unsupported model.";
 
 #[derive(Subcommand)]
 enum Command {

@@ -89,9 +89,9 @@ impl From<SearchName> for Search {
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(super) enum WeightsName {
-    /// One scale a weight, three for a fused qkv
+    /// One scale per weight, three for a fused qkv
     PerTensor,
-    /// One scale an output channel
+    /// One scale per output channel
     PerChannel,
 }
 

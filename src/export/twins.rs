@@ -200,7 +200,7 @@ impl TwinSoftmax {
         attributes.into_iter().fold(twin, Unnamed::with)
     }
 
-    /// In units of `r1_end` (a power of two a head) R1 is `[0, 1)`, whose step is then `coarse` for every head.
+    /// In units of `r1_end` (a power of two per head) R1 is `[0, 1)`, whose scale is then `coarse` for every head.
     fn recipe(&self, body: &mut dyn Body, p: &str, v: &str, bounded_v: bool) -> Unnamed {
         let r1_end = body.per_head("r1_end", &self.r1_end);
         let v_scale = body.per_head("v_scale", &self.v_scale);

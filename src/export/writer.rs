@@ -34,7 +34,7 @@ impl<'e> Writer<'e> {
         self.constant(part, |name| tensor::from_f32(name, &[], &[value]))
     }
 
-    /// `[H, 1, 1]`: one a head, whatever is before the axis of heads.
+    /// `[H, 1, 1]`: one per head, whatever is before the axis of heads.
     pub(super) fn per_head(&mut self, part: &str, values: &[f32]) -> String {
         self.constant(part, |name| tensor::from_f32(name, &[values.len(), 1, 1], values))
     }

@@ -41,7 +41,7 @@ use crate::{Error, Result};
 /// ```
 pub struct Runner {
     plan: Arc<TypedSimplePlan>,
-    /// What [`run_sites`](Self::run_sites) runs: a node for each site. Made when it is first needed.
+    /// What a pass with taps runs: a node for each site. Made when it is first needed.
     plain: OnceLock<Arc<TypedSimplePlan>>,
     graph: TypedModel,
     sites: Vec<SiteInfo>,

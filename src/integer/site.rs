@@ -22,11 +22,11 @@ pub struct SiteInfo {
     pub a_bits: Bits,
     /// k of B; of a weight, the smallest k that holds its codes.
     pub b_bits: Bits,
-    /// How A is quantized: one quantizer, or one a head.
+    /// How A is quantized: one quantizer, or one per head.
     pub a: Vec<Quantizer>,
     /// The channels of A that are multiplied in float, beside the codes.
     pub outliers: Vec<usize>,
-    /// Δ of B: one, one a head, or one a column of the weight.
+    /// Δ of B: one, one per head, or one per column of the weight.
     pub b_scales: Vec<f32>,
 }
 
@@ -55,7 +55,7 @@ pub(super) enum Product {
 pub(super) struct Outliers {
     /// Columns of A.
     pub(super) channels: Vec<usize>,
-    /// `[R, N]` row-major, a row a channel.
+    /// `[R, N]` row-major, one row per channel.
     pub(super) rows: Vec<f32>,
 }
 
@@ -65,7 +65,7 @@ pub(super) struct Weight {
     pub(super) codes: Vec<i8>,
     pub(super) k: usize,
     pub(super) n: usize,
-    /// Δ: one, or one a column.
+    /// Δ: one, or one per column.
     pub(super) scales: Vec<f32>,
 }
 

@@ -266,8 +266,8 @@ fn collect_names(graph: &GraphProto, names: &mut HashSet<String>) {
 mod tests {
     use super::super::AttributeProto;
     use super::super::node::node;
-    use super::super::testing::{file_of, graph, value};
     use super::super::tensor;
+    use super::super::testing::{file_of, graph, value};
     use super::*;
 
     /// `y = (x·w1 + w2)·2`, an unused Relu, and notes about every value.

@@ -286,7 +286,7 @@ fn float_node(node: &NodeProto, reason: String) -> FloatNode {
     FloatNode { node: name(node), op: node.op_type().into(), reason }
 }
 
-/// The float operators of the transformer, one line a kind.
+/// The float operators of the transformer, one line per kind.
 fn float_by_design(graph: &Graph) -> Vec<FloatNode> {
     const BY_DESIGN: &[&str] = &["Softmax", "LayerNormalization", "Gelu", "Erf", "Tanh", "Sigmoid"];
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
