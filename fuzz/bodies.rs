@@ -50,7 +50,7 @@ fn load(model: Model) -> onnx_ptq4vit::Result<()> {
     }
     let _ = Runner::with_image(&model, image);
     let names = model.outputs()?.names;
-    let session = Session::new(&model, shape, &names, &[])?;
+    let session = Session::new(model.model(), shape, &names, &[])?;
     session.forward(ArrayD::zeros(&shape[..]), &[])?;
     Ok(())
 }

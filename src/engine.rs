@@ -19,7 +19,7 @@ pub trait Engine: Send + Sync {
     /// How it computes.
     fn arithmetic(&self) -> Arithmetic;
 
-    /// The model's first output for one batch of [`input_shape`](Self::input_shape), and the values named `taps`.
+    /// The model's first FLOAT output for one batch of [`input_shape`](Self::input_shape), and the values named `taps`.
     ///
     /// An error names the tap that the engine cannot give.
     fn pass(&self, batch: Array4<f32>, taps: &[&str]) -> Result<Tapped>;
@@ -31,7 +31,17 @@ pub trait Engine: Send + Sync {
         Ok(Vec::new())
     }
 
-    /// The model's first output for `images` `[N, C, H, W]`, in their order.
+    /// An error unless these are one or more images of the size that the engine takes.
+    fn ensure_fits(&self, images: &ArrayView4<f32>) -> Result<()> {
+        let [_, image @ ..] = self.input_shape();
+        if images.shape()[1..] == image && !images.is_empty() {
+            return Ok(());
+        }
+        let expected = format!("expected one or more images of {image:?} (C, H, W)");
+        Err(Error::data("images", format!("shape {:?}: {expected}", images.shape())))
+    }
+
+    /// The model's first FLOAT output for `images` `[N, C, H, W]`, in their order.
     fn run(&self, images: &ArrayView4<f32>) -> Result<ArrayD<f32>> {
         Ok(self.run_tapped(images, &[])?.output)
     }
@@ -41,16 +51,15 @@ pub trait Engine: Send + Sync {
     /// Batches run in parallel. A last batch that is too short is filled up with its last image, and what that image
     /// adds to the results is cut off.
     fn run_tapped(&self, images: &ArrayView4<f32>, taps: &[&str]) -> Result<Tapped> {
+        self.ensure_fits(images)?;
         let shape = self.input_shape();
-        if images.shape()[1..] != shape[1..] || images.is_empty() {
-            let expected = format!("expected one or more images of {:?} (C, H, W)", &shape[1..]);
-            return Err(Error::data("images", format!("shape {:?}: {expected}", images.shape())));
-        }
         let batches: Vec<ArrayView4<f32>> = images.axis_chunks_iter(Axis(0), shape[0]).collect();
         let run = |batch: &ArrayView4<f32>| {
             let present = batch.len_of(Axis(0));
-            let tapped = self.pass(filled(batch, shape[0]), taps)?;
-            if present == shape[0] { Ok(tapped) } else { tapped.cut(present, shape[0]) }
+            if present == shape[0] {
+                return self.pass(batch.to_owned(), taps);
+            }
+            self.pass(filled(batch, shape[0]), taps)?.cut(present, shape[0])
         };
         // The first error in the order of the images, on any number of threads.
         let passes: Vec<Result<Tapped>> = batches.par_iter().map(run).collect();
@@ -81,7 +90,7 @@ impl fmt::Display for Arithmetic {
 /// What a model gives for some images.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Tapped {
-    /// The model's first output.
+    /// The model's first FLOAT output.
     pub output: ArrayD<f32>,
     /// The values that were asked for, in that order.
     pub values: Vec<ArrayD<f32>>,
@@ -89,7 +98,6 @@ pub struct Tapped {
 
 /// What the nodes of one operator took in [`Engine::profile`].
 #[derive(Clone, Debug, PartialEq, Serialize)]
-#[non_exhaustive]
 pub struct OperatorTime {
     /// The operator; of a site, what it computes.
     pub operator: String,
@@ -101,11 +109,10 @@ pub struct OperatorTime {
 
 /// `batch` with its last image repeated until there are `size`.
 fn filled(batch: &ArrayView4<f32>, size: usize) -> Array4<f32> {
-    let missing = size - batch.len_of(Axis(0));
-    let last = batch.slice_axis(Axis(0), Slice::from(-1..));
-    let mut parts = vec![batch.view()];
-    parts.resize(1 + missing, last);
-    concatenate(Axis(0), &parts).expect("all parts are images of one shape")
+    let (present, channels, height, width) = batch.dim();
+    Array4::from_shape_fn((size, channels, height, width), |(n, c, h, w)| {
+        batch[[n.min(present - 1), c, h, w]]
+    })
 }
 
 impl Tapped {

@@ -14,7 +14,6 @@ use crate::plan::{Plan, plan};
 use crate::prepare::Prepared;
 use crate::progress::Progress;
 use crate::quant::Bits;
-use crate::runtime::FloatEngine;
 use crate::{Error, Result};
 
 /// How a float model is quantized: PTQ4ViT with 8 bits, unless something else is asked for.
@@ -194,6 +193,6 @@ impl Dataset {
 pub fn check(float: &Prepared, quantized: &Prepared, images: &Dataset) -> Result<Comparison> {
     let size = images.item_shape();
     let scope = Scope { logits: float.outputs()?.logits, ..Scope::default() };
-    let (float, quantized) = (FloatEngine::new(float, size)?, Runner::with_image(quantized, size)?);
+    let (float, quantized) = (float.float_engine(size)?, Runner::with_image(quantized, size)?);
     compare(&float, &quantized, images, &scope, &())
 }

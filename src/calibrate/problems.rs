@@ -21,9 +21,14 @@ pub(super) fn solve(
     options: &Options,
     search: Search,
 ) -> Result<SiteScales> {
-    let a_kind = match site.a_kind {
-        LhsSource::Softmax if options.softmax_twin => LhsKind::TwinSoftmax,
-        LhsSource::Activation(function) if options.gelu_twin => LhsKind::TwinGelu { reach: function.reach() },
+    // The twins that can be written: one over a weight, and the probabilities of attention.
+    let a_kind = match (site.a_kind, &site.b) {
+        (LhsSource::Softmax, RhsOperand::Activation(_)) if options.softmax_twin => LhsKind::TwinSoftmax,
+        (LhsSource::Activation(function), RhsOperand::Weight { layout, .. })
+            if options.gelu_twin && *layout != WeightLayout::Conv =>
+        {
+            LhsKind::TwinGelu { reach: function.reach() }
+        }
         _ => LhsKind::Uniform,
     };
     let a_rank = record.a[0].ndim();

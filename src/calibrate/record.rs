@@ -91,7 +91,7 @@ impl<'r> Recorder<'r> {
         if outputs.logits {
             outputs.names.truncate(1);
         }
-        let session = Session::new(model, shape, &outputs.names, &taps(plan))?;
+        let session = Session::new(model.model(), shape, &outputs.names, &taps(plan))?;
         let digests = vec![OnceLock::new(); images.len() / batch];
         Ok(Self { session, plan, options, images, shape, logits: outputs.logits, digests })
     }

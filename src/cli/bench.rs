@@ -201,7 +201,7 @@ impl fmt::Display for Report {
             return Ok(());
         }
         let total: f64 = self.profile.iter().map(|time| time.seconds).sum();
-        let rows = self.profile.iter().map(|OperatorTime { operator, nodes, seconds, .. }| {
+        let rows = self.profile.iter().map(|OperatorTime { operator, nodes, seconds }| {
             let share = format!("{:.1} %", 100.0 * seconds / total);
             vec![operator.clone(), nodes.to_string(), format!("{:.2}", seconds * 1e3), share]
         });

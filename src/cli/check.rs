@@ -10,7 +10,6 @@ use onnx_ptq4vit::data::Selection;
 use onnx_ptq4vit::integer::{self, Runner};
 use onnx_ptq4vit::prepare::Prepared;
 use onnx_ptq4vit::report::CheckReport;
-use onnx_ptq4vit::runtime::FloatEngine;
 
 use super::images::ImageArgs;
 use super::model::ModelArgs;
@@ -87,7 +86,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         scope.sites = same_values(&float, &quantized)?;
     }
     let quantized = Runner::with_image(&quantized, image)?;
-    let float = FloatEngine::new(&float, image)?;
+    let float = float.float_engine(image)?;
     let comparison = compare(&float, &quantized, &data, &scope, &progress)?;
     progress.finish();
 

@@ -35,7 +35,9 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         quantized(name, input, graph)?
     } else {
         let shape = |value: &str| graph.constant(value).map(|weight| weight.dims.clone());
-        InspectReport::of_plan(name, input, &plan(&model, &[])?, shape)
+        let mut plan = plan(&model, &[])?;
+        let count = plan.count(&model, model.input()?.typical_image());
+        InspectReport::of_plan(name, input, &plan, count, shape)
     };
     print(&report, args.json)?;
     Ok(ExitCode::SUCCESS)
@@ -54,6 +56,8 @@ fn quantized(name: String, input: String, graph: &Graph) -> Result<InspectReport
         node: node.label(),
         op: node.op_type().into(),
         reason: "its operands are not quantized".into(),
+        percent: None,
+        product: None,
     });
     let metadata = graph.model().proto.metadata_props.iter();
     Ok(InspectReport::Quantized {

@@ -8,7 +8,6 @@ use onnx_ptq4vit::engine::Engine;
 use onnx_ptq4vit::integer::Runner;
 use onnx_ptq4vit::onnx::Limits;
 use onnx_ptq4vit::prepare::Prepared;
-use onnx_ptq4vit::runtime::FloatEngine;
 
 /// How a model file is read.
 #[derive(clap::Args)]
@@ -31,6 +30,6 @@ pub(super) fn engine(model: &Prepared, image: [usize; 3]) -> Result<Box<dyn Engi
     Ok(if model.is_quantized() {
         Box::new(Runner::with_image(model, image)?)
     } else {
-        Box::new(FloatEngine::new(model, image)?)
+        Box::new(model.float_engine(image)?)
     })
 }

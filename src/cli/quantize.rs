@@ -6,15 +6,16 @@ use std::time::Instant;
 
 use anyhow::Result;
 use bytesize::ByteSize;
-use onnx_ptq4vit::Error;
 use onnx_ptq4vit::calibrate::{Calibration, Gradient, Options, Run, calibrate};
 use onnx_ptq4vit::data::Selection;
 use onnx_ptq4vit::export::export;
 use onnx_ptq4vit::files::ensure_writable;
 use onnx_ptq4vit::onnx::Storage;
-use onnx_ptq4vit::plan::{Plan, plan};
+use onnx_ptq4vit::plan::{Multiplications, Plan, plan};
 use onnx_ptq4vit::prepare::Prepared;
+use onnx_ptq4vit::progress::Progress as _;
 use onnx_ptq4vit::report::QuantizeReport;
+use onnx_ptq4vit::{Error, ErrorKind};
 use prost::Message;
 
 use super::images::ImageArgs;
@@ -115,7 +116,12 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let progress = Stderr::new();
     ensure_outputs(args)?;
     let model = args.reading.read(&args.model)?;
-    let plan = plan(&model, &args.exclude)?;
+    let mut plan = plan(&model, &args.exclude).map_err(|error| match error.kind() {
+        ErrorKind::Usage => Error::usage(format!("--exclude: {error}; `inspect` lists the names")),
+        _ => error,
+    })?;
+    let count = plan.count(&model, model.input()?.typical_image());
+    warn_of_float(count, &progress);
     let calibration = scales(args, &model, &plan, &progress)?;
     let quantized = export(&model, &plan, &calibration, args.twin.into())?;
     progress.finish();
@@ -123,9 +129,19 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
 
     let files = [&args.model, &args.output].map(|path| path.display().to_string());
     let bytes = [model.model(), &quantized].map(|model| model.proto.encoded_len() as u64);
-    let report = QuantizeReport::new(files, &plan, &calibration, bytes, start.elapsed().as_secs_f64());
+    let report = QuantizeReport::new(files, &plan, count, &calibration, bytes, start.elapsed().as_secs_f64());
     print(&report, args.json)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Says at once that a user would not call the result quantized.
+fn warn_of_float(count: Option<Multiplications>, progress: &Stderr) {
+    const ENOUGH: f64 = 90.0;
+    if let Some(percent) = count.map(Multiplications::integer_percent).filter(|&percent| percent < ENOUGH) {
+        progress.note(&format!(
+            "warning: only {percent:.1} % of the multiplications will be integer; `inspect` says what stays in float"
+        ));
+    }
 }
 
 /// Searched on images, or read.

@@ -16,6 +16,7 @@ use onnx_ptq4vit::report::{Align, table};
 use serde::Serialize;
 
 use super::images::ImageArgs;
+use super::interrupt::whole;
 use super::model::{ModelArgs, engine};
 use super::output::{print, same_file};
 use super::progress::Stderr;
@@ -72,7 +73,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let engine = engine(&model, data.item_shape())?;
     let Tapped { output, values } = engine.run_tapped(&data.batch(0..data.len())?.view(), &taps)?;
     if let Some(folder) = &args.sites {
-        write_sites(folder, &sites, values)?;
+        whole(|| write_sites(folder, &sites, values))?;
     }
     if output.shape().first() != Some(&data.len()) {
         let why = format!("expected one for each image, found the shape {:?}", output.shape());
@@ -80,7 +81,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     }
     let results = results(&data.names, &output)?;
     if let Some(path) = &args.output {
-        write_npy(path, &output)?;
+        whole(|| write_npy(path, &output))?;
     }
     print(&results, args.json)?;
     Ok(ExitCode::SUCCESS)

@@ -56,7 +56,9 @@ impl Emitter<'_> {
             let inliers = w.part(last, "inliers");
             last = with_outliers(&mut w, &site.a, &inliers, &scales.outliers, &weight);
         }
-        let bias = site.bias.as_ref();
+        // A bias of more axes than the product stays as it is.
+        let own = |place: &BiasPlace| !matches!(place, BiasPlace::Add { rank, .. } if *rank > scales.a_rank);
+        let bias = site.bias.as_ref().filter(|bias| own(&bias.place));
         match bias.map(|bias| (&bias.values, &bias.place)) {
             // A bias of two axes would be fused to a float Gemm: it is added in three.
             Some((values, BiasPlace::Gemm)) => {
@@ -73,13 +75,12 @@ impl Emitter<'_> {
                 self.edits.replace_node(add, sum);
                 return Ok(());
             }
-            // A bias of more axes than the product stays as it is.
-            Some((values, &BiasPlace::Add { node: add, input, rank })) if rank <= scales.a_rank => {
+            Some((values, &BiasPlace::Add { node: add, input, .. })) => {
                 let dims = [vec![1; scales.a_rank - 1], vec![values.len()]].concat();
                 let bias = w.constant("bias", |name| tensor::from_f32(name, &dims, values));
                 w.edits.set_input(add, input, bias);
             }
-            _ => {}
+            None => {}
         }
         let nodes = w.finish(last, &site.name, &site.output);
         self.edits.replace_node(site.node, nodes);

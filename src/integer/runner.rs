@@ -1,7 +1,7 @@
 //! Images in, logits out.
 
 use std::path::Path;
-use std::sync::OnceLock;
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use ndarray::{Array4, ArrayD, ArrayView4, Axis};
@@ -14,6 +14,7 @@ use super::ops::SiteOp;
 use super::read::read;
 use super::site::SiteInfo;
 use crate::engine::{Arithmetic, Engine, OperatorTime, Tapped};
+use crate::onnx::ValueInfoProto;
 use crate::prepare::Prepared;
 use crate::runtime::running;
 use crate::{Error, Result};
@@ -42,10 +43,12 @@ use crate::{Error, Result};
 pub struct Runner {
     plan: Arc<TypedSimplePlan>,
     /// What a pass with taps runs: a node for each site. Made when it is first needed.
-    plain: OnceLock<Arc<TypedSimplePlan>>,
+    plain: Mutex<Option<Arc<TypedSimplePlan>>>,
     graph: TypedModel,
     sites: Vec<SiteInfo>,
     shape: [usize; 4],
+    /// Which output of the file is given.
+    output: usize,
 }
 
 const _: () = {
@@ -72,11 +75,13 @@ impl Runner {
 
     /// The runner for images of `[C, H, W]`; an error if the file fixes another size.
     pub fn with_image(model: &Prepared, image: [usize; 3]) -> Result<Self> {
-        let shape = model.input()?.shape_for(image)?;
+        let (shape, outputs) = (model.input()?.shape_for(image)?, model.outputs()?);
+        let is_first = |output: &ValueInfoProto| output.name() == outputs.names[0];
+        let output = model.graph().outputs().iter().position(is_first).expect("it is one of them");
         let sites = read(model.graph())?.sites;
         let graph = lower(model.model(), &sites, shape)?;
         let sites: Vec<SiteInfo> = sites.into_iter().map(|site| site.info).collect();
-        Ok(Self { plan: fused_plan(&graph, &sites)?, plain: OnceLock::new(), graph, sites, shape })
+        Ok(Self { plan: fused_plan(&graph, &sites)?, plain: Mutex::default(), graph, sites, shape, output })
     }
 
     /// The quantized sites, in the order of the graph.
@@ -85,12 +90,12 @@ impl Runner {
         &self.sites
     }
 
-    fn plain(&self) -> Result<&Arc<TypedSimplePlan>> {
-        if self.plain.get().is_none() {
-            let plan = plain_plan(&self.graph, &self.sites)?;
-            return Ok(self.plain.get_or_init(|| plan));
+    fn plain(&self) -> Result<Arc<TypedSimplePlan>> {
+        let mut made = self.plain.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(plan) = &*made {
+            return Ok(plan.clone());
         }
-        Ok(self.plain.get().expect("it was just seen"))
+        Ok(made.insert(plain_plan(&self.graph, &self.sites)?).clone())
     }
 }
 
@@ -107,10 +112,13 @@ impl Engine for Runner {
     fn pass(&self, batch: Array4<f32>, taps: &[&str]) -> Result<Tapped> {
         let input = batch.into_tensor();
         if taps.is_empty() {
-            return Ok(Tapped { output: run_with(&self.plan, input, eval)?, values: Vec::new() });
+            return Ok(Tapped {
+                output: run_with(&self.plan, self.output, input, eval)?,
+                values: Vec::new(),
+            });
         }
         let mut found: Vec<Option<ArrayD<f32>>> = vec![None; taps.len()];
-        let output = run_with(self.plain()?, input, |context, state, node, inputs| {
+        let output = run_with(&self.plain()?, self.output, input, |context, state, node, inputs| {
             let Some(op) = node.op_as::<SiteOp>() else { return eval(context, state, node, inputs) };
             let site = &self.sites[op.sites[0]];
             let entered = inputs.clone();
@@ -132,22 +140,28 @@ impl Engine for Runner {
     }
 
     fn profile(&self, images: &ArrayView4<f32>) -> Result<Vec<OperatorTime>> {
+        self.ensure_fits(images)?;
         let mut times: Vec<OperatorTime> = Vec::new();
         for (pass, batch) in images.axis_chunks_iter(Axis(0), self.shape[0]).enumerate() {
-            run_with(&self.plan, batch.to_owned().into_tensor(), |context, state, node, inputs| {
-                let start = Instant::now();
-                let outputs = eval(context, state, node, inputs);
-                let seconds = start.elapsed().as_secs_f64();
-                let operator = operator_name(node);
-                match times.iter_mut().find(|time| time.operator == operator) {
-                    Some(time) => {
-                        time.nodes += usize::from(pass == 0);
-                        time.seconds += seconds;
+            run_with(
+                &self.plan,
+                self.output,
+                batch.to_owned().into_tensor(),
+                |context, state, node, inputs| {
+                    let start = Instant::now();
+                    let outputs = eval(context, state, node, inputs);
+                    let seconds = start.elapsed().as_secs_f64();
+                    let operator = operator_name(node);
+                    match times.iter_mut().find(|time| time.operator == operator) {
+                        Some(time) => {
+                            time.nodes += usize::from(pass == 0);
+                            time.seconds += seconds;
+                        }
+                        None => times.push(OperatorTime { operator, nodes: 1, seconds }),
                     }
-                    None => times.push(OperatorTime { operator, nodes: 1, seconds }),
-                }
-                outputs
-            })?;
+                    outputs
+                },
+            )?;
         }
         times.sort_by(|a, b| b.seconds.total_cmp(&a.seconds));
         Ok(times)
@@ -163,10 +177,11 @@ impl std::fmt::Debug for Runner {
     }
 }
 
-/// The first output of one pass, each node computed by `evaluate`, on a thread of rayon's: from any other, every node
+/// Output number `output` of one pass, each node computed by `evaluate`, on a thread of rayon's: from any other, every node
 /// that divides its work would wait for one.
 fn run_with(
     plan: &Arc<TypedSimplePlan>,
+    output: usize,
     input: Tensor,
     evaluate: impl FnMut(
         &EvalContext,
@@ -178,7 +193,7 @@ fn run_with(
 ) -> Result<ArrayD<f32>> {
     let run = || {
         let outputs = SimpleState::new(plan)?.run_plan_with_eval(tvec!(input.into_tvalue()), evaluate)?;
-        plain(&outputs[0])
+        plain(&outputs[output])
     };
     rayon::scope(|_| running(run))
 }

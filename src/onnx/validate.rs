@@ -140,6 +140,9 @@ fn check_nodes<'m>(nodes: &'m [NodeProto], scope: &mut Scope<'m, '_>) -> Result<
             }
         }
         check_attributes(&node.attribute, scope).map_err(|e| Error::model(node.label(), e))?;
+        if node.output.first().is_none_or(String::is_empty) {
+            return Err(Error::model(node.label(), "it has no first output"));
+        }
         for value in node.output.iter().filter(|value| !value.is_empty()) {
             if !scope.names.insert(value) {
                 return Err(Error::model(node.label(), format!("its output `{value}` exists already")));

@@ -1,6 +1,6 @@
 //! Matching with every way back: a pattern hands each of its matches to what comes next, until that is satisfied.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 
 use super::{Constant, Dims, Graph, Op, Pattern};
 
@@ -31,6 +31,10 @@ pub struct Match<G: Graph> {
 pub struct NearMiss(pub &'static str);
 
 impl<G: Graph> Match<G> {
+    fn empty() -> Self {
+        Self { values: vec![], constants: vec![], captured: vec![], nodes: vec![] }
+    }
+
     /// The value captured as `name`.
     ///
     /// # Panics
@@ -107,6 +111,24 @@ impl Pattern {
         all
     }
 
+    /// As [`all`](Self::all) for a [`through`](super::through), from any of `starts`: each value is visited a few times,
+    /// however many ways lead to it.
+    ///
+    /// # Panics
+    /// If the pattern is another.
+    pub fn all_from<G: Graph>(&self, graph: &G, starts: impl IntoIterator<Item = G::Value>) -> Vec<Match<G>> {
+        let Self::Through { steps, end } = self else { panic!("only a way has a start") };
+        let (mut matcher, mut seen, mut all) = (Matcher { graph, near: None }, Seen::<G>::new(), Vec::new());
+        for start in starts {
+            let way = Way { steps, end, left: LONGEST_WAY };
+            matcher.through(way, &graph.resolve(&start), &mut seen, &Match::empty(), &mut |_, found| {
+                all.push(found);
+                false
+            });
+        }
+        all
+    }
+
     /// Hands every match to `each` until it says that this is enough; what was nearly a match.
     fn search<G: Graph>(
         &self,
@@ -115,8 +137,7 @@ impl Pattern {
         each: &mut dyn FnMut(Match<G>) -> bool,
     ) -> Option<NearMiss> {
         let mut matcher = Matcher { graph, near: None };
-        let empty = Match { values: vec![], constants: vec![], captured: vec![], nodes: vec![] };
-        matcher.at(self, value, empty, &mut |_, found| each(found));
+        matcher.at(self, value, Match::empty(), &mut |_, found| each(found));
         matcher.near
     }
 }
@@ -133,6 +154,9 @@ struct Way<'p> {
     end: &'p Pattern,
     left: usize,
 }
+
+/// By value, how far a way through it could still have gone.
+type Seen<G> = HashMap<<G as Graph>::Value, usize>;
 
 /// What comes after a match; whether that was enough.
 type Next<'n, 'g, G> = dyn FnMut(&mut Matcher<'g, G>, Match<G>) -> bool + 'n;
@@ -157,16 +181,16 @@ impl<'g, G: Graph> Matcher<'g, G> {
             Pattern::Either(patterns) => patterns.iter().any(|p| self.at(p, value, bound.clone(), next)),
             Pattern::Through { steps, end } => {
                 let way = Way { steps, end, left: LONGEST_WAY };
-                self.through(way, value, &mut HashSet::new(), &bound, next)
+                self.through(way, value, &mut Seen::<G>::new(), &bound, next)
             }
             Pattern::Product(constant, factors) => {
                 let mut found = Flat { constant: 1.0, parts: Vec::new(), nodes: Vec::new() };
-                found.product(self.graph, value, true);
+                found.product(self.graph, value, 0);
                 self.flat((*constant, factors), &found, bound, next)
             }
             Pattern::Sum(constant, terms) => {
                 let mut found = Flat { constant: 0.0, parts: Vec::new(), nodes: Vec::new() };
-                found.sum(self.graph, value, true);
+                found.sum(self.graph, value, 0);
                 self.flat((*constant, terms), &found, bound, next)
             }
             Pattern::With { pattern, name, inner, reason } => {
@@ -272,17 +296,19 @@ impl<'g, G: Graph> Matcher<'g, G> {
         }
     }
 
-    /// One way to a value is as good as another: each is `seen` once.
+    /// One way to a value is as good as another of the same length: `seen` says how far was left at each value.
     fn through(
         &mut self,
         way: Way,
         value: &G::Value,
-        seen: &mut HashSet<G::Value>,
+        seen: &mut Seen<G>,
         bound: &Match<G>,
         next: &mut Next<'_, 'g, G>,
     ) -> bool {
-        if !seen.insert(value.clone()) {
-            return false;
+        match seen.get_mut(value) {
+            Some(left) if *left >= way.left => return false,
+            Some(left) => *left = way.left,
+            None => drop(seen.insert(value.clone(), way.left)),
         }
         if self.at(way.end, value, bound.clone(), next) {
             return true;
@@ -338,22 +364,23 @@ struct Flat<G: Graph> {
 
 impl<G: Graph> Flat<G> {
     /// Only values that nothing else uses are taken apart: what is shared is a variable of the formula.
-    fn product(&mut self, graph: &G, value: &G::Value, root: bool) {
+    fn product(&mut self, graph: &G, value: &G::Value, depth: usize) {
         let value = graph.resolve(value);
         if let Some(number) = graph.number(&value) {
             self.constant *= number;
             return;
         }
-        let node = graph.producer(&value).filter(|_| root || graph.is_sole(&value));
+        let node =
+            graph.producer(&value).filter(|_| depth == 0 || depth < LONGEST_WAY && graph.is_sole(&value));
         let Some((node, inputs)) = node.map(|node| (node, graph.inputs(node))) else {
             return self.parts.push(value);
         };
         let second = || graph.number(inputs.get(1)?);
         match (&*graph.operator(node), second()) {
-            ("Mul", _) => inputs.iter().for_each(|input| self.product(graph, input, false)),
+            ("Mul", _) => inputs.iter().for_each(|input| self.product(graph, input, depth + 1)),
             ("Div", Some(divisor)) => {
                 self.constant /= divisor;
-                self.product(graph, &inputs[0], false);
+                self.product(graph, &inputs[0], depth + 1);
             }
             ("Pow", Some(power)) if power == 2.0 || power == 3.0 => {
                 let base = graph.resolve(&inputs[0]);
@@ -364,17 +391,18 @@ impl<G: Graph> Flat<G> {
         self.nodes.push(node);
     }
 
-    fn sum(&mut self, graph: &G, value: &G::Value, root: bool) {
+    fn sum(&mut self, graph: &G, value: &G::Value, depth: usize) {
         let value = graph.resolve(value);
         if let Some(number) = graph.number(&value) {
             self.constant += number;
             return;
         }
-        let node = graph.producer(&value).filter(|_| root || graph.is_sole(&value));
+        let node =
+            graph.producer(&value).filter(|_| depth == 0 || depth < LONGEST_WAY && graph.is_sole(&value));
         match node.filter(|&node| graph.operator(node) == "Add") {
             Some(node) => {
                 self.nodes.push(node);
-                graph.inputs(node).iter().for_each(|input| self.sum(graph, input, false));
+                graph.inputs(node).iter().for_each(|input| self.sum(graph, input, depth + 1));
             }
             None => self.parts.push(value),
         }

@@ -73,7 +73,7 @@ pub(super) fn all_scores(graph: &Graph) -> HashSet<NodeId> {
     let scores = scores();
     let softmaxes = graph.nodes().filter(|(_, node)| node.is_op("Softmax"));
     let inputs = softmaxes.filter_map(|(_, softmax)| softmax.input.first());
-    inputs.flat_map(|input| scores.all(graph, input)).map(|found| found.node("product")).collect()
+    scores.all_from(graph, inputs.cloned()).iter().map(|found| found.node("product")).collect()
 }
 
 /// Do the thirds of a projection's columns make Q, K and V? So if its output is reshaped and the axis of three is

@@ -1,7 +1,7 @@
 //! The row of constants that is added to the product of a site.
 
 use super::{RhsOperand, Site, WeightLayout};
-use crate::onnx::{Graph, NodeId, NodeProto, tensor};
+use crate::onnx::{Graph, NodeId, tensor};
 
 /// Where the bias of a linear layer is. (That of a Conv stays its third input.)
 #[derive(Clone, Debug, PartialEq)]
@@ -49,12 +49,13 @@ pub(super) fn find(graph: &Graph, site: &Site) -> Result<Option<Bias>, String> {
 /// The bias that is added to the output of a `MatMul`.
 fn added(graph: &Graph, site: &Site, columns: usize) -> Option<Bias> {
     let [consumer] = graph.consumers(&site.output) else { return None };
-    let add: &NodeProto = graph.node(consumer.node);
+    let add = graph.node(consumer.node);
     if !add.is_op("Add") || graph.is_output(&site.output) {
         return None;
     }
-    let input = 1 - consumer.input;
-    let (values, rank) = row(graph, &add.input[input], columns)?;
+    let [x, y] = &add.input[..] else { return None };
+    let (input, value) = if consumer.input == 0 { (1, y) } else { (0, x) };
+    let (values, rank) = row(graph, value, columns)?;
     Some(Bias { values, place: BiasPlace::Add { node: consumer.node, input, rank } })
 }
 

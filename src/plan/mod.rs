@@ -3,6 +3,7 @@
 mod activations;
 mod attention;
 mod bias;
+mod cost;
 mod foreign;
 mod sites;
 
@@ -11,6 +12,7 @@ use serde::Serialize;
 
 pub use activations::Activation;
 pub use bias::{Bias, BiasPlace};
+pub use cost::Multiplications;
 pub use sites::{ensure_finite, plan};
 
 use crate::onnx::{Graph, NodeId, tensor};
@@ -123,6 +125,12 @@ pub struct FloatNode {
     pub op: String,
     /// Why.
     pub reason: String,
+    /// Its share of the multiplications of the model in percent, if it is a product and they were counted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub percent: Option<f64>,
+    /// The node, if it is a product.
+    #[serde(skip)]
+    pub product: Option<NodeId>,
 }
 
 impl Site {

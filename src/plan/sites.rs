@@ -24,11 +24,11 @@ pub fn plan(model: &Prepared, exclude: &[String]) -> Result<Plan> {
         ));
     }
     let mut plan = Plan { sites: Vec::new(), float: Vec::new() };
-    let finder = Finder::new(graph);
+    let finder = Finder::new(model);
     for (id, node) in graph.nodes().filter(|(_, node)| PRODUCTS.iter().any(|op| node.is_op(op))) {
         match finder.site(id, node) {
             Ok(site) => plan.sites.push(site),
-            Err(reason) => plan.float.push(float_node(node, reason)),
+            Err(reason) => plan.float.push(float_node(id, node, reason)),
         }
     }
     finder.name_places(&mut plan.sites);
@@ -37,7 +37,7 @@ pub fn plan(model: &Prepared, exclude: &[String]) -> Result<Plan> {
         let site = plan.sites.remove(at.ok_or_else(|| {
             Error::usage(format!("no site is called `{name}`, so none can be excluded by that name"))
         })?);
-        plan.float.push(float_node(graph.node(site.node), "excluded on request".into()));
+        plan.float.push(float_node(site.node, graph.node(site.node), "excluded on request".into()));
     }
     if plan.sites.is_empty() {
         let found: Vec<String> =
@@ -99,7 +99,8 @@ fn weight(value: String, layout: WeightLayout) -> RhsOperand {
     RhsOperand::Weight { value, layout, qkv: false }
 }
 
-fn conv_is_a_projection(graph: &Graph, node: &NodeProto) -> Result<(), String> {
+/// The kernel of a Conv that cuts its input into patches.
+fn conv_is_a_projection(graph: &Graph, node: &NodeProto) -> Result<Vec<i64>, String> {
     let kernel = graph.constant(&node.input[1]).map(tensor::shape).unwrap_or_default();
     let kernel: Vec<i64> = kernel[2..].iter().map(|&k| k as i64).collect();
     let all = |name: &str, wanted: i64| node.attr_ints(name).is_none_or(|v| v.iter().all(|&x| x == wanted));
@@ -109,7 +110,7 @@ fn conv_is_a_projection(graph: &Graph, node: &NodeProto) -> Result<(), String> {
         && all("dilations", 1)
         && matches!(node.attr_str("auto_pad"), None | Some("NOTSET" | "VALID"));
     match projects {
-        true => Ok(()),
+        true => Ok(kernel),
         false => Err("a Conv whose windows overlap or are padded is no patch projection".into()),
     }
 }
@@ -124,6 +125,7 @@ fn gemm_layout(node: &NodeProto) -> Result<WeightLayout, String> {
 
 /// The patterns, and what is known of the whole graph.
 struct Finder<'g> {
+    model: &'g Prepared,
     graph: &'g Graph,
     softmax: Pattern,
     product: Pattern,
@@ -134,8 +136,10 @@ struct Finder<'g> {
 }
 
 impl<'g> Finder<'g> {
-    fn new(graph: &'g Graph) -> Self {
+    fn new(model: &'g Prepared) -> Self {
+        let graph = model.graph();
         Self {
+            model,
             graph,
             softmax: attention::softmax(),
             product: attention::product(),
@@ -155,8 +159,10 @@ impl<'g> Finder<'g> {
         let rank = graph.constant(&b).map(|w| tensor::shape(w).len());
         let (kind, b) = match (node.op_type(), rank) {
             ("Conv", Some(4)) => {
-                conv_is_a_projection(graph, node)?;
-                (SiteKind::Patch, weight(b, WeightLayout::Conv))
+                let kernel = conv_is_a_projection(graph, node)?;
+                // A kernel of one pixel is a linear layer over the channels.
+                let kind = if kernel == [1, 1] { SiteKind::Linear } else { SiteKind::Patch };
+                (kind, weight(b, WeightLayout::Conv))
             }
             ("Gemm", Some(2)) => (SiteKind::Linear, weight(b, gemm_layout(node)?)),
             ("MatMul", Some(2)) => (SiteKind::Linear, weight(b, WeightLayout::Kn)),
@@ -177,14 +183,18 @@ impl<'g> Finder<'g> {
     }
 
     fn lhs_source(&self, value: &str) -> Result<LhsSource, String> {
-        if let Some(found) = self.softmax.matches(self.graph, value) {
-            let softmax = self.graph.node(found.node("softmax"));
-            return match softmax.attr_int("axis").unwrap_or(-1) {
-                -1 | 3 => Ok(LhsSource::Softmax),
-                axis => Err(format!("its Softmax {} is on axis {axis}, expected the last", softmax.label())),
-            };
+        let Some(found) = self.softmax.matches(self.graph, value) else {
+            let activation = activations::find(self.graph, value);
+            return Ok(activation.map_or(LhsSource::Plain, |(function, _)| LhsSource::Activation(function)));
+        };
+        let softmax = self.graph.node(found.node("softmax"));
+        let axis = softmax.attr_int("axis").unwrap_or(-1);
+        // Where the number of axes can't be told, the scores of attention have four.
+        let rank = || self.model.facts().rank(&softmax.output[0]).unwrap_or(4) as i64;
+        if axis == -1 || axis == rank() - 1 {
+            return Ok(LhsSource::Softmax);
         }
-        Ok(activations::find(self.graph, value).map_or(LhsSource::Plain, |(a, _)| LhsSource::Activation(a)))
+        Err(format!("its Softmax {} is on axis {axis}, expected the last", softmax.label()))
     }
 
     /// Tells the linear layers apart by what they are connected to.
@@ -282,8 +292,8 @@ impl Source {
     }
 }
 
-fn float_node(node: &NodeProto, reason: String) -> FloatNode {
-    FloatNode { node: name(node), op: node.op_type().into(), reason }
+fn float_node(id: NodeId, node: &NodeProto, reason: String) -> FloatNode {
+    FloatNode { node: name(node), op: node.op_type().into(), reason, percent: None, product: Some(id) }
 }
 
 /// The float operators of the transformer, one line per kind.
@@ -299,6 +309,8 @@ fn float_by_design(graph: &Graph) -> Vec<FloatNode> {
         node: format!("{count} nodes"),
         op: op.into(),
         reason: "PTQ4ViT keeps it in float".into(),
+        percent: None,
+        product: None,
     };
     counts.into_iter().map(line).collect()
 }

@@ -2,7 +2,10 @@
 
 use crate::onnx::node::node;
 use crate::onnx::{AttributeProto, DataType, Edits, Graph, NodeProto, TensorProto, tensor};
+use crate::runtime::infer;
 use crate::{Error, Result};
+
+use super::interface::InputSpec;
 
 /// The edits that take every `Attention` of `graph` apart; `None` if it has none.
 pub(super) fn expand(graph: &Graph) -> Result<Option<Edits>> {
@@ -88,8 +91,9 @@ impl Expansion<'_> {
 
     /// D, which the default scale `1/√D` depends on.
     fn head_width(&self, q: &str, heads: Option<i64>) -> Result<i64> {
-        let shape = self.graph.shape(q).unwrap_or_default();
-        let width = shape.last().copied().flatten().map(|width| width / heads.unwrap_or(1));
+        let stated = self.graph.shape(q).and_then(|shape| *shape.last()?);
+        let told = || infer(self.graph.model(), InputSpec::dims_of(self.graph)).dims(q)?.last().copied()?;
+        let width = stated.or_else(|| Some(told()? as i64)).map(|width| width / heads.unwrap_or(1));
         width.filter(|&width| width > 0).ok_or_else(|| {
             let why =
                 format!("it states no scale, and the file not the width of `{q}`: run ONNX shape inference");

@@ -1,29 +1,48 @@
-//! Weights that an exporter left as a part or another layout of a constant, such as the thirds of a fused projection.
+//! Weights that an exporter left as a part or another layout of a constant, such as the thirds of a fused projection, or
+//! as something computed from constants.
 
 use std::collections::HashMap;
 
 use ndarray::{ArrayD, Axis, Slice};
 
+use super::arithmetic;
 use crate::onnx::{Edits, Graph, NodeProto, tensor};
 use crate::{Error, Result};
 
 /// What is computed so far, by name.
-type Known = HashMap<String, ArrayD<f32>>;
+type Known = HashMap<String, Folded>;
 
-/// The edits that put a constant in the place of whatever only moves elements of float constants; `None` if nothing
-/// does. None of these operators makes more elements than it takes.
+/// A value that depends on constants alone.
+struct Folded {
+    array: ArrayD<f32>,
+    /// Whether its elements are those of a constant, moved; else they were computed.
+    moved: bool,
+}
+
+/// Operators whose operands are worth being constants even if that takes arithmetic.
+const CONSUMERS: &[&str] = &["MatMul", "Gemm", "Conv", "Add", "LayerNormalization"];
+
+/// The edits that put a constant in the place of whatever moves elements of float constants, and of what is computed from
+/// them if a matrix product or its bias takes it; `None` if there is nothing of that.
 pub(super) fn fold(graph: &Graph) -> Result<Option<Edits>> {
     let mut known = Known::new();
+    let mut room = graph.model().limits.tensor_bytes / size_of::<f32>();
     for (_, node) in graph.nodes() {
         if let Some(values) = moved(graph, node, &known)? {
             known.extend(node.output.iter().cloned().zip(values));
+        } else if let Some(array) = computed(graph, node, &known, room)? {
+            room = room.saturating_sub(array.len());
+            known.insert(node.output[0].clone(), Folded { array, moved: false });
         }
     }
     let mut edits = Edits::new(graph.model());
     let mut names: HashMap<&str, String> = HashMap::new();
     for (id, node) in graph.nodes().filter(|(_, node)| !made(&known, node)) {
         for (index, value) in node.input.iter().enumerate() {
-            let Some(array) = known.get(value) else { continue };
+            let Some(Folded { array, moved }) = known.get(value) else { continue };
+            if !moved && !CONSUMERS.iter().any(|op| node.is_op(op)) {
+                continue;
+            }
             let name = names.entry(value).or_insert_with(|| {
                 let name = edits.fresh(&format!("{value}_folded"));
                 let values: Vec<f32> = array.iter().copied().collect();
@@ -40,8 +59,36 @@ fn made(known: &Known, node: &NodeProto) -> bool {
     node.output.first().is_some_and(|output| known.contains_key(output))
 }
 
+/// The float constant `value`, or what was computed of it; `None` if it is none, or of another type.
+fn float(graph: &Graph, value: &str, known: &Known) -> Result<Option<ArrayD<f32>>> {
+    if let Some(folded) = known.get(value) {
+        return Ok(Some(folded.array.clone()));
+    }
+    let Some(constant) = graph.constant(value) else { return Ok(None) };
+    let Ok(values) = tensor::f32s(constant) else { return Ok(None) };
+    let array = ArrayD::from_shape_vec(tensor::shape(constant), values);
+    array.map(Some).map_err(|e| Error::model(format!("tensor `{value}`"), e))
+}
+
+/// The result of `node`, if it is computed from float constants.
+fn computed(graph: &Graph, node: &NodeProto, known: &Known, most: usize) -> Result<Option<ArrayD<f32>>> {
+    let [_] = node.output[..] else { return Ok(None) };
+    let Some(count) = arithmetic::operands(node).filter(|_| node.is_op(node.op_type())) else {
+        return Ok(None);
+    };
+    let Some(inputs) = node.input.get(..count) else { return Ok(None) };
+    let is_constant = |value: &String| known.contains_key(value) || graph.constant(value).is_some();
+    if !inputs.iter().all(is_constant) {
+        return Ok(None);
+    }
+    let arrays = inputs.iter().map(|value| float(graph, value, known)).collect::<Result<Option<Vec<_>>>>()?;
+    let Some(arrays) = arrays.filter(|arrays| !arrays.is_empty()) else { return Ok(None) };
+    let views: Vec<_> = arrays.iter().map(|array| array.view()).collect();
+    Ok(arithmetic::compute(graph, node, &views, most))
+}
+
 /// The outputs of `node`, if it moves the elements of one constant.
-fn moved(graph: &Graph, node: &NodeProto, known: &Known) -> Result<Option<Vec<ArrayD<f32>>>> {
+fn moved(graph: &Graph, node: &NodeProto, known: &Known) -> Result<Option<Vec<Folded>>> {
     type Move = fn(ArrayD<f32>, &NodeProto, &[Option<Vec<i64>>]) -> Option<Vec<ArrayD<f32>>>;
     let how: Move = match node.op_type() {
         "Transpose" => |x, node, _| transpose(x, node),
@@ -55,22 +102,18 @@ fn moved(graph: &Graph, node: &NodeProto, known: &Known) -> Result<Option<Vec<Ar
     let Some((data, rest)) = node.input.split_first().filter(|_| node.is_op(node.op_type())) else {
         return Ok(None);
     };
-    let array = match (known.get(data), graph.constant(data)) {
-        (Some(array), _) => array.clone(),
-        (None, Some(constant)) => match tensor::f32s(constant) {
-            Ok(values) => ArrayD::from_shape_vec(tensor::shape(constant), values)
-                .map_err(|e| Error::model(format!("tensor `{data}`"), e))?,
-            Err(_) => return Ok(None),
-        },
-        _ => return Ok(None),
-    };
+    if !known.contains_key(data) && graph.constant(data).is_none() {
+        return Ok(None);
+    }
     let ints = |value: &String| graph.constant(value).and_then(|constant| tensor::i64s(constant).ok());
     if rest.iter().any(|value| !value.is_empty() && ints(value).is_none()) {
         return Ok(None);
     }
     let given: Vec<Option<Vec<i64>>> = rest.iter().map(ints).collect();
-    let outputs = how(array, node, &given);
-    Ok(outputs.filter(|outputs| outputs.len() == node.output.len()))
+    let Some(array) = float(graph, data, known)? else { return Ok(None) };
+    let outputs = how(array, node, &given).filter(|outputs| outputs.len() == node.output.len());
+    let moved = known.get(data).is_none_or(|folded| folded.moved);
+    Ok(outputs.map(|outputs| outputs.into_iter().map(|array| Folded { array, moved }).collect()))
 }
 
 fn transpose(x: ArrayD<f32>, node: &NodeProto) -> Option<Vec<ArrayD<f32>>> {
@@ -169,7 +212,7 @@ fn slice(x: ArrayD<f32>, given: &[Option<Vec<i64>>]) -> Option<Vec<ArrayD<f32>>>
 }
 
 /// A position from the front, of one that may count from the end.
-fn index(axis: i64, rank: usize) -> Option<usize> {
+pub(super) fn index(axis: i64, rank: usize) -> Option<usize> {
     let axis = if axis < 0 { axis.checked_add(rank as i64)? } else { axis };
     usize::try_from(axis).ok().filter(|&axis| axis < rank)
 }

@@ -30,6 +30,11 @@ impl InputSpec {
         Ok(Self { name: input.name().to_string(), dims })
     }
 
+    /// The dims of the first input, as far as they are known.
+    pub(super) fn dims_of(graph: &Graph) -> [Option<usize>; 4] {
+        Self::of(graph).map_or([None; 4], |input| input.dims)
+    }
+
     /// Images per run: the fixed batch of the file, or 1 where it is open.
     pub fn batch(&self) -> usize {
         self.dims[0].unwrap_or(1)
@@ -45,6 +50,12 @@ impl InputSpec {
             ));
         }
         Ok([self.batch(), image[0], image[1], image[2]])
+    }
+
+    /// `[C, H, W]` of an image that the model takes: 3 channels and 224 pixels where the file leaves them open.
+    pub fn typical_image(&self) -> [usize; 3] {
+        let [_, channels, height, width] = self.dims;
+        [channels.unwrap_or(3), height.unwrap_or(224), width.unwrap_or(224)]
     }
 
     /// As `[N, 3, 224, 224]`.

@@ -2,8 +2,10 @@
 //!
 //! What was changed on the way in and shows from outside, the types of inputs and outputs, is put back on the way out.
 
+mod arithmetic;
 mod attention;
 mod border;
+mod branches;
 mod constants;
 mod interface;
 
@@ -16,6 +18,7 @@ pub use interface::{InputSpec, Outputs};
 
 use crate::Result;
 use crate::onnx::{DataType, Graph, Limits, Model};
+use crate::runtime::{Facts, FloatEngine, infer};
 
 /// A model that is ready for every stage: normalized and indexed.
 #[derive(Clone, Debug)]
@@ -24,6 +27,7 @@ pub struct Prepared {
     /// The inputs and outputs that were FLOAT16 or BFLOAT16, by name.
     border: Vec<(String, DataType)>,
     sha256: OnceLock<String>,
+    facts: OnceLock<Facts>,
 }
 
 impl Prepared {
@@ -40,7 +44,7 @@ impl Prepared {
     pub fn open_within(path: impl AsRef<Path>, limits: Limits) -> Result<Self> {
         let mut model = Model::read(path.as_ref())?;
         model.limits = limits;
-        Self::new(model)
+        Self::new(model).map_err(|error| error.in_file(path.as_ref()))
     }
 
     /// Normalizes a model in memory. A model that needs nothing of it stays as it is.
@@ -48,14 +52,14 @@ impl Prepared {
     pub fn new(mut model: Model) -> Result<Self> {
         let border = border::widen(&mut model)?;
         let mut graph = Graph::new(model)?;
-        for step in [constants::fold, attention::expand] {
+        for step in [branches::take, constants::fold, attention::expand] {
             if let Some(edits) = step(&graph)? {
                 let mut model = graph.into_model();
                 edits.apply(&mut model)?;
                 graph = Graph::new(model)?;
             }
         }
-        Ok(Self { graph, border, sha256: OnceLock::new() })
+        Ok(Self { graph, border, sha256: OnceLock::new(), facts: OnceLock::new() })
     }
 
     /// The normalized model and its index.
@@ -78,6 +82,17 @@ impl Prepared {
     /// What the model gives; an error if it has no FLOAT output.
     pub fn outputs(&self) -> Result<Outputs> {
         Outputs::of(&self.graph)
+    }
+
+    /// The float model, ready to run on images of `[C, H, W]`; an error if the file fixes another size.
+    pub fn float_engine(&self, image: [usize; 3]) -> Result<FloatEngine> {
+        let shape = self.input()?.shape_for(image)?;
+        FloatEngine::new(self.model().clone(), self.outputs()?.names.swap_remove(0), shape)
+    }
+
+    /// What can be told of the values without running the model.
+    pub(crate) fn facts(&self) -> &Facts {
+        self.facts.get_or_init(|| infer(self.model(), InputSpec::dims_of(&self.graph)))
     }
 
     /// Whether some node computes on integer codes, or makes or reads them.

@@ -4,8 +4,8 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::{Align, KindCount, by_kind, float_table, kinds_line, table};
-use crate::plan::{FloatNode, LhsSource, Plan, RhsOperand, Site};
+use super::{Align, KindCount, by_kind, float_table, kinds_line, share_line, table};
+use crate::plan::{FloatNode, LhsSource, Multiplications, Plan, RhsOperand, Site};
 
 /// What a model is made of.
 #[derive(Clone, Debug, Serialize)]
@@ -21,6 +21,8 @@ pub enum InspectReport {
         input: String,
         /// How many sites of each kind.
         kinds: Vec<KindCount>,
+        /// The multiplications of the matrix products and convolutions, for one image; `None` if they can't be counted.
+        multiplications: Option<Multiplications>,
         /// In the order of the graph.
         sites: Vec<SiteRow>,
         /// What stays float, and why.
@@ -85,6 +87,7 @@ impl InspectReport {
         model: String,
         input: String,
         plan: &Plan,
+        multiplications: Option<Multiplications>,
         shape: impl Fn(&str) -> Option<Vec<i64>>,
     ) -> Self {
         Self::Float {
@@ -92,6 +95,7 @@ impl InspectReport {
             quantized: false,
             input,
             kinds: by_kind(plan),
+            multiplications,
             sites: plan.sites.iter().map(|site| row(site, &shape)).collect(),
             float: plan.float.clone(),
         }
@@ -118,9 +122,10 @@ const LONGEST_VALUE: usize = 200;
 impl fmt::Display for InspectReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Float { model, input, kinds, sites, float, .. } => {
+            Self::Float { model, input, kinds, multiplications, sites, float, .. } => {
                 writeln!(f, "{model}: float model, input {input}")?;
-                writeln!(f, "{} sites to quantize: {}\n", sites.len(), kinds_line(kinds))?;
+                writeln!(f, "{} sites to quantize: {}", sites.len(), kinds_line(kinds))?;
+                writeln!(f, "{}\n", share_line(*multiplications))?;
                 let heading = ["site", "kind", "lhs", "rhs"];
                 f.write_str(&table(&heading, &[Align::Left; 4], sites.iter().map(float_cells)))?;
                 f.write_str(&float_table(float))

@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 
 use serde::Serialize;
 
-use crate::plan::{FloatNode, Plan};
+use crate::plan::{FloatNode, Multiplications, Plan};
 
 /// How many sites of a kind there are.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -44,6 +44,16 @@ fn float_table(nodes: &[FloatNode]) -> String {
     if nodes.is_empty() {
         return String::new();
     }
-    let rows = nodes.iter().map(|l| vec![l.op.clone(), l.node.clone(), l.reason.clone()]);
-    format!("\nstays in float:\n{}", table(&["op", "node", "why"], &[Align::Left; 3], rows))
+    let share = |node: &FloatNode| node.percent.map_or(String::new(), |percent| format!("{percent:.1} %"));
+    let rows = nodes.iter().map(|n| vec![n.op.clone(), share(n), n.node.clone(), n.reason.clone()]);
+    let align = [Align::Left, Align::Right, Align::Left, Align::Left];
+    format!("\nstays in float:\n{}", table(&["op", "share", "node", "why"], &align, rows))
+}
+
+/// As `98.7 % of the multiplications are integer`.
+fn share_line(count: Option<Multiplications>) -> String {
+    match count {
+        Some(count) => format!("{:.1} % of the multiplications are integer", count.integer_percent()),
+        None => "which share of the multiplications is integer can't be told: a shape is unknown".into(),
+    }
 }

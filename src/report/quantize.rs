@@ -4,9 +4,9 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::{KindCount, by_kind, float_table, kinds_line};
+use super::{KindCount, by_kind, float_table, kinds_line, share_line};
 use crate::calibrate::{Calibration, Options};
-use crate::plan::{FloatNode, Plan};
+use crate::plan::{FloatNode, Multiplications, Plan};
 
 /// What was done to a model.
 #[derive(Clone, Debug, Serialize)]
@@ -19,7 +19,9 @@ pub struct QuantizeReport {
     pub sites: usize,
     /// And of which kinds.
     pub kinds: Vec<KindCount>,
-    /// What stays float, and why.
+    /// The multiplications of the matrix products and convolutions, for one image; `None` if they can't be counted.
+    pub multiplications: Option<Multiplications>,
+    /// What stays float, and why; the most expensive first.
     pub float: Vec<FloatNode>,
     /// Outlier channels that stay float, over all sites.
     pub outliers: usize,
@@ -42,6 +44,7 @@ impl QuantizeReport {
     pub fn new(
         [model, output]: [String; 2],
         plan: &Plan,
+        multiplications: Option<Multiplications>,
         calibration: &Calibration,
         [bytes_before, bytes_after]: [u64; 2],
         seconds: f64,
@@ -51,6 +54,7 @@ impl QuantizeReport {
             output,
             sites: plan.sites.len(),
             kinds: by_kind(plan),
+            multiplications,
             float: plan.float.clone(),
             outliers: calibration.sites.iter().map(|site| site.outliers.len()).sum(),
             options: calibration.provenance.options,
@@ -69,6 +73,7 @@ impl fmt::Display for QuantizeReport {
         let mb = |bytes: u64| bytes as f64 / 1e6;
         writeln!(f, "{model} -> {output}")?;
         writeln!(f, "  sites    {sites} quantized: {}", kinds_line(&self.kinds))?;
+        writeln!(f, "  integer  {}", share_line(self.multiplications))?;
         writeln!(f, "  method   {}, on {images} images", method(options))?;
         if self.outliers > 0 {
             writeln!(f, "  outliers {} channels stay float", self.outliers)?;

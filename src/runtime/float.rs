@@ -9,9 +9,9 @@ use super::{rewriting, running, tapped};
 use crate::Result;
 use crate::engine::{Arithmetic, Engine, Tapped};
 use crate::onnx::Model;
-use crate::prepare::Prepared;
 
-/// A float model in tract, optimized for images of one size.
+/// A float model in tract, optimized for images of one size: see
+/// [`Prepared::float_engine`](crate::Prepared::float_engine).
 pub struct FloatEngine {
     model: Model,
     output: String,
@@ -21,11 +21,9 @@ pub struct FloatEngine {
 }
 
 impl FloatEngine {
-    /// The engine of `model` for images of `[C, H, W]`; an error if the file fixes another size.
-    pub fn new(model: &Prepared, image: [usize; 3]) -> Result<Self> {
-        let shape = model.input()?.shape_for(image)?;
-        let output = model.outputs()?.names.swap_remove(0);
-        let this = Self { model: model.model().clone(), output, shape, plans: Mutex::default() };
+    /// The engine that gives the value `output` of `model`, for inputs of `shape`.
+    pub(crate) fn new(model: Model, output: String, shape: [usize; 4]) -> Result<Self> {
+        let this = Self { model, output, shape, plans: Mutex::default() };
         this.plan(&[])?;
         Ok(this)
     }
@@ -38,6 +36,8 @@ impl FloatEngine {
         let outputs = [&[&*self.output], taps].concat();
         let typed = tapped(&self.model, self.shape, &outputs)?;
         let plan = rewriting(|| typed.into_optimized()?.into_runnable())?;
+        // The one for the output alone, and the last one with taps.
+        plans.truncate(1);
         plans.push((taps.iter().map(ToString::to_string).collect(), plan.clone()));
         Ok(plan)
     }

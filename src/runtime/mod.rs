@@ -5,9 +5,11 @@
 mod autodiff;
 mod float;
 pub(crate) mod import;
+mod infer;
 mod session;
 
 pub use float::FloatEngine;
+pub(crate) use infer::{Facts, infer};
 pub use session::{Recorded, Session};
 
 use tract_onnx::prelude::{TractResult, TypedModel};

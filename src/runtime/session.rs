@@ -7,7 +7,7 @@ use tract_onnx::tract_hir::internal::{IntoTensor, OutletId};
 
 use super::autodiff::{Network, Tape};
 use super::tapped;
-use crate::prepare::Prepared;
+use crate::onnx::Model;
 use crate::{Error, Result};
 
 /// A model that records values and gradients.
@@ -25,14 +25,14 @@ pub struct Recorded<'s> {
 
 impl Session {
     /// Imports `model` for inputs of `shape` (`[N, C, H, W]`); `outputs` and `taps` are names of its values.
-    pub fn new(model: &Prepared, shape: [usize; 4], outputs: &[String], taps: &[&str]) -> Result<Self> {
+    pub fn new(model: &Model, shape: [usize; 4], outputs: &[String], taps: &[&str]) -> Result<Self> {
         let taps = taps.iter().map(|tap| (*tap).to_string());
         let names: Vec<String> = outputs.iter().cloned().chain(taps).collect();
-        let typed = tapped(model.model(), shape, &names)?;
+        let typed = tapped(model, shape, &names)?;
         let count = outputs.len();
         let outputs = typed.outputs[..count].to_vec();
         let outlets = names.into_iter().zip(typed.outputs.iter().copied()).collect();
-        Ok(Self { network: Network::new(typed, model.model().limits.tensor_bytes)?, outlets, outputs })
+        Ok(Self { network: Network::new(typed, model.limits.tensor_bytes)?, outlets, outputs })
     }
 
     /// Runs the model on one batch, keeping its outputs and the taps `wanted`.

@@ -114,12 +114,12 @@ pub(crate) fn float_output(of: &Planned, images: &ArrayView4<f32>) -> Result<Arr
 
 /// The float engine for images of `[C, H, W]`.
 pub(crate) fn float_engine(of: &Planned, image: [usize; 3]) -> Result<FloatEngine> {
-    FloatEngine::new(&of.model, image)
+    of.model.float_engine(image)
 }
 
 /// All outputs and [`taps`], for images of `[C, H, W]`.
 pub(crate) fn session(of: &Planned, image: [usize; 3]) -> Result<Session> {
-    Session::new(&of.model, shape(of, image)?, &of.model.outputs()?.names, &taps(of))
+    Session::new(of.model.model(), shape(of, image)?, &of.model.outputs()?.names, &taps(of))
 }
 
 /// `[N, C, H, W]` of one run on images of `[C, H, W]`.

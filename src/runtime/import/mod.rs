@@ -55,8 +55,13 @@ pub(crate) fn typed(model: &Model, shape: [usize; 4], edit: &Edit) -> Result<Typ
     }
 }
 
+/// Puts every node of `model` behind a guard.
+pub(super) fn guard(model: &mut InferenceModel, limit: usize) {
+    guard::wrap(model, limit);
+}
+
 /// The messages of `model`, with a default in the open that tract gets wrong: `ConstantOfShape` makes FLOAT zeros.
-fn with_defaults(model: &Model) -> crate::onnx::ModelProto {
+pub(super) fn with_defaults(model: &Model) -> crate::onnx::ModelProto {
     let mut proto = model.proto.clone();
     for node in proto.graph.iter_mut().flat_map(|graph| &mut graph.node) {
         if node.is_op("ConstantOfShape") && node.attr("value").is_none() {
@@ -67,7 +72,7 @@ fn with_defaults(model: &Model) -> crate::onnx::ModelProto {
 }
 
 /// Shapes come from the input alone.
-fn reader() -> Onnx {
+pub(super) fn reader() -> Onnx {
     tract_onnx::onnx().with_ignore_value_info(true).with_ignore_output_shapes(true)
 }
 

@@ -1,0 +1,60 @@
+//! How many multiplications a model takes, and which share of them is quantized.
+
+use serde::Serialize;
+
+use super::{FloatNode, Plan};
+use crate::onnx::{Graph, NodeId};
+use crate::prepare::Prepared;
+use crate::runtime::Facts;
+
+/// The multiplications of the matrix products and convolutions of a model, for one image.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Multiplications {
+    /// Those of sites.
+    pub integer: u64,
+    /// All.
+    pub total: u64,
+}
+
+impl Multiplications {
+    /// The quantized share in percent; 100 of nothing.
+    pub fn integer_percent(self) -> f64 {
+        if self.total == 0 { 100.0 } else { 100.0 * self.integer as f64 / self.total as f64 }
+    }
+}
+
+impl Plan {
+    /// Counts the multiplications for an image of `[C, H, W]`, notes the share of each product that stays in float, and
+    /// puts the most expensive of these first; `None` if some product's shape can't be told.
+    pub fn count(
+        &mut self,
+        model: &Prepared,
+        [channels, height, width]: [usize; 3],
+    ) -> Option<Multiplications> {
+        let (graph, facts) = (model.graph(), model.facts());
+        let count = |id| multiplications(graph, facts, id, [1, channels, height, width]);
+        let integer = self.sites.iter().map(|site| count(site.node)).sum::<Option<u64>>()?;
+        let products = self.float.iter().map(|node| node.product.map_or(Some(0), count));
+        let products: Vec<u64> = products.collect::<Option<_>>()?;
+        let total = integer + products.iter().sum::<u64>();
+        for (node, count) in self.float.iter_mut().zip(products) {
+            node.percent = node.product.map(|_| 100.0 * count as f64 / total.max(1) as f64);
+        }
+        let percent = |node: &FloatNode| node.percent.unwrap_or(-1.0);
+        self.float.sort_by(|a, b| percent(b).total_cmp(&percent(a)));
+        Some(Multiplications { integer, total })
+    }
+}
+
+/// Those of a `MatMul`, Gemm or Conv, for an input of `shape`.
+fn multiplications(graph: &Graph, facts: &Facts, id: NodeId, shape: [usize; 4]) -> Option<u64> {
+    let node = graph.node(id);
+    let dims = |value: &String| facts.dims_at(value, shape);
+    let outputs = dims(node.output.first()?)?.iter().map(|&dim| dim as u64).product::<u64>();
+    let depth = match node.op_type() {
+        "Conv" => dims(node.input.get(1)?)?[1..].iter().product(),
+        "Gemm" if node.attr_int("transA").unwrap_or(0) != 0 => *dims(node.input.first()?)?.first()?,
+        _ => *dims(node.input.first()?)?.last()?,
+    };
+    Some(outputs * depth as u64)
+}
