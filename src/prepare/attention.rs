@@ -1,26 +1,46 @@
 //! `Attention` (opset 23) as the nodes that it stands for.
 
+use std::cell::OnceCell;
+
 use crate::onnx::node::node;
 use crate::onnx::{AttributeProto, DataType, Edits, Graph, NodeProto, TensorProto, tensor};
-use crate::runtime::infer;
+use crate::runtime::{Facts, infer};
 use crate::{Error, Result};
 
 use super::interface::InputSpec;
 
-/// The edits that take every `Attention` of `graph` apart; `None` if it has none.
+/// The edits that take apart every `Attention` of `graph` whose widths can be told; `None` if it has none. The widths of
+/// others may be known once these are taken apart.
 pub(super) fn expand(graph: &Graph) -> Result<Option<Edits>> {
-    let mut edits = Edits::new(graph.model());
+    let (mut edits, mut open) = (Edits::new(graph.model()), None);
+    let facts = OnceCell::new();
     let mut found = false;
     for (id, attention) in graph.nodes().filter(|(_, node)| node.is_op("Attention")) {
-        let nodes = Expansion { graph, attention, edits: &mut edits, nodes: Vec::new() }.run()?;
-        edits.replace_node(id, nodes);
+        let expansion = Expansion { graph, facts: &facts, attention, edits: &mut edits, nodes: Vec::new() };
+        match expansion.scale()? {
+            Some(scale) => {
+                let nodes = expansion.run(scale)?;
+                edits.replace_node(id, nodes);
+            }
+            None => {
+                open.get_or_insert(attention);
+                continue;
+            }
+        }
         found = true;
     }
-    Ok(found.then_some(edits))
+    match open {
+        Some(attention) if !found => {
+            let why = "it states no scale, and the width of its heads is not known: run ONNX shape inference";
+            Err(Error::unsupported(attention.label(), why))
+        }
+        _ => Ok(found.then_some(edits)),
+    }
 }
 
 struct Expansion<'e> {
     graph: &'e Graph,
+    facts: &'e OnceCell<Facts>,
     attention: &'e NodeProto,
     edits: &'e mut Edits,
     nodes: Vec<NodeProto>,
@@ -28,18 +48,12 @@ struct Expansion<'e> {
 
 impl Expansion<'_> {
     /// `Y = Softmax(scale·Q·Kᵀ + mask)·V`, over `[N, H, T, D]`. Operands `[N, T, H·D]` are cut into heads first.
-    fn run(mut self) -> Result<Vec<NodeProto>> {
+    fn run(mut self, scale: f32) -> Result<Vec<NodeProto>> {
         self.refuse_what_is_not_vision()?;
-        let input = |i: usize| self.attention.input.get(i).filter(|name| !name.is_empty()).cloned();
         let missing = || Error::model(self.attention.label(), "has fewer than three operands");
-        let [q, k, v] = [input(0), input(1), input(2)].map(|x| x.ok_or_else(missing));
-        let (q, k, v, mask) = (q?, k?, v?, input(3));
-
-        let heads = self.attention.attr_int("q_num_heads").filter(|&heads| heads > 0);
-        let scale = match self.attention.attr_float("scale") {
-            Some(scale) => scale,
-            None => 1.0 / (self.head_width(&q, heads)? as f32).sqrt(),
-        };
+        let [q, k, v] = [0, 1, 2].map(|i| self.input(i).ok_or_else(missing));
+        let (q, k, v, mask) = (q?, k?, v?, self.input(3));
+        let heads = self.heads();
         let cut = |this: &mut Self, x: String, part: &str| match heads {
             Some(heads) => this.in_heads(&x, heads, part),
             None => x,
@@ -89,16 +103,29 @@ impl Expansion<'_> {
         Err(Error::unsupported(attention.label(), why))
     }
 
-    /// D, which the default scale `1/√D` depends on.
-    fn head_width(&self, q: &str, heads: Option<i64>) -> Result<i64> {
-        let stated = self.graph.shape(q).and_then(|shape| *shape.last()?);
-        let told = || infer(self.graph.model(), InputSpec::dims_of(self.graph)).dims(q)?.last().copied()?;
-        let width = stated.or_else(|| Some(told()? as i64)).map(|width| width / heads.unwrap_or(1));
-        width.filter(|&width| width > 0).ok_or_else(|| {
-            let why =
-                format!("it states no scale, and the file not the width of `{q}`: run ONNX shape inference");
-            Error::unsupported(self.attention.label(), why)
-        })
+    fn input(&self, index: usize) -> Option<String> {
+        self.attention.input.get(index).filter(|name| !name.is_empty()).cloned()
+    }
+
+    fn heads(&self) -> Option<i64> {
+        self.attention.attr_int("q_num_heads").filter(|&heads| heads > 0)
+    }
+
+    /// What is stated, or `1/√D`; `None` if D, the width of a head, is not known.
+    fn scale(&self) -> Result<Option<f32>> {
+        if let Some(scale) = self.attention.attr_float("scale") {
+            return Ok(Some(scale));
+        }
+        let Some(q) = self.input(0) else {
+            return Err(Error::model(self.attention.label(), "has no operands"));
+        };
+        let stated = self.graph.shape(&q).and_then(|shape| *shape.last()?);
+        let told = || {
+            let facts = self.facts.get_or_init(|| infer(self.graph.model(), InputSpec::dims_of(self.graph)));
+            facts.dims(&q)?.last().copied()?.map(|width| width as i64)
+        };
+        let width = stated.or_else(told).map(|width| width / self.heads().unwrap_or(1));
+        Ok(width.filter(|&width| width > 0).map(|width| 1.0 / (width as f32).sqrt()))
     }
 
     /// `[N, T, H·D]` as `[N, H, T, D]`.

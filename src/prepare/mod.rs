@@ -53,7 +53,8 @@ impl Prepared {
         let border = border::widen(&mut model)?;
         let mut graph = Graph::new(model)?;
         for step in [branches::take, constants::fold, attention::expand] {
-            if let Some(edits) = step(&graph)? {
+            for _ in 0..MOST_PASSES {
+                let Some(edits) = step(&graph)? else { break };
                 let mut model = graph.into_model();
                 edits.apply(&mut model)?;
                 graph = Graph::new(model)?;
@@ -112,6 +113,9 @@ impl Prepared {
         border::narrow(model, &self.border)
     }
 }
+
+/// A pass of a step may show it more to do: branches in branches, one attention after another.
+const MOST_PASSES: usize = 256;
 
 /// SHA-256 in hexadecimal.
 pub(crate) fn hex_digest(bytes: &[u8]) -> String {
