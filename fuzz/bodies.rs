@@ -24,7 +24,7 @@ pub(crate) fn decode(bytes: &[u8]) {
 pub(crate) fn plan(bytes: &[u8]) {
     let Ok(model) = Model::decode(bytes.to_vec().into()) else { return };
     if let Ok(graph) = Graph::new(model.clone()) {
-        let _ = integer::sites(&graph);
+        let _ = integer::contents(&graph);
     }
     let Ok(model) = Prepared::new(model) else { return };
     let _ = plan::plan(&model, &[]);

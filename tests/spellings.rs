@@ -117,7 +117,7 @@ fn pointwise_convolutions_are_linear_layers() {
     check(b.classified(&tokens), "patch fc1 fc2 head");
 }
 
-/// A weight behind a Cast, the sum of a weight and a product of two thin ones (LoRA), and a normalized weight.
+/// A weight behind a Cast, the sum of a weight and a product of two thin ones (a low-rank adapter), and a normalized weight.
 #[test]
 fn weights_that_are_computed_from_constants_are_constants() {
     let mut b = Builder::default();

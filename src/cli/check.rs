@@ -102,7 +102,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
 
 /// The names of the sites and of their outputs, which the float model has under the same names.
 fn same_values(float: &Prepared, quantized: &Prepared) -> Result<Vec<(String, String)>> {
-    let sites = integer::sites(quantized.graph())?.into_iter().map(|site| (site.name, site.output));
+    let sites = integer::contents(quantized.graph())?.sites.into_iter().map(|site| (site.name, site.output));
     let sites: Vec<(String, String)> = sites.collect();
     match sites.iter().find(|(_, output)| float.graph().producer(output).is_none()) {
         None => Ok(sites),

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use onnx_ptq4vit::integer;
+use onnx_ptq4vit::integer::{self, Contents};
 use onnx_ptq4vit::onnx::Graph;
 use onnx_ptq4vit::plan::{FloatNode, plan};
 use onnx_ptq4vit::prepare::Prepared;
@@ -44,7 +44,8 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
 }
 
 fn quantized(name: String, input: String, graph: &Graph) -> Result<InspectReport> {
-    let sites = integer::sites(graph)?.into_iter().map(|site| QuantizedSite {
+    let Contents { sites, float } = integer::contents(graph)?;
+    let sites = sites.into_iter().map(|site| QuantizedSite {
         name: site.name,
         op: site.op.to_string(),
         inputs: site.inputs,
@@ -52,7 +53,7 @@ fn quantized(name: String, input: String, graph: &Graph) -> Result<InspectReport
         a_bits: site.a_bits.get(),
         b_bits: site.b_bits.get(),
     });
-    let float = integer::float_products(graph)?.into_iter().map(|id| graph.node(id)).map(|node| FloatNode {
+    let float = float.into_iter().map(|id| graph.node(id)).map(|node| FloatNode {
         node: node.label(),
         op: node.op_type().into(),
         reason: "its operands are not quantized".into(),

@@ -67,7 +67,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         );
     }
     let data = args.images.open(&args.input, &model.input()?, Selection::default(), &progress)?;
-    let sites = if args.sites.is_some() { integer::sites(model.graph())? } else { Vec::new() };
+    let sites = if args.sites.is_some() { integer::contents(model.graph())?.sites } else { Vec::new() };
     let taps: Vec<&str> =
         sites.iter().flat_map(|site| site.inputs.iter().chain([&site.output])).map(String::as_str).collect();
     let engine = engine(&model, data.item_shape())?;

@@ -6,11 +6,11 @@ use tract_onnx::tract_hir::ops::expandable::expand;
 
 use super::fuse;
 use super::ops::{SITE, SiteExpansion, SiteOp};
-use super::site::{Site, SiteInfo};
+use super::site::Site;
+use crate::Result;
 use crate::onnx::node::node;
 use crate::onnx::{DOMAIN, Edits, Model};
 use crate::runtime::{import, rewriting};
-use crate::{Error, Result};
 
 /// The graph of `model` for inputs of `shape`, with the outputs of the file: a node for each site, and our own for
 /// what tract does more slowly.
@@ -33,25 +33,19 @@ pub(super) fn lower(model: &Model, sites: &[Site], shape: [usize; 4]) -> Result<
     Ok(typed)
 }
 
-/// The plan of a graph of [`lower`], a node for each site.
-pub(super) fn plain_plan(typed: &TypedModel, sites: &[SiteInfo]) -> Result<Arc<TypedSimplePlan>> {
-    runnable(typed.clone(), sites)
-}
-
-/// The plan that computes the same, to the bit, in fewer and larger steps.
-pub(super) fn fused_plan(typed: &TypedModel, sites: &[SiteInfo]) -> Result<Arc<TypedSimplePlan>> {
+/// The plan that computes the same, to the bit, by fewer and larger operators.
+pub(super) fn fused_plan(typed: &TypedModel) -> Result<Arc<TypedSimplePlan>> {
     let mut typed = typed.clone();
     rewriting(|| {
         fuse::attention(&mut typed)?;
         fuse::epilogues(&mut typed)
     })?;
-    runnable(typed, sites)
+    runnable(typed)
 }
 
-fn runnable(typed: TypedModel, sites: &[SiteInfo]) -> Result<Arc<TypedSimplePlan>> {
-    let optimized = rewriting(|| typed.into_optimized())?;
-    check_all_there(&optimized, sites)?;
-    rewriting(|| optimized.into_runnable())
+/// The plan of a graph of [`lower`], a node for each site that its outputs need.
+pub(super) fn runnable(typed: TypedModel) -> Result<Arc<TypedSimplePlan>> {
+    rewriting(|| typed.into_optimized()?.into_runnable())
 }
 
 /// The model with a node that tract does not know in the place of each site.
@@ -67,19 +61,4 @@ fn with_placeholders(model: &Model, sites: &[Site]) -> Result<Model> {
     edits.import_opset(DOMAIN, 1);
     edits.apply(&mut model)?;
     Ok(model)
-}
-
-/// Every site is in the plan exactly once: the optimizer neither dropped nor doubled it.
-fn check_all_there(model: &TypedModel, sites: &[SiteInfo]) -> Result<()> {
-    let mut counts = vec![0; sites.len()];
-    for op in model.nodes().iter().filter_map(|node| node.op_as::<SiteOp>()) {
-        op.sites.iter().for_each(|&site| counts[site] += 1);
-    }
-    match counts.iter().position(|&count| count != 1) {
-        None => Ok(()),
-        Some(index) => Err(Error::unsupported(
-            format!("site `{}`", sites[index].name),
-            format!("it is {} times in the optimized model: does it lead to an output?", counts[index]),
-        )),
-    }
 }

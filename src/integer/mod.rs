@@ -18,12 +18,16 @@ pub use site::SiteInfo;
 use crate::Result;
 use crate::onnx::{Graph, NodeId};
 
-/// The quantized sites of a graph, in its order; an error if it has none, or quantizes what no site takes.
-pub fn sites(graph: &Graph) -> Result<Vec<SiteInfo>> {
-    Ok(read::read(graph)?.sites.into_iter().map(|site| site.info).collect())
+/// What the products of a quantized graph are.
+pub struct Contents {
+    /// The quantized ones, in the order of the graph.
+    pub sites: Vec<SiteInfo>,
+    /// Those that are in no site, and so are computed in float.
+    pub float: Vec<NodeId>,
 }
 
-/// The matrix products of a quantized graph that are in no site, and so are computed in float.
-pub fn float_products(graph: &Graph) -> Result<Vec<NodeId>> {
-    Ok(read::read(graph)?.float)
+/// Reads a quantized graph; an error if it has no site, or quantizes what no site takes.
+pub fn contents(graph: &Graph) -> Result<Contents> {
+    let read::Found { sites, float } = read::read(graph)?;
+    Ok(Contents { sites: sites.into_iter().map(|site| site.info).collect(), float })
 }

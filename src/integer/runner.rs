@@ -9,7 +9,7 @@ use tract_core::internal::{EvalContext, OpState};
 use tract_core::plan::{SimpleState, eval};
 use tract_onnx::prelude::*;
 
-use super::lower::{fused_plan, lower, plain_plan};
+use super::lower::{fused_plan, lower, runnable};
 use super::ops::SiteOp;
 use super::read::read;
 use super::site::SiteInfo;
@@ -81,7 +81,7 @@ impl Runner {
         let sites = read(model.graph())?.sites;
         let graph = lower(model.model(), &sites, shape)?;
         let sites: Vec<SiteInfo> = sites.into_iter().map(|site| site.info).collect();
-        Ok(Self { plan: fused_plan(&graph, &sites)?, plain: Mutex::default(), graph, sites, shape, output })
+        Ok(Self { plan: fused_plan(&graph)?, plain: Mutex::default(), graph, sites, shape, output })
     }
 
     /// The quantized sites, in the order of the graph.
@@ -95,7 +95,7 @@ impl Runner {
         if let Some(plan) = &*made {
             return Ok(plan.clone());
         }
-        Ok(made.insert(plain_plan(&self.graph, &self.sites)?).clone())
+        Ok(made.insert(runnable(self.graph.clone())?).clone())
     }
 }
 

@@ -9,6 +9,7 @@ use prost::Message as _;
 use super::proto::{GraphProto, ModelProto};
 use super::{external, mmap, validate};
 use crate::error::{Error, Result};
+use crate::files;
 
 /// A validated ONNX model whose tensors are all inline (external data has become slices of the mapped files).
 #[derive(Debug, Clone)]
@@ -45,8 +46,7 @@ impl Model {
         }
         let file = File::open(path).map_err(|e| Error::io(path, e))?;
         let bytes = mmap::map(&file).map_err(|e| Error::io(path, e))?;
-        let folder = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        Self::from_parts(bytes, Some(folder)).map_err(|e| e.in_file(path))
+        Self::from_parts(bytes, Some(files::folder_of(path))).map_err(|e| e.in_file(path))
     }
 
     /// Decodes a model that has no external data.

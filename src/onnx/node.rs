@@ -37,6 +37,11 @@ impl NodeProto {
         self
     }
 
+    /// Whether this is an operator of the standard domain.
+    pub fn is_standard(&self) -> bool {
+        is_standard(self.domain())
+    }
+
     /// Whether this is the standard operator `op_type` (of any opset).
     pub fn is_op(&self, op_type: &str) -> bool {
         is_standard(self.domain()) && self.op_type() == op_type

@@ -10,7 +10,7 @@ pub(super) fn refuse(graph: &Graph) -> Result<()> {
             let why = format!("the model is already quantized ({}); give the float model", node.op_type());
             return Err(Error::model(node.label(), why));
         }
-        if !node.is_op(node.op_type()) {
+        if !node.is_standard() {
             let why = match graph.has_function(node.domain(), node.op_type()) {
                 true => {
                     "it is a function of the model: inline functions first (onnx.inliner.inline_local_functions)"

@@ -1,4 +1,4 @@
-//! What operators compute from float constants alone: weights behind a Cast, LoRA's sums, weight normalization.
+//! What operators compute from float constants alone: weights behind a Cast, the sums of low-rank adapters, weight normalization.
 
 use ndarray::{ArrayD, ArrayViewD, Axis, IxDyn, Zip, concatenate};
 

@@ -17,17 +17,13 @@ pub(super) fn expand(graph: &Graph) -> Result<Option<Edits>> {
     let mut found = false;
     for (id, attention) in graph.nodes().filter(|(_, node)| node.is_op("Attention")) {
         let expansion = Expansion { graph, facts: &facts, attention, edits: &mut edits, nodes: Vec::new() };
-        match expansion.scale()? {
-            Some(scale) => {
-                let nodes = expansion.run(scale)?;
-                edits.replace_node(id, nodes);
-            }
-            None => {
-                open.get_or_insert(attention);
-                continue;
-            }
+        if let Some(scale) = expansion.scale()? {
+            let nodes = expansion.run(scale)?;
+            edits.replace_node(id, nodes);
+            found = true;
+        } else {
+            open.get_or_insert(attention);
         }
-        found = true;
     }
     match open {
         Some(attention) if !found => {

@@ -9,6 +9,7 @@ use crate::onnx::{Edits, Graph, GraphProto, NodeProto};
 use crate::runtime::{Facts, infer};
 
 /// The edits that take every such branch; `None` if there is none.
+#[allow(clippy::unnecessary_wraps)] // it is a step like the others
 pub(super) fn take(graph: &Graph) -> Result<Option<Edits>> {
     if !graph.nodes().any(|(_, node)| node.is_op("If")) {
         return Ok(None);

@@ -73,7 +73,7 @@ fn float(graph: &Graph, value: &str, known: &Known) -> Result<Option<ArrayD<f32>
 /// The result of `node`, if it is computed from float constants.
 fn computed(graph: &Graph, node: &NodeProto, known: &Known, most: usize) -> Result<Option<ArrayD<f32>>> {
     let [_] = node.output[..] else { return Ok(None) };
-    let Some(count) = arithmetic::operands(node).filter(|_| node.is_op(node.op_type())) else {
+    let Some(count) = arithmetic::operands(node).filter(|_| node.is_standard()) else {
         return Ok(None);
     };
     let Some(inputs) = node.input.get(..count) else { return Ok(None) };
@@ -99,7 +99,7 @@ fn moved(graph: &Graph, node: &NodeProto, known: &Known) -> Result<Option<Vec<Fo
         "Slice" => |x, _, given| slice(x, given),
         _ => return Ok(None),
     };
-    let Some((data, rest)) = node.input.split_first().filter(|_| node.is_op(node.op_type())) else {
+    let Some((data, rest)) = node.input.split_first().filter(|_| node.is_standard()) else {
         return Ok(None);
     };
     if !known.contains_key(data) && graph.constant(data).is_none() {

@@ -57,7 +57,7 @@ impl Facts {
     /// The elements of a value of integers or booleans that no input decides.
     pub(crate) fn ints(&self, value: &str) -> Option<Vec<i64>> {
         let value = self.facts.get(value)?.value.concretize()?;
-        let ints = guarded(|| value.cast_to::<i64>().map(|cast| cast.into_owned())).ok()?.ok()?;
+        let ints = guarded(|| value.cast_to::<i64>().map(std::borrow::Cow::into_owned)).ok()?.ok()?;
         Some(ints.to_plain_array_view::<i64>().ok()?.iter().copied().collect())
     }
 }
@@ -73,13 +73,15 @@ pub(crate) fn infer(model: &Model, dims: [Option<usize>; 4]) -> Facts {
         let shape: TVec<TDim> = dims
             .iter()
             .enumerate()
-            .map(|(axis, dim)| match dim {
-                Some(dim) => dim.to_dim(),
-                None => {
-                    let symbol = inference.symbols.new_with_prefix(OPEN[axis]);
-                    symbols.push((axis, symbol.clone()));
-                    symbol.to_dim()
-                }
+            .map(|(axis, dim)| {
+                dim.map_or_else(
+                    || {
+                        let symbol = inference.symbols.new_with_prefix(OPEN[axis]);
+                        symbols.push((axis, symbol.clone()));
+                        symbol.to_dim()
+                    },
+                    |dim| dim.to_dim(),
+                )
             })
             .collect();
         for outlet in inference.outputs.clone() {

@@ -93,7 +93,7 @@ pub(crate) fn quantized(of: &Planned, calibration: &Calibration, form: TwinForm)
 
 /// The sites of a quantized model.
 pub(crate) fn sites(model: &Model) -> Result<Vec<SiteInfo>> {
-    integer::sites(&Graph::new(model.clone())?)
+    Ok(integer::contents(&Graph::new(model.clone())?)?.sites)
 }
 
 /// The integer runner of a quantized model.

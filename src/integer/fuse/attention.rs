@@ -10,7 +10,7 @@ use crate::pattern::{Graph as _, Pattern, any_constant, it, op, through, var};
 
 /// Puts one node in the place of the two products of each attention.
 pub(in crate::integer) fn attention(model: &mut TypedModel) -> TractResult<()> {
-    rewrite(model, &[&around_values])?;
+    rewrite(model, around_values)?;
     model.declutter()
 }
 

@@ -2,7 +2,7 @@
 
 use tract_core::internal::*;
 
-use super::{columns, dims, rewrite};
+use super::{Replacement, columns, dims, replace, replacement};
 use crate::integer::ops::{RowOp, SITE, SiteOp};
 use crate::pattern::{Graph as _, Match, any_constant, constant, op, var};
 
@@ -11,58 +11,37 @@ pub(in crate::integer) fn epilogues(model: &mut TypedModel) -> TractResult<()> {
     let layer = || op(SITE, []).node("layer").sole();
     let bias = op("Add", [layer(), constant("bias")]);
     let residual = op("Add", [layer(), var("residual")]);
-    rewrite(
+    replace(
         model,
         &[
-            &|model: &TypedModel, node: &TypedNode| {
-                replaced(
-                    model,
-                    node,
-                    bias.matches(model, node.id).and_then(|found| with_bias(model, node, &found)),
-                )
-            },
-            &|model: &TypedModel, node: &TypedNode| replaced(model, node, with_activation(model, node)),
-            &|model: &TypedModel, node: &TypedNode| {
-                let all = residual.all(model, node.id);
-                replaced(model, node, all.iter().find_map(|found| with_residual(model, found)))
-            },
+            &|model, node| with_bias(model, node, &bias.matches(model, node.id)?),
+            &with_activation,
+            &|model, node| residual.all(model, node.id).iter().find_map(|found| with_residual(model, found)),
         ],
     )
 }
 
-/// A larger operator and what it takes.
-type Larger = (Vec<OutletId>, SiteOp);
-
-fn replaced(
-    model: &TypedModel,
-    node: &TypedNode,
-    larger: Option<Larger>,
-) -> TractResult<Option<TypedModelPatch>> {
-    let Some((inputs, op)) = larger else { return Ok(None) };
-    TypedModelPatch::replace_single_op(model, node, &inputs, op).map(Some)
-}
-
-fn with_bias(model: &TypedModel, sum: &TypedNode, found: &Match<TypedModel>) -> Option<Larger> {
+fn with_bias(model: &TypedModel, sum: &TypedNode, found: &Match<TypedModel>) -> Option<Replacement> {
     let layer = model.node(found.node("layer"));
     let shape = dims(model, layer.id.into())?;
     let bias = columns(found.constant("bias"), *shape.last()?)?;
     let op = layer.op_as::<SiteOp>()?.then_bias(bias)?;
-    (dims(model, sum.id.into())? == shape).then(|| (layer.inputs.clone(), op))
+    (dims(model, sum.id.into())? == shape).then(|| replacement(&layer.inputs, op))
 }
 
-fn with_activation(model: &TypedModel, node: &TypedNode) -> Option<Larger> {
+fn with_activation(model: &TypedModel, node: &TypedNode) -> Option<Replacement> {
     let RowOp::Activation(activation) = node.op_as::<RowOp>()? else { return None };
     let before = node.inputs[0];
     let layer = model.node(before.node);
     let op = layer.op_as::<SiteOp>()?.then_activation(*activation)?;
-    model.is_sole(&before).then(|| (layer.inputs.clone(), op))
+    model.is_sole(&before).then(|| replacement(&layer.inputs, op))
 }
 
-fn with_residual(model: &TypedModel, found: &Match<TypedModel>) -> Option<Larger> {
+fn with_residual(model: &TypedModel, found: &Match<TypedModel>) -> Option<Replacement> {
     let layer = model.node(found.node("layer"));
     let residual = *found.value("residual");
     let op = layer.op_as::<SiteOp>()?.then_residual()?;
     let inputs: Vec<OutletId> = layer.inputs.iter().copied().chain([residual]).collect();
     let same_shape = dims(model, layer.id.into())? == dims(model, residual)?;
-    (same_shape && any_constant().matches(model, residual).is_none()).then_some((inputs, op))
+    (same_shape && any_constant().matches(model, residual).is_none()).then(|| replacement(&inputs, op))
 }

@@ -18,28 +18,35 @@ pub(super) use rows::rows;
 
 use crate::pattern::{Constant, Graph};
 
-/// A rewrite around a node, if there is one.
-trait Rule {
-    fn apply(&self, model: &TypedModel, node: &TypedNode) -> TractResult<Option<TypedModelPatch>>;
+/// An operator that takes the place of a node, and its inputs.
+type Replacement = (Vec<OutletId>, Box<dyn TypedOp>);
+
+fn replacement(inputs: &[OutletId], op: impl Into<Box<dyn TypedOp>>) -> Replacement {
+    (inputs.to_vec(), op.into())
 }
 
-impl<F: Fn(&TypedModel, &TypedNode) -> TractResult<Option<TypedModelPatch>>> Rule for F {
-    fn apply(&self, model: &TypedModel, node: &TypedNode) -> TractResult<Option<TypedModelPatch>> {
-        self(model, node)
-    }
+/// What takes the place of a node, if anything does.
+type Rule<'r> = dyn Fn(&TypedModel, &TypedNode) -> Option<Replacement> + 'r;
+
+/// Replaces nodes by `rules` until none has anything to say.
+fn replace(model: &mut TypedModel, rules: &[&Rule]) -> TractResult<()> {
+    rewrite(model, |model, node| {
+        let Some((inputs, op)) = rules.iter().find_map(|rule| rule(model, node)) else { return Ok(None) };
+        TypedModelPatch::replace_single_op(model, node, &inputs, op).map(Some)
+    })
 }
 
-/// Applies `rules` until none has anything to say.
-fn rewrite(model: &mut TypedModel, rules: &[&dyn Rule]) -> TractResult<()> {
+/// Applies the patches of `rule` until it has none.
+fn rewrite(
+    model: &mut TypedModel,
+    rule: impl Fn(&TypedModel, &TypedNode) -> TractResult<Option<TypedModelPatch>>,
+) -> TractResult<()> {
     loop {
         let mut changed = false;
         for id in 0..model.nodes().len() {
-            for rule in rules {
-                if let Some(patch) = rule.apply(model, model.node(id))? {
-                    patch.apply(model)?;
-                    changed = true;
-                    break;
-                }
+            if let Some(patch) = rule(model, model.node(id))? {
+                patch.apply(model)?;
+                changed = true;
             }
         }
         if !changed {

@@ -5,7 +5,7 @@ use tract_core::ops::element_wise::ElementWiseOp;
 use tract_core::ops::nn::gelu_exact::GeluExact;
 use tract_core::ops::nn::{GeluApproximate, Reduce, RmsNorm, Softmax, SoftmaxKind};
 
-use super::{columns, dims, rewrite};
+use super::{Replacement, columns, dims, replace, replacement};
 use crate::integer::math::Activation;
 use crate::integer::ops::{RowOp, SOFTMAX};
 use crate::pattern::{Pattern, constant, op, var};
@@ -13,15 +13,9 @@ use crate::pattern::{Pattern, constant, op, var};
 /// Puts our row operators in the place of tract's.
 pub(in crate::integer) fn rows(model: &mut TypedModel) -> TractResult<()> {
     let (norm, masked) = (normalized(), masked_softmax());
-    rewrite(
-        model,
-        &[
-            &|model: &TypedModel, node: &TypedNode| layer_norm(&norm, model, node),
-            &softmax,
-            &|model: &TypedModel, node: &TypedNode| softmax_or_zero(&masked, model, node),
-            &activation,
-        ],
-    )
+    let layer_norm = |model: &TypedModel, node: &TypedNode| layer_norm(&norm, model, node);
+    let softmax_or_zero = |model: &TypedModel, node: &TypedNode| softmax_or_zero(&masked, model, node);
+    replace(model, &[&layer_norm, &softmax, &softmax_or_zero, &activation])
 }
 
 /// `RmsNorm(x − Σx·(1/n))·γ + β`, as tract has `LayerNormalization`.
@@ -37,16 +31,7 @@ fn masked_softmax() -> Pattern {
     op("Iff", [op("IsNan", [p()]), constant("zero"), p()])
 }
 
-fn layer_norm(
-    pattern: &Pattern,
-    model: &TypedModel,
-    node: &TypedNode,
-) -> TractResult<Option<TypedModelPatch>> {
-    let Some((x, op)) = layer_norm_of(pattern, model, node) else { return Ok(None) };
-    TypedModelPatch::replace_single_op(model, node, &[x], op).map(Some)
-}
-
-fn layer_norm_of(pattern: &Pattern, model: &TypedModel, node: &TypedNode) -> Option<(OutletId, RowOp)> {
+fn layer_norm(pattern: &Pattern, model: &TypedModel, node: &TypedNode) -> Option<Replacement> {
     let shape = dims(model, node.id.into())?;
     let (last, n) = (shape.len().checked_sub(1)?, *shape.last()?);
     let found = pattern.matches(model, node.id)?;
@@ -56,50 +41,37 @@ fn layer_norm_of(pattern: &Pattern, model: &TypedModel, node: &TypedNode) -> Opt
     let epsilon = *rms.eps.cast_to_scalar::<f32>().ok().as_ref()?;
     let [gamma, beta] = ["gamma", "beta"].map(|name| columns(found.constant(name), n).map(<[f32]>::to_vec));
     let op = RowOp::LayerNorm { gamma: gamma?, beta: beta?, epsilon };
-    (is_mean && rms.axis == last && sum.axes[..] == [last]).then_some((*found.value("x"), op))
+    (is_mean && rms.axis == last && sum.axes[..] == [last]).then(|| replacement(&[*found.value("x")], op))
 }
 
-fn softmax(model: &TypedModel, node: &TypedNode) -> TractResult<Option<TypedModelPatch>> {
-    let Some(op) = node.op_as::<Softmax>() else { return Ok(None) };
-    let fact = model.outlet_fact(node.id.into())?;
-    let last = fact.rank().checked_sub(1);
-    let plain = op.kind == SoftmaxKind::Softmax && op.quant_output_dt.is_none();
-    if !plain
-        || fact.datum_type != f32::datum_type()
-        || op.axes.first().copied() != last
-        || op.axes.len() != 1
-    {
-        return Ok(None);
-    }
-    TypedModelPatch::replace_single_op(model, node, &node.inputs, RowOp::Softmax { or_zero: false }).map(Some)
+fn softmax(model: &TypedModel, node: &TypedNode) -> Option<Replacement> {
+    let op = node.op_as::<Softmax>()?;
+    let last = is_float(model, node)?.checked_sub(1)?;
+    let plain = op.kind == SoftmaxKind::Softmax && op.quant_output_dt.is_none() && op.axes[..] == [last];
+    plain.then(|| replacement(&node.inputs, RowOp::Softmax { or_zero: false }))
 }
 
-fn softmax_or_zero(
-    pattern: &Pattern,
-    model: &TypedModel,
-    node: &TypedNode,
-) -> TractResult<Option<TypedModelPatch>> {
-    let Some(found) = pattern.matches(model, node.id) else { return Ok(None) };
+fn softmax_or_zero(pattern: &Pattern, model: &TypedModel, node: &TypedNode) -> Option<Replacement> {
+    let found = pattern.matches(model, node.id)?;
     let softmax = model.node(found.node("softmax"));
     let matches = found.floats("zero") == [0.0]
         && softmax.op_as::<RowOp>() == Some(&RowOp::Softmax { or_zero: false })
         && dims(model, softmax.id.into()) == dims(model, node.id.into());
-    if !matches {
-        return Ok(None);
-    }
-    TypedModelPatch::replace_single_op(model, node, &softmax.inputs, RowOp::Softmax { or_zero: true })
-        .map(Some)
+    matches.then(|| replacement(&softmax.inputs, RowOp::Softmax { or_zero: true }))
 }
 
-fn activation(model: &TypedModel, node: &TypedNode) -> TractResult<Option<TypedModelPatch>> {
-    let Some(op) = node.op_as::<ElementWiseOp>() else { return Ok(None) };
+fn activation(model: &TypedModel, node: &TypedNode) -> Option<Replacement> {
+    let op = node.op_as::<ElementWiseOp>()?;
     let activation = match op.0.downcast_ref::<GeluApproximate>() {
         Some(op) if !op.fast_impl => Activation::TanhGelu,
         None if op.0.is::<GeluExact>() => Activation::Gelu,
-        _ => return Ok(None),
+        _ => return None,
     };
-    if model.outlet_fact(node.id.into())?.datum_type != f32::datum_type() {
-        return Ok(None);
-    }
-    TypedModelPatch::replace_single_op(model, node, &node.inputs, RowOp::Activation(activation)).map(Some)
+    is_float(model, node).map(|_| replacement(&node.inputs, RowOp::Activation(activation)))
+}
+
+/// The number of axes of what `node` makes, if it is of f32.
+fn is_float(model: &TypedModel, node: &TypedNode) -> Option<usize> {
+    let fact = model.outlet_fact(node.id.into()).ok()?;
+    (fact.datum_type == f32::datum_type()).then(|| fact.rank())
 }

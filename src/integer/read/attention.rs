@@ -2,7 +2,7 @@
 
 use super::linear::shift_between;
 use super::operand::Operand;
-use super::{Reader, Unnamed};
+use super::{Reader, Unnamed, formulas};
 use crate::integer::site::{Product, widths};
 use crate::onnx::NodeProto;
 use crate::quant::{Quantizer, Scale, TwinScale};
@@ -14,7 +14,7 @@ const ALPHA: f32 = 1.0 - f32::EPSILON / 2.0;
 impl Reader<'_> {
     /// Two activations with a scale per head.
     pub(super) fn heads(&self, node: &NodeProto) -> Result<Option<Unnamed>> {
-        let Some(found) = self.heads.matches(self.graph, &*node.output[0]) else { return Ok(None) };
+        let Some(found) = formulas::heads().matches(self.graph, &*node.output[0]) else { return Ok(None) };
         let (lhs, rhs) = match (self.uniform(found.value("a"))?, self.uniform(found.value("b"))?) {
             (Some(lhs), Some(rhs)) if lhs.scaled && rhs.scaled => (lhs, rhs),
             (Some(lhs), Some(rhs)) if lhs.scaled || rhs.scaled => {
@@ -43,7 +43,7 @@ impl Reader<'_> {
     /// The post-softmax twin as plain nodes.
     pub(super) fn twin_softmax(&self, node: &NodeProto) -> Result<Option<Unnamed>> {
         let wrong = |why: &str| Error::unsupported(node.label(), format!("a post-softmax twin, but {why}"));
-        let found = self.twin_softmax.find(self.graph, &*node.output[0]);
+        let found = formulas::twin_softmax().find(self.graph, &*node.output[0]);
         let Some(found) = found.map_err(|near| wrong(near.0))? else { return Ok(None) };
         let lo = self.codes(found.node("lo_q"), found.node("lo_dq"))?;
         let hi = self.codes(found.node("hi_q"), found.node("hi_dq"))?;

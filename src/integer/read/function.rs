@@ -12,8 +12,7 @@ use crate::{Error, Result};
 impl Reader<'_> {
     /// The twin that `node` is. Its function's body is not read, but must be there.
     pub(super) fn function(&self, node: &NodeProto) -> Result<Unnamed> {
-        let functions = &self.graph.model().proto.functions;
-        if !functions.iter().any(|f| f.domain() == DOMAIN && f.name() == node.op_type()) {
+        if !self.graph.has_function(DOMAIN, node.op_type()) {
             return Err(Error::model(
                 node.label(),
                 format!("the file defines no function {DOMAIN}::{}", node.op_type()),

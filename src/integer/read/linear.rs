@@ -1,7 +1,7 @@
 //! Products with a constant weight: uniform linear layers, the post-GELU twin as plain nodes, the patch convolution.
 
 use super::operand::Codes;
-use super::{Reader, Unnamed};
+use super::{Reader, Unnamed, formulas};
 use crate::integer::site::{Outliers, Product, Weight, widths};
 use crate::onnx::{NodeId, NodeProto, tensor};
 use crate::quant::{MAX_SHIFT, Quantizer, Scale, TwinScale};
@@ -10,7 +10,7 @@ use crate::{Error, Result};
 impl Reader<'_> {
     /// `MatMul(QDQ(x), DQ(W))`, or of two activations with a scalar scale each.
     pub(super) fn matmul(&self, node: &NodeProto) -> Result<Option<Unnamed>> {
-        let Some(found) = self.product.matches(self.graph, &*node.output[0]) else { return Ok(None) };
+        let Some(found) = formulas::product().matches(self.graph, &*node.output[0]) else { return Ok(None) };
         let (a, b) = (found.value("a"), found.value("b"));
         let (lhs, rhs) = (self.uniform(a)?, self.uniform(b)?);
         let weight = self.dequantized(b).filter(|_| rhs.is_none());
@@ -40,7 +40,9 @@ impl Reader<'_> {
 
     /// A classifier, whose bias is its own.
     pub(super) fn classifier(&self, node: &NodeProto) -> Result<Option<Unnamed>> {
-        let Some(found) = self.classifier.matches(self.graph, &*node.output[0]) else { return Ok(None) };
+        let Some(found) = formulas::classifier().matches(self.graph, &*node.output[0]) else {
+            return Ok(None);
+        };
         let axes = self.graph.constant(found.value("axes")).and_then(|axes| tensor::i64s(axes).ok());
         let Some(mut site) = self.matmul(self.graph.node(found.node("product")))? else { return Ok(None) };
         if let Product::Linear { weight, bias, .. } = &mut site.product
@@ -71,7 +73,7 @@ impl Reader<'_> {
     /// The post-GELU twin as plain nodes.
     pub(super) fn twin_gelu(&self, node: &NodeProto) -> Result<Option<Unnamed>> {
         let wrong = |why: &str| Error::unsupported(node.label(), format!("a post-GELU twin, but {why}"));
-        let found = self.twin_gelu.find(self.graph, &*node.output[0]);
+        let found = formulas::twin_gelu().find(self.graph, &*node.output[0]);
         let Some(found) = found.map_err(|near| wrong(near.0))? else { return Ok(None) };
         let [w0, w1] = ["w0", "w1"].map(|name| found.node(name));
         if self.graph.node(w0).input != self.graph.node(w1).input {

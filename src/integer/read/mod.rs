@@ -12,7 +12,6 @@ use std::collections::BTreeSet;
 
 use super::site::{Product, Site, SiteInfo};
 use crate::onnx::{DOMAIN, Graph, NodeId, NodeProto};
-use crate::pattern::{Pattern, var};
 use crate::{Error, Result};
 
 /// What the nodes of a quantized graph make.
@@ -25,7 +24,7 @@ pub(super) struct Found {
 
 /// The sites of `graph`.
 pub(super) fn read(graph: &Graph) -> Result<Found> {
-    let reader = Reader::new(graph);
+    let reader = Reader { graph };
     let mut taken: BTreeSet<NodeId> = BTreeSet::new();
     let mut sites = Vec::new();
     // Backwards, so that a twin's sum comes before the products that it consists of.
@@ -57,19 +56,8 @@ pub(super) fn read(graph: &Graph) -> Result<Found> {
     Ok(Found { sites, float: products.map(|(id, _)| id).collect() })
 }
 
-/// A graph, and the formulas of what it may hold.
 struct Reader<'m> {
     graph: &'m Graph,
-    pair: Pattern,
-    clip: Pattern,
-    divided: Pattern,
-    bounded: Pattern,
-    product: Pattern,
-    heads: Pattern,
-    twin_softmax: Pattern,
-    twin_gelu: Pattern,
-    outliers: Pattern,
-    classifier: Pattern,
 }
 
 /// A site before it has a name.
@@ -81,41 +69,10 @@ struct Unnamed {
     product: Product,
 }
 
-impl<'m> Reader<'m> {
-    fn new(graph: &'m Graph) -> Self {
-        Self {
-            graph,
-            pair: formulas::quantized(var("x"), "quantize", "dequantize"),
-            clip: formulas::clip(),
-            divided: formulas::divided(),
-            bounded: formulas::bounded(),
-            product: formulas::product(),
-            heads: formulas::heads(),
-            twin_softmax: formulas::twin_softmax(),
-            twin_gelu: formulas::twin_gelu(),
-            outliers: formulas::outliers(),
-            classifier: formulas::classifier(),
-        }
-    }
-
+impl Reader<'_> {
     /// The site whose result `node` makes; `None` if it makes none, an error if it is nearly one.
     fn site(&self, id: NodeId, node: &NodeProto) -> Result<Option<Site>> {
-        let found = match node.op_type() {
-            _ if node.domain() == DOMAIN => Some(self.function(node)?),
-            "Mul" if node.is_op("Mul") => match self.twin_softmax(node)? {
-                None => self.heads(node)?,
-                twin => twin,
-            },
-            "Add" if node.is_op("Add") => match self.with_outliers(node)? {
-                None => self.twin_gelu(node)?,
-                sum => sum,
-            },
-            "Squeeze" if node.is_op("Squeeze") => self.classifier(node)?,
-            "MatMul" if node.is_op("MatMul") => self.matmul(node)?,
-            "Conv" if node.is_op("Conv") => self.conv(node)?,
-            _ => None,
-        };
-        let Some(found) = found else { return Ok(None) };
+        let Some(found) = self.unnamed(node)? else { return Ok(None) };
         let output = node.output[0].clone();
         let name = if node.name().is_empty() { output.clone() } else { node.name().to_string() };
         let (a, b_bits, b_scales) = match &found.product {
@@ -141,6 +98,25 @@ impl<'m> Reader<'m> {
             b_scales,
         };
         Ok(Some(Site { info, root: id, nodes, product: found.product }))
+    }
+
+    fn unnamed(&self, node: &NodeProto) -> Result<Option<Unnamed>> {
+        match node.op_type() {
+            _ if node.domain() == DOMAIN => self.function(node).map(Some),
+            _ if !node.is_standard() => Ok(None),
+            "Mul" => match self.twin_softmax(node)? {
+                None => self.heads(node),
+                twin => Ok(twin),
+            },
+            "Add" => match self.with_outliers(node)? {
+                None => self.twin_gelu(node),
+                sum => Ok(sum),
+            },
+            "Squeeze" => self.classifier(node),
+            "MatMul" => self.matmul(node),
+            "Conv" => self.conv(node),
+            _ => Ok(None),
+        }
     }
 
     /// Nothing but the root of a site may be seen from outside it.

@@ -1,8 +1,9 @@
 //! `[bounds] → [Div] → QuantizeLinear → DequantizeLinear`: an operand, and the k that its bounds give.
 
-use super::Reader;
+use super::{Reader, formulas};
 use crate::integer::site::widths;
 use crate::onnx::NodeId;
+use crate::pattern::var;
 use crate::quant::{Bits, Quantizer};
 use crate::{Error, Result};
 
@@ -48,7 +49,10 @@ impl Reader<'_> {
 
     /// The operand of uniform int8 codes that arrives as `value`; `None` if it is not quantized.
     pub(super) fn uniform(&self, value: &str) -> Result<Option<Operand>> {
-        let Some(pair) = self.pair.matches(self.graph, value) else { return Ok(None) };
+        let Some(pair) = formulas::quantized(var("x"), "quantize", "dequantize").matches(self.graph, value)
+        else {
+            return Ok(None);
+        };
         let (quantize, input) = (pair.node("quantize"), pair.value("x"));
         let codes = self.codes(quantize, pair.node("dequantize"))?;
         let label = self.graph.node(quantize).label();
@@ -58,11 +62,13 @@ impl Reader<'_> {
         let mut nodes = pair.nodes.clone();
         let quantizer =
             |scale: f32, bits| Ok(Quantizer::Uniform { scale: Self::scale(&label, scale)?, bits });
-        if let Some(divided) = self.divided.matches(self.graph, &**input).filter(|_| codes.scale == 1.0) {
+        if let Some(divided) =
+            formulas::divided().matches(self.graph, &**input).filter(|_| codes.scale == 1.0)
+        {
             nodes.extend(divided.nodes.iter().copied());
             let scales = divided.floats("scales");
             let (mut value, mut bits) = (divided.value("x").clone(), widest());
-            if let Some(bounded) = self.bounded.matches(self.graph, &*value)
+            if let Some(bounded) = formulas::bounded().matches(self.graph, &*value)
                 && let Some(k) = uniform_width(scales, bounded.floats("low"), bounded.floats("high"))
             {
                 (value, bits) = (bounded.value("x").clone(), k);
@@ -73,7 +79,7 @@ impl Reader<'_> {
         }
         let (mut value, mut bits) = (input.clone(), widest());
         // A Clip to other bounds is the model's own: it stays, in float.
-        if let Some(clip) = self.clip.matches(self.graph, &**input)
+        if let Some(clip) = formulas::clip().matches(self.graph, &**input)
             && let Some(k) = uniform_width(&[codes.scale], clip.floats("min"), clip.floats("max"))
         {
             (value, bits) = (clip.value("x").clone(), k);

@@ -1,6 +1,6 @@
 //! A linear layer some of whose channels stay in float.
 
-use super::{Reader, Unnamed};
+use super::{Reader, Unnamed, formulas};
 use crate::Result;
 use crate::integer::site::{Outliers, Product};
 use crate::onnx::{DOMAIN, NodeProto, tensor};
@@ -8,7 +8,7 @@ use crate::onnx::{DOMAIN, NodeProto, tensor};
 impl Reader<'_> {
     /// A linear layer with outliers. A sum that is nearly so is a float Add like any other.
     pub(super) fn with_outliers(&self, node: &NodeProto) -> Result<Option<Unnamed>> {
-        let Some(found) = self.outliers.matches(self.graph, &*node.output[0]) else { return Ok(None) };
+        let Some(found) = formulas::outliers().matches(self.graph, &*node.output[0]) else { return Ok(None) };
         let channels = self.graph.constant(found.value("channels")).and_then(|c| tensor::i64s(c).ok());
         let Some(channels) =
             channels.filter(|_| self.graph.node(found.node("gather")).attr_int("axis") == Some(-1))
@@ -34,8 +34,9 @@ impl Reader<'_> {
     fn inliers(&self, node: &NodeProto) -> Result<Option<Unnamed>> {
         match node.op_type() {
             _ if node.domain() == DOMAIN => self.function(node).map(Some),
-            "MatMul" if node.is_op("MatMul") => self.matmul(node),
-            "Add" if node.is_op("Add") => self.twin_gelu(node),
+            _ if !node.is_standard() => Ok(None),
+            "MatMul" => self.matmul(node),
+            "Add" => self.twin_gelu(node),
             _ => Ok(None),
         }
     }
