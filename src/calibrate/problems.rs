@@ -49,6 +49,10 @@ pub(super) fn solve(
         SiteScales { name: site.name.clone(), a_rank, a: vec![], b: vec![], outliers, b_bits, loss: 0.0 };
     for problem in problems {
         let solution = search.run(problem, &settings)?;
+        if !solution.loss.is_finite() {
+            let why = "its errors overflow whatever the scales: a weight or an activation is too large";
+            return Err(Error::model(place(site), why));
+        }
         scales.a.push(solution.a);
         scales.b.extend(solution.b);
         scales.loss += solution.loss;

@@ -141,7 +141,7 @@ impl<'s> Evaluator<'s> {
             (Codes::Fused(codes), &[scale]) if !self.settings.metric.is_rowwise() => {
                 let mut sums = vec![0f32; rows.len];
                 self.kernel.errors(codes, packed, scale, target, &mut sums);
-                sums.into_iter().map(f64::from).collect()
+                sums.into_iter().map(|sum| worst_if_nan(sum.into())).collect()
             }
             (codes, _) => {
                 let mut losses = Vec::with_capacity(rows.len * scales.len());
@@ -150,7 +150,7 @@ impl<'s> Evaluator<'s> {
                     let (reference, curvature) = &target.row(i);
                     let row = Row { acc, reference, curvature };
                     let loss = |(span, &scale): (&Range<usize>, &f32)| {
-                        self.settings.metric.loss(&row, span.clone(), scale)
+                        worst_if_nan(self.settings.metric.loss(&row, span.clone(), scale))
                     };
                     losses.extend(block.spans.iter().zip(&scales).map(loss));
                 }
@@ -174,4 +174,9 @@ impl<'s> Evaluator<'s> {
             }
         }
     }
+}
+
+/// A loss that overflowed on the way, which compares with nothing, is the worst of all.
+fn worst_if_nan(loss: f64) -> f64 {
+    if loss.is_nan() { f64::INFINITY } else { loss }
 }

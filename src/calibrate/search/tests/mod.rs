@@ -71,3 +71,26 @@ fn an_operand_of_zeros_gets_a_valid_scale() {
     problem.a.iter_mut().for_each(|a| a.fill(0.0));
     check("zeros", problem, Metric::Mse, 8, 0.0, 3);
 }
+
+/// Errors that overflow leave nothing to choose: both searches take the first candidate.
+#[test]
+fn overflowing_errors_are_the_worst() {
+    for (index, huge) in [(0, 1e22), (5, f32::MAX)] {
+        let mut problem = problem(LhsKind::Uniform, true, &[4], 1);
+        let Rhs::Weight(b) = &mut problem.b else { unreachable!("a weight was asked for") };
+        b[[index, 1]] = huge;
+        let bits = Bits::new(8).unwrap();
+        let settings = Settings {
+            metric: Metric::Hessian,
+            a_bits: bits,
+            b_bits: bits,
+            alpha: 0.0,
+            beta: 1.2,
+            candidates: 100,
+            rounds: 3,
+        };
+        let [fast, plain] = [Search::Pruned, Search::Exhaustive]
+            .map(|search| search.run(problem.clone(), &settings).unwrap());
+        assert_eq!(fast, plain);
+    }
+}
