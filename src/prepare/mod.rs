@@ -5,7 +5,11 @@
 mod attention;
 mod border;
 mod constants;
+mod expansion;
 mod interface;
+mod names;
+#[cfg(test)]
+mod testing;
 
 use std::path::Path;
 use std::sync::OnceLock;
@@ -15,7 +19,14 @@ use sha2::{Digest, Sha256};
 pub use interface::{InputSpec, Outputs};
 
 use crate::Result;
-use crate::onnx::{DataType, Graph, Limits, Model};
+use crate::onnx::{DataType, Edits, Graph, Limits, Model};
+
+/// What a model is rewritten by, in this order. Each gives `None` for a model that does not need it.
+const STEPS: &[fn(&Graph) -> Result<Option<Edits>>] = &[
+    names::distinct,
+    constants::fold,
+    attention::expand,
+];
 
 /// A model that is ready for every stage: normalized and indexed.
 #[derive(Clone, Debug)]
@@ -28,7 +39,8 @@ pub struct Prepared {
 
 impl Prepared {
     /// Reads the ONNX file at `path`, with its external data, and normalizes it: FLOAT16 and BFLOAT16 become FLOAT, parts
-    /// and other layouts of constants become constants, and `Attention` of opset 23 becomes `MatMul` and Softmax.
+    /// and other layouts of constants become constants, and what was written as one (functions, fused operators, sequences,
+    /// `BatchNormalization`, `Attention` of opset 23) becomes the operators that it stands for.
     ///
     /// An error says what is wrong with the file, or which node is of a kind that no vision transformer has
     /// ([`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported)).
@@ -48,7 +60,7 @@ impl Prepared {
     pub fn new(mut model: Model) -> Result<Self> {
         let border = border::widen(&mut model)?;
         let mut graph = Graph::new(model)?;
-        for step in [constants::fold, attention::expand] {
+        for step in STEPS {
             if let Some(edits) = step(&graph)? {
                 let mut model = graph.into_model();
                 edits.apply(&mut model)?;
