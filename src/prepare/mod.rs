@@ -10,6 +10,7 @@ mod interface;
 mod names;
 #[cfg(test)]
 mod testing;
+mod tidy;
 
 use std::path::Path;
 use std::sync::OnceLock;
@@ -24,6 +25,7 @@ use crate::onnx::{DataType, Edits, Graph, Limits, Model};
 /// What a model is rewritten by, in this order. Each gives `None` for a model that does not need it.
 const STEPS: &[fn(&Graph) -> Result<Option<Edits>>] = &[
     names::distinct,
+    tidy::tidy,
     constants::fold,
     attention::expand,
 ];
