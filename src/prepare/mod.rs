@@ -8,6 +8,7 @@ mod constants;
 mod expansion;
 mod interface;
 mod names;
+mod sequences;
 #[cfg(test)]
 mod testing;
 mod tidy;
@@ -25,6 +26,7 @@ use crate::onnx::{DataType, Edits, Graph, Limits, Model};
 /// What a model is rewritten by, in this order. Each gives `None` for a model that does not need it.
 const STEPS: &[fn(&Graph) -> Result<Option<Edits>>] = &[
     names::distinct,
+    sequences::unpack,
     tidy::tidy,
     constants::fold,
     attention::expand,
