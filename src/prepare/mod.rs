@@ -3,6 +3,7 @@
 //! What was changed on the way in and shows from outside, the types of inputs and outputs, is put back on the way out.
 
 mod attention;
+mod batch_norm;
 mod border;
 mod constants;
 mod expansion;
@@ -28,6 +29,7 @@ const STEPS: &[fn(&Graph) -> Result<Option<Edits>>] = &[
     names::distinct,
     sequences::unpack,
     tidy::tidy,
+    batch_norm::fold,
     constants::fold,
     attention::expand,
 ];
