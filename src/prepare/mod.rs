@@ -7,6 +7,7 @@ mod batch_norm;
 mod border;
 mod constants;
 mod expansion;
+mod gemm;
 mod interface;
 mod names;
 mod sequences;
@@ -30,6 +31,7 @@ const STEPS: &[fn(&Graph) -> Result<Option<Edits>>] = &[
     sequences::unpack,
     tidy::tidy,
     batch_norm::fold,
+    gemm::split,
     constants::fold,
     attention::expand,
 ];
