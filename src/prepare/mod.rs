@@ -66,6 +66,7 @@ impl Prepared {
     /// Normalizes a model in memory. A model that needs nothing of it stays as it is.
     #[doc(hidden)]
     pub fn new(mut model: Model) -> Result<Self> {
+        border::drop_constant_inputs(&mut model);
         let border = border::widen(&mut model)?;
         let mut graph = Graph::new(model)?;
         for step in STEPS {
