@@ -7,6 +7,7 @@ mod batch_norm;
 mod border;
 mod constants;
 mod expansion;
+mod functions;
 mod gemm;
 mod interface;
 mod names;
@@ -66,6 +67,9 @@ impl Prepared {
     /// Normalizes a model in memory. A model that needs nothing of it stays as it is.
     #[doc(hidden)]
     pub fn new(mut model: Model) -> Result<Self> {
+        if let Some(edits) = functions::inline(&model)? {
+            edits.apply(&mut model)?;
+        }
         border::drop_constant_inputs(&mut model);
         let border = border::widen(&mut model)?;
         let mut graph = Graph::new(model)?;
