@@ -6,6 +6,7 @@ mod attention;
 mod batch_norm;
 mod border;
 mod constants;
+mod contrib;
 mod expansion;
 mod functions;
 mod gemm;
@@ -29,6 +30,7 @@ use crate::onnx::{DataType, Edits, Graph, Limits, Model};
 /// What a model is rewritten by, in this order. Each gives `None` for a model that does not need it.
 const STEPS: &[fn(&Graph) -> Result<Option<Edits>>] = &[
     names::distinct,
+    contrib::expand,
     sequences::unpack,
     tidy::tidy,
     batch_norm::fold,
