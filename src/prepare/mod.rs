@@ -7,6 +7,7 @@ mod batch_norm;
 mod border;
 mod constants;
 mod contrib;
+mod einsum;
 mod expansion;
 mod functions;
 mod gemm;
@@ -31,6 +32,7 @@ use crate::onnx::{DataType, Edits, Graph, Limits, Model};
 const STEPS: &[fn(&Graph) -> Result<Option<Edits>>] = &[
     names::distinct,
     contrib::expand,
+    einsum::expand,
     sequences::unpack,
     tidy::tidy,
     batch_norm::fold,
