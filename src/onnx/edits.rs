@@ -13,11 +13,14 @@ use crate::error::{Error, Result};
 #[derive(Debug)]
 pub struct Edits {
     names: HashSet<String>,
+    /// By base, the number of the last fresh name.
+    numbers: HashMap<String, usize>,
     replaced: Vec<(NodeId, Vec<NodeProto>)>,
     before: Vec<(NodeId, Vec<NodeProto>)>,
     inputs: Vec<(NodeId, usize, String)>,
     initializers: Vec<TensorProto>,
     functions: Vec<FunctionProto>,
+    no_functions_but: Option<&'static str>,
     imports: Vec<(String, i64)>,
 }
 
@@ -28,11 +31,13 @@ impl Edits {
         collect_names(model.graph(), &mut names);
         Self {
             names,
+            numbers: HashMap::new(),
             replaced: vec![],
             before: vec![],
             inputs: vec![],
             initializers: vec![],
             functions: vec![],
+            no_functions_but: None,
             imports: vec![],
         }
     }
@@ -40,10 +45,15 @@ impl Edits {
     /// A name like `base` that no value and no node of the model has, and that was not given out before.
     pub fn fresh(&mut self, base: &str) -> String {
         let mut name = base.to_owned();
-        let mut number = 0;
-        while name.is_empty() || self.names.contains(&name) {
-            number += 1;
-            name = format!("{base}_{number}");
+        if name.is_empty() || self.names.contains(&name) {
+            let number = self.numbers.entry(name).or_default();
+            loop {
+                *number += 1;
+                name = format!("{base}_{number}");
+                if !self.names.contains(&name) {
+                    break;
+                }
+            }
         }
         self.names.insert(name.clone());
         name
@@ -79,6 +89,11 @@ impl Edits {
         self.functions.push(function);
     }
 
+    /// Takes away the functions of every domain but `domain`. Nothing may call them any more.
+    pub fn keep_only_functions_of(&mut self, domain: &'static str) {
+        self.no_functions_but = Some(domain);
+    }
+
     /// Sets the version of an operator domain. All nodes of that domain are read by this version from then on.
     pub fn import_opset(&mut self, domain: &str, version: i64) {
         self.imports.push((domain.to_owned(), version));
@@ -99,6 +114,9 @@ impl Edits {
         graph.node =
             sort(rewritten(std::mem::take(&mut graph.node), self.replaced, self.before, self.inputs)?);
         graph.initializer.extend(self.initializers);
+        if let Some(domain) = self.no_functions_but {
+            proto.functions.retain(|function| function.domain() == domain);
+        }
         for function in self.functions {
             proto.ir_version = proto.ir_version.max(Some(8));
             if !proto.functions.contains(&function) {

@@ -193,11 +193,23 @@ impl Graph {
         if let Some(tensor) = self.own_constant(value) {
             return Some(tensor.dims.iter().map(|&dim| Some(dim)).collect());
         }
-        let dim = |dim: &Dimension| match dim.value {
-            Some(dimension::Value::DimValue(known)) => Some(known),
-            _ => None,
-        };
-        Some(self.tensor_type(value)?.shape.as_ref()?.dim.iter().map(dim).collect())
+        Some(self.tensor_type(value)?.shape.as_ref()?.dim.iter().map(known).collect())
+    }
+
+    /// Dim `axis` of `value`, where the file states it.
+    pub fn dim(&self, value: &str, axis: usize) -> Option<i64> {
+        match self.own_constant(value) {
+            Some(tensor) => tensor.dims.get(axis).copied(),
+            None => known(self.tensor_type(value)?.shape.as_ref()?.dim.get(axis)?),
+        }
+    }
+
+    /// The number of axes of `value`, where the file states it.
+    pub fn rank(&self, value: &str) -> Option<usize> {
+        match self.own_constant(value) {
+            Some(tensor) => Some(tensor.dims.len()),
+            None => Some(self.tensor_type(value)?.shape.as_ref()?.dim.len()),
+        }
     }
 
     fn tensor_type(&self, value: &str) -> Option<&type_proto::Tensor> {
@@ -205,6 +217,13 @@ impl Graph {
             type_proto::Value::TensorType(tensor) => Some(tensor),
             _ => None,
         }
+    }
+}
+
+fn known(dim: &Dimension) -> Option<i64> {
+    match dim.value {
+        Some(dimension::Value::DimValue(known)) => Some(known),
+        _ => None,
     }
 }
 

@@ -45,6 +45,15 @@ pub fn i64s(tensor: &TensorProto) -> Result<Vec<i64>> {
     })
 }
 
+/// The elements of a BOOL tensor; `None` for other types.
+pub fn bools(tensor: &TensorProto) -> Option<Vec<bool>> {
+    let is_bool = tensor.data_type() == DataType::Bool as i32;
+    is_bool.then(|| match raw(tensor) {
+        Some(raw) => raw.iter().map(|&x| x != 0).collect(),
+        None => from_ints(tensor, |x| x != 0),
+    })
+}
+
 /// The position of the first NaN or infinity that [`f32s`] would give; `None` for other data types.
 pub fn first_non_finite(tensor: &TensorProto) -> Option<usize> {
     f32s(tensor).ok()?.iter().position(|x| !x.is_finite())
@@ -66,6 +75,11 @@ pub fn from_i8(name: &str, dims: &[usize], values: &[i8]) -> TensorProto {
 /// An INT64 tensor.
 pub fn from_i64(name: &str, dims: &[usize], values: &[i64]) -> TensorProto {
     from_raw(name, DataType::Int64, dims, values.iter().flat_map(|x| x.to_le_bytes()).collect())
+}
+
+/// A BOOL tensor.
+pub fn from_bools(name: &str, dims: &[usize], values: &[bool]) -> TensorProto {
+    from_raw(name, DataType::Bool, dims, values.iter().map(|&x| x.into()).collect())
 }
 
 fn from_raw(name: &str, data_type: DataType, dims: &[usize], raw: Vec<u8>) -> TensorProto {

@@ -1,11 +1,21 @@
 //! Messages and models for unit tests.
 
-use super::proto::OperatorSetIdProto;
-use super::{GraphProto, Model, ModelProto, NodeProto, TensorProto, ValueInfoProto};
+use super::proto::tensor_shape_proto::{Dimension, dimension};
+use super::proto::{OperatorSetIdProto, TensorShapeProto, TypeProto, type_proto};
+use super::{DataType, GraphProto, Model, ModelProto, NodeProto, TensorProto, ValueInfoProto};
 
 /// A value of unknown type.
 pub(crate) fn value(name: &str) -> ValueInfoProto {
     ValueInfoProto { name: Some(name.into()), ..Default::default() }
+}
+
+/// A FLOAT value of these dims.
+pub(crate) fn shaped(name: &str, dims: &[i64]) -> ValueInfoProto {
+    let dim = |&dim: &i64| Dimension { value: Some(dimension::Value::DimValue(dim)), ..Default::default() };
+    let shape = TensorShapeProto { dim: dims.iter().map(dim).collect() };
+    let tensor = type_proto::Tensor { elem_type: Some(DataType::Float as i32), shape: Some(shape) };
+    let r#type = TypeProto { value: Some(type_proto::Value::TensorType(tensor)), ..Default::default() };
+    ValueInfoProto { r#type: Some(r#type), ..value(name) }
 }
 
 /// `inputs` and `outputs` are names separated by spaces.

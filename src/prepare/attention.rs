@@ -2,8 +2,8 @@
 
 use std::cell::OnceCell;
 
-use crate::onnx::node::node;
-use crate::onnx::{AttributeProto, DataType, Edits, Graph, NodeProto, TensorProto, tensor};
+use super::expansion::{Expansion, dim, input};
+use crate::onnx::{AttributeProto, DataType, Edits, Graph, NodeProto};
 use crate::runtime::{Facts, infer};
 use crate::{Error, Result};
 
@@ -16,7 +16,8 @@ pub(super) fn expand(graph: &Graph) -> Result<Option<Edits>> {
     let facts = OnceCell::new();
     let mut found = false;
     for (id, attention) in graph.nodes().filter(|(_, node)| node.is_op("Attention")) {
-        let expansion = Expansion { graph, facts: &facts, attention, edits: &mut edits, nodes: Vec::new() };
+        let nodes = Expansion::of(attention, &mut edits);
+        let expansion = Attention { graph, facts: &facts, attention, nodes };
         if let Some(scale) = expansion.scale()? {
             let nodes = expansion.run(scale)?;
             edits.replace_node(id, nodes);
@@ -34,49 +35,44 @@ pub(super) fn expand(graph: &Graph) -> Result<Option<Edits>> {
     }
 }
 
-struct Expansion<'e> {
+struct Attention<'e> {
     graph: &'e Graph,
     facts: &'e OnceCell<Facts>,
     attention: &'e NodeProto,
-    edits: &'e mut Edits,
-    nodes: Vec<NodeProto>,
+    nodes: Expansion<'e>,
 }
 
-impl Expansion<'_> {
+impl Attention<'_> {
     /// `Y = Softmax(scale·Q·Kᵀ + mask)·V`, over `[N, H, T, D]`. Operands `[N, T, H·D]` are cut into heads first.
     fn run(mut self, scale: f32) -> Result<Vec<NodeProto>> {
         self.refuse_what_is_not_vision()?;
+        let input = |i: usize| input(self.attention, i).map(String::from);
         let missing = || Error::model(self.attention.label(), "has fewer than three operands");
-        let [q, k, v] = [0, 1, 2].map(|i| self.input(i).ok_or_else(missing));
-        let (q, k, v, mask) = (q?, k?, v?, self.input(3));
+        let [q, k, v] = [0, 1, 2].map(|i| input(i).ok_or_else(missing));
+        let (q, k, v, mask) = (q?, k?, v?, input(3));
         let heads = self.heads();
         let cut = |this: &mut Self, x: String, part: &str| match heads {
-            Some(heads) => this.in_heads(&x, heads, part),
+            Some(heads) => this.nodes.in_heads(&x, heads, part),
             None => x,
         };
         let (q, k, v) = (cut(&mut self, q, "q"), cut(&mut self, k, "k"), cut(&mut self, v, "v"));
 
-        let scale = self.constant("scale", |name| tensor::from_f32(name, &[], &[scale]));
-        let q = self.node("Mul", &[&q, &scale], "q_scaled");
-        let k = self.transposed(&k, &[0, 1, 3, 2], "k_transposed");
-        let mut scores = self.node("MatMul", &[&q, &k], "scores");
+        let scale = self.nodes.scalar("scale", scale);
+        let q = self.nodes.node("Mul", &[&q, &scale], "q_scaled");
+        let k = self.nodes.transposed(&k, &[0, 1, 3, 2], "k_transposed");
+        let mut scores = self.nodes.node("MatMul", &[&q, &k], "scores");
         if let Some(mask) = mask {
             scores = self.masked(&scores, &mask)?;
         }
-        let p = self.node("Softmax", &[&scores], "softmax");
-        self.last().attribute.push(AttributeProto::int("axis", -1));
-        let output = self.attention.output[0].clone();
-        if heads.is_none() {
-            let name = self.name("values");
-            self.nodes.push(node("MatMul", &name, [p.as_str(), &v], [output.as_str()]));
-        } else {
-            let mixed = self.node("MatMul", &[&p, &v], "values");
-            let mixed = self.transposed(&mixed, &[0, 2, 1, 3], "together");
-            let shape = self.constant("width", |name| tensor::from_i64(name, &[3], &[0, 0, -1]));
-            let name = self.name("output");
-            self.nodes.push(node("Reshape", &name, [mixed.as_str(), &shape], [output.as_str()]));
+        let p = self.nodes.node("Softmax", &[&scores], "softmax");
+        self.nodes.with(AttributeProto::int("axis", -1));
+        let mixed = self.nodes.node("MatMul", &[&p, &v], "values");
+        if heads.is_some() {
+            let mixed = self.nodes.transposed(&mixed, &[0, 2, 1, 3], "together");
+            let shape = self.nodes.ints("width", &[0, 0, -1]);
+            self.nodes.node("Reshape", &[&mixed, &shape], "output");
         }
-        Ok(self.nodes)
+        Ok(self.nodes.into_nodes(&self.attention.output[0]))
     }
 
     fn refuse_what_is_not_vision(&self) -> Result<()> {
@@ -99,10 +95,6 @@ impl Expansion<'_> {
         Err(Error::unsupported(attention.label(), why))
     }
 
-    fn input(&self, index: usize) -> Option<String> {
-        self.attention.input.get(index).filter(|name| !name.is_empty()).cloned()
-    }
-
     fn heads(&self) -> Option<i64> {
         self.attention.attr_int("q_num_heads").filter(|&heads| heads > 0)
     }
@@ -112,33 +104,24 @@ impl Expansion<'_> {
         if let Some(scale) = self.attention.attr_float("scale") {
             return Ok(Some(scale));
         }
-        let Some(q) = self.input(0) else {
+        let Some(q) = input(self.attention, 0) else {
             return Err(Error::model(self.attention.label(), "has no operands"));
         };
-        let stated = self.graph.shape(&q).and_then(|shape| *shape.last()?);
         let told = || {
             let facts = self.facts.get_or_init(|| infer(self.graph.model(), InputSpec::dims_of(self.graph)));
-            facts.dims(&q)?.last().copied()?.map(|width| width as i64)
+            facts.dims(q)?.last().copied()?.map(|width| width as i64)
         };
-        let width = stated.or_else(told).map(|width| width / self.heads().unwrap_or(1));
+        let width = dim(self.graph, q, 0).or_else(told).map(|width| width / self.heads().unwrap_or(1));
         Ok(width.filter(|&width| width > 0).map(|width| 1.0 / (width as f32).sqrt()))
-    }
-
-    /// `[N, T, H·D]` as `[N, H, T, D]`.
-    fn in_heads(&mut self, x: &str, heads: i64, part: &str) -> String {
-        let shape =
-            self.constant(&format!("{part}_shape"), |name| tensor::from_i64(name, &[4], &[0, 0, heads, -1]));
-        let apart = self.node("Reshape", &[x, &shape], &format!("{part}_apart"));
-        self.transposed(&apart, &[0, 2, 1, 3], &format!("{part}_heads"))
     }
 
     /// A float mask is added; a boolean one says where scores stay.
     fn masked(&mut self, scores: &str, mask: &str) -> Result<String> {
         if !self.is_boolean(mask)? {
-            return Ok(self.node("Add", &[scores, mask], "masked"));
+            return Ok(self.nodes.node("Add", &[scores, mask], "masked"));
         }
-        let never = self.constant("never", |name| tensor::from_f32(name, &[], &[f32::NEG_INFINITY]));
-        Ok(self.node("Where", &[mask, scores, &never], "masked"))
+        let never = self.nodes.scalar("never", f32::NEG_INFINITY);
+        Ok(self.nodes.node("Where", &[mask, scores, &never], "masked"))
     }
 
     /// What the file says of the type of `mask`, or the node that makes it.
@@ -168,7 +151,7 @@ impl Expansion<'_> {
                 Some(maker) if maker.is_op("Cast") => {
                     return Ok(maker.attr_int("to") == Some(DataType::Bool as i64));
                 }
-                Some(maker) if LAYOUT.iter().any(|op| maker.is_op(op)) => {
+                Some(maker) if LAYOUT.iter().any(|op| maker.is_op(op)) && !maker.input.is_empty() => {
                     value = self.graph.resolve(&maker.input[0]).to_string();
                 }
                 Some(maker) if ["Add", "Mul", "Where"].iter().any(|op| maker.is_op(op)) => return Ok(false),
@@ -179,33 +162,5 @@ impl Expansion<'_> {
                 }
             }
         }
-    }
-
-    fn name(&mut self, part: &str) -> String {
-        let base =
-            if self.attention.name().is_empty() { &self.attention.output[0] } else { self.attention.name() };
-        self.edits.fresh(&format!("{base}/{part}"))
-    }
-
-    fn constant(&mut self, part: &str, make: impl FnOnce(&str) -> TensorProto) -> String {
-        let name = self.name(part);
-        self.edits.add_initializer(make(&name));
-        name
-    }
-
-    fn node(&mut self, op_type: &str, inputs: &[&str], part: &str) -> String {
-        let name = self.name(part);
-        self.nodes.push(node(op_type, &name, inputs.iter().copied(), [name.as_str()]));
-        name
-    }
-
-    fn transposed(&mut self, x: &str, axes: &[i64], part: &str) -> String {
-        let output = self.node("Transpose", &[x], part);
-        self.last().attribute.push(AttributeProto::int_list("perm", axes));
-        output
-    }
-
-    fn last(&mut self) -> &mut NodeProto {
-        self.nodes.last_mut().expect("a node was just added")
     }
 }

@@ -1,14 +1,29 @@
 //! FLOAT16 and BFLOAT16 to FLOAT, and back at the model's border.
 
+use std::collections::HashSet;
+
 use crate::Result;
 use crate::onnx::node::node;
 use crate::onnx::proto::type_proto;
 use crate::onnx::{
-    AttributeProto, DataType, Edits, GraphProto, Model, NodeProto, ValueInfoProto, each_tensor, tensor,
+    AttributeProto, DataType, Edits, GraphProto, Model, NodeProto, TensorProto, ValueInfoProto, each_tensor,
+    tensor,
 };
 
 /// Attributes that name a type to make.
 const TYPE_ATTRIBUTES: &[&str] = &["to", "dtype"];
+
+/// Drops the inputs that have an initializer: before IR version 4 every initializer had to be an input as well.
+pub(super) fn drop_constant_inputs(model: &mut Model) {
+    let Some(graph) = &mut model.proto.graph else { return };
+    let sparse = graph.sparse_initializer.iter().filter_map(|sparse| sparse.values.as_ref());
+    let constants: HashSet<&str> = graph.initializer.iter().chain(sparse).map(TensorProto::name).collect();
+    let inputs = graph.input.len();
+    graph.input.retain(|input| !constants.contains(input.name()));
+    if graph.input.len() < inputs {
+        model.proto.ir_version = model.proto.ir_version.max(Some(4));
+    }
+}
 
 /// Makes every FLOAT16 and BFLOAT16 of the model FLOAT: the inputs and outputs that were one, with what they were.
 pub(super) fn widen(model: &mut Model) -> Result<Vec<(String, DataType)>> {
@@ -108,4 +123,21 @@ fn set_type(info: &mut ValueInfoProto, wanted: DataType) -> Option<DataType> {
 
 fn is_half(data_type: i32) -> bool {
     [DataType::Float16, DataType::Bfloat16].iter().any(|half| *half as i32 == data_type)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::onnx::testing::{file_of, graph};
+
+    #[test]
+    fn constants_are_no_inputs() {
+        let w = tensor::from_f32("w", &[1], &[1.0]);
+        let graph = graph("x w", "y", vec![node("Add", "", ["x", "w"], ["y"])], vec![w]);
+        let file = crate::onnx::ModelProto { ir_version: Some(3), ..file_of(graph, 17) };
+        let mut model = Model::new(file).unwrap();
+        drop_constant_inputs(&mut model);
+        let inputs: Vec<_> = model.graph().input.iter().map(ValueInfoProto::name).collect();
+        assert_eq!((inputs, model.proto.ir_version), (vec!["x"], Some(4)));
+    }
 }

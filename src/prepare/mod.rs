@@ -4,10 +4,21 @@
 
 mod arithmetic;
 mod attention;
+mod batch_norm;
 mod border;
 mod branches;
 mod constants;
+mod contrib;
+mod einsum;
+mod expansion;
+mod functions;
+mod gemm;
 mod interface;
+mod names;
+mod sequences;
+#[cfg(test)]
+mod testing;
+mod tidy;
 
 use std::path::Path;
 use std::sync::OnceLock;
@@ -17,8 +28,25 @@ use sha2::{Digest, Sha256};
 pub use interface::{InputSpec, Outputs};
 
 use crate::Result;
-use crate::onnx::{DataType, Graph, Limits, Model};
+use crate::onnx::{DataType, Edits, Graph, Limits, Model};
 use crate::runtime::{Facts, FloatEngine, infer};
+
+/// What a model is rewritten by, in this order. Each gives `None` for a model that does not need it (any more).
+const STEPS: &[fn(&Graph) -> Result<Option<Edits>>] = &[
+    names::distinct,
+    branches::take,
+    contrib::expand,
+    einsum::expand,
+    sequences::unpack,
+    tidy::tidy,
+    batch_norm::fold,
+    gemm::split,
+    constants::fold,
+    attention::expand,
+];
+
+/// A pass of a step may show it more to do: branches in branches, one attention after another.
+const MOST_PASSES: usize = 256;
 
 /// A model that is ready for every stage: normalized and indexed.
 #[derive(Clone, Debug)]
@@ -32,7 +60,8 @@ pub struct Prepared {
 
 impl Prepared {
     /// Reads the ONNX file at `path`, with its external data, and normalizes it: FLOAT16 and BFLOAT16 become FLOAT, parts
-    /// and other layouts of constants become constants, and `Attention` of opset 23 becomes `MatMul` and Softmax.
+    /// and other layouts of constants become constants, and what was written as one (functions, fused operators, sequences,
+    /// `BatchNormalization`, `Attention` of opset 23) becomes the operators that it stands for.
     ///
     /// An error says what is wrong with the file, or which node is of a kind that no vision transformer has
     /// ([`ErrorKind::Unsupported`](crate::ErrorKind::Unsupported)).
@@ -50,9 +79,13 @@ impl Prepared {
     /// Normalizes a model in memory. A model that needs nothing of it stays as it is.
     #[doc(hidden)]
     pub fn new(mut model: Model) -> Result<Self> {
+        if let Some(edits) = functions::inline(&model)? {
+            edits.apply(&mut model)?;
+        }
+        border::drop_constant_inputs(&mut model);
         let border = border::widen(&mut model)?;
         let mut graph = Graph::new(model)?;
-        for step in [branches::take, constants::fold, attention::expand] {
+        for step in STEPS {
             for _ in 0..MOST_PASSES {
                 let Some(edits) = step(&graph)? else { break };
                 let mut model = graph.into_model();
@@ -113,9 +146,6 @@ impl Prepared {
         border::narrow(model, &self.border)
     }
 }
-
-/// A pass of a step may show it more to do: branches in branches, one attention after another.
-const MOST_PASSES: usize = 256;
 
 /// SHA-256 in hexadecimal.
 pub(crate) fn hex_digest(bytes: &[u8]) -> String {

@@ -1,0 +1,209 @@
+//! `BatchNormalization` of a trained model: a product and a sum with constants, which the Conv before it can take over.
+
+use super::expansion::{Budget, Expansion, elements, float_constant, input, is_used, rank};
+use crate::Result;
+use crate::onnx::{Edits, Graph, NodeId, NodeProto, TensorProto, tensor};
+
+/// The edits that put every `BatchNormalization` into the Conv before it, or else a Mul and an Add in its place; `None`
+/// if none is understood. One that trains stays.
+pub(super) fn fold(graph: &Graph) -> Result<Option<Edits>> {
+    let norms = || graph.nodes().filter(|(_, node)| node.is_op("BatchNormalization"));
+    if norms().next().is_none() {
+        return Ok(None);
+    }
+    let (mut edits, mut budget) = (Edits::new(graph.model()), Budget::of(graph));
+    let mut changed = false;
+    for (id, norm) in norms() {
+        let trains =
+            norm.attr_int("training_mode").unwrap_or(0) != 0 || (1..5).any(|i| is_used(graph, norm, i));
+        if trains || norm.output.first().is_none_or(String::is_empty) {
+            continue;
+        }
+        let line = Line::of(graph, norm, &mut budget);
+        if let Some((conv, folded)) =
+            line.as_ref().and_then(|line| line.into_conv(graph, norm, &mut edits, &mut budget))
+        {
+            edits.replace_node(conv, vec![folded]);
+            edits.remove_node(id);
+        } else if let Some(nodes) = line.and_then(|line| line.nodes(graph, norm, &mut edits)) {
+            edits.replace_node(id, nodes);
+        } else if norm.output.len() > 1 {
+            let mut lean = norm.clone();
+            lean.output.truncate(1);
+            edits.replace_node(id, vec![lean]);
+        } else {
+            continue;
+        }
+        changed = true;
+    }
+    Ok(changed.then_some(edits))
+}
+
+/// `y = x·slope + offset`, per channel: `slope = γ/√(σ² + ε)`, `offset = β − μ·slope`.
+struct Line {
+    slope: Vec<f64>,
+    offset: Vec<f64>,
+}
+
+impl Line {
+    fn of(graph: &Graph, norm: &NodeProto, budget: &mut Budget) -> Option<Self> {
+        let constant = |index| float_constant(graph, input(norm, index)?);
+        let constants = [constant(1)?, constant(2)?, constant(3)?, constant(4)?];
+        let channels = elements(constants[0]);
+        if constants.iter().any(|c| elements(c) != channels) || !budget.take(4 * channels) {
+            return None;
+        }
+        let vector = |constant: &TensorProto| tensor::f32s(constant).ok();
+        let [gamma, beta, mean, variance] = constants.map(vector);
+        let (gamma, beta, mean, variance) = (gamma?, beta?, mean?, variance?);
+        let epsilon = f64::from(norm.attr_float("epsilon").unwrap_or(1e-5));
+        let slope: Vec<f64> = gamma
+            .iter()
+            .zip(&variance)
+            .map(|(&g, &v)| f64::from(g) / (f64::from(v) + epsilon).sqrt())
+            .collect();
+        let shifts = beta.iter().zip(&mean).zip(&slope);
+        let offset: Vec<f64> = shifts.map(|((&b, &m), s)| f64::from(b) - f64::from(m) * s).collect();
+        let finite = slope.iter().chain(&offset).all(|&x| (x as f32).is_finite());
+        finite.then_some(Self { slope, offset })
+    }
+
+    /// The Conv before `norm` with the line in its weight and bias: `W·slope` and `b·slope + offset`.
+    fn into_conv(
+        &self,
+        graph: &Graph,
+        norm: &NodeProto,
+        edits: &mut Edits,
+        budget: &mut Budget,
+    ) -> Option<(NodeId, NodeProto)> {
+        let x = input(norm, 0)?;
+        let id = graph.producer(x)?;
+        let conv = graph.node(id);
+        if !conv.is_op("Conv") || graph.consumers(x).len() != 1 || graph.is_output(x) {
+            return None;
+        }
+        let channels = self.slope.len();
+        let weight = float_constant(graph, input(conv, 1)?)?;
+        let shape = tensor::shape(weight);
+        if shape.first() != Some(&channels) || channels == 0 {
+            return None;
+        }
+        let bias = match input(conv, 2) {
+            Some(bias) => Some(float_constant(graph, bias).filter(|bias| elements(bias) == channels)?),
+            None => None,
+        };
+        let size = elements(weight);
+        if !budget.take(size) {
+            return None;
+        }
+        let bias = bias.map_or_else(|| Ok(vec![0.0; channels]), tensor::f32s).ok()?;
+        let mut weight = tensor::f32s(weight).ok()?;
+        let filter = (size / channels).max(1);
+        for (filter, slope) in weight.chunks_mut(filter).zip(&self.slope) {
+            filter.iter_mut().for_each(|w| *w = (f64::from(*w) * slope) as f32);
+        }
+        let lines = bias.iter().zip(&self.slope).zip(&self.offset);
+        let bias: Vec<f32> =
+            lines.map(|((&b, slope), offset)| (f64::from(b) * slope + offset) as f32).collect();
+        if weight.iter().chain(&bias).any(|x| !x.is_finite()) {
+            return None;
+        }
+
+        let mut nodes = Expansion::of(conv, edits);
+        let weight = nodes.constant("weight", |name| tensor::from_f32(name, &shape, &weight));
+        let bias = nodes.constant("bias", |name| tensor::from_f32(name, &[channels], &bias));
+        let mut folded = conv.clone();
+        folded.input = vec![input(conv, 0)?.to_string(), weight, bias];
+        folded.output = vec![norm.output[0].clone()];
+        Some((id, folded))
+    }
+
+    /// Mul and Add, with constants of `[C, 1, …]`. `None` if the number of axes is not known.
+    fn nodes(&self, graph: &Graph, norm: &NodeProto, edits: &mut Edits) -> Option<Vec<NodeProto>> {
+        let x = input(norm, 0)?;
+        let output = &norm.output[0];
+        let stated = graph.rank(output);
+        let rank = rank(graph, x).or(stated).filter(|rank| (2..16).contains(rank))?;
+        let mut shape = vec![1; rank - 1];
+        shape[0] = self.slope.len();
+        let mut nodes = Expansion::of(norm, edits);
+        let mut constant = |part: &str, values: &[f64]| {
+            let values: Vec<f32> = values.iter().map(|&x| x as f32).collect();
+            nodes.constant(part, |name| tensor::from_f32(name, &shape, &values))
+        };
+        let (slope, offset) = (constant("slope", &self.slope), constant("offset", &self.offset));
+        let scaled = nodes.node("Mul", &[x, &slope], "scaled");
+        nodes.node("Add", &[&scaled, &offset], "shifted");
+        Some(nodes.into_nodes(output))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{after, after_in, floats, ops, unchanged};
+    use super::*;
+    use crate::onnx::AttributeProto;
+    use crate::onnx::node::node;
+    use crate::onnx::testing::{graph, model, shaped};
+
+    /// Slopes 2 and −1, offsets 0.5 and 3.
+    fn statistics() -> Vec<TensorProto> {
+        let vector = |name, values: [f32; 2]| tensor::from_f32(name, &[2], &values);
+        vec![
+            vector("g", [4.0, -3.0]),
+            vector("b", [2.5, 1.0]),
+            vector("m", [1.0, 2.0]),
+            vector("v", [3.0, 8.0]),
+            tensor::from_f32("w", &[2, 1, 1, 2], &[1.0, 2.0, 3.0, 4.0]),
+        ]
+    }
+
+    fn norm(x: &str, outputs: &[&str]) -> NodeProto {
+        let norm = node("BatchNormalization", "bn", [x, "g", "b", "m", "v"], outputs.iter().copied());
+        norm.with(AttributeProto::float("epsilon", 1.0))
+    }
+
+    #[test]
+    fn the_conv_before_takes_it_over() {
+        let conv = node("Conv", "conv", ["x", "w"], ["h"]);
+        let model = after(
+            fold,
+            vec![conv, norm("h", &["n", "m1", "v1"]), node("Relu", "", ["n"], ["y"])],
+            statistics(),
+        );
+        assert_eq!(ops(&model), "Conv Relu");
+        assert_eq!(floats(&model, 0, 1), (vec![2, 1, 1, 2], vec![2.0, 4.0, -3.0, -4.0]));
+        assert_eq!(floats(&model, 0, 2), (vec![2], vec![0.5, 3.0]));
+        assert_eq!(model.graph().initializer.len(), 2);
+
+        let mut constants = statistics();
+        constants.push(tensor::from_f32("c", &[2], &[10.0, 1.0]));
+        let conv = node("Conv", "conv", ["x", "w", "c"], ["h"]);
+        let model = after(fold, vec![conv, norm("h", &["y"])], constants);
+        assert_eq!(floats(&model, 0, 2).1, [20.5, 2.0]);
+    }
+
+    #[test]
+    fn elsewhere_it_is_mul_and_add() {
+        let conv = || node("Conv", "conv", ["x", "w"], ["h"]);
+        let both = vec![conv(), norm("h", &["n"]), node("Add", "", ["n", "h"], ["y"])];
+        let model = after(fold, both, statistics());
+        assert_eq!(ops(&model), "Conv Mul Add Add");
+        assert_eq!(floats(&model, 1, 1), (vec![2, 1, 1], vec![2.0, -1.0]));
+        assert_eq!(floats(&model, 2, 1), (vec![2, 1, 1], vec![0.5, 3.0]));
+
+        let mut graph = graph("x", "y", vec![norm("x", &["y"])], statistics());
+        graph.input[0] = shaped("x", &[7, 2]);
+        assert_eq!(floats(&after_in(fold, self::model(graph, 17)), 0, 1), (vec![2], vec![2.0, -1.0]));
+    }
+
+    #[test]
+    fn one_that_trains_or_is_not_understood_stays() {
+        unchanged(fold, vec![norm("x", &["y"])], statistics());
+        let lean = after(fold, vec![norm("x", &["y", "", "m2"])], statistics());
+        assert_eq!(lean.graph().node[0].output, ["y"]);
+        let training = norm("h", &["y"]).with(AttributeProto::int("training_mode", 1));
+        unchanged(fold, vec![node("Conv", "", ["x", "w"], ["h"]), training], statistics());
+        unchanged(fold, vec![node("BatchNormalization", "", [], ["y"])], vec![]);
+    }
+}
