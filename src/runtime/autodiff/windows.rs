@@ -26,7 +26,9 @@ pub(super) fn conv(dy: &ArrayD<f32>, saved: &Saved) -> Grads {
         let mut columns = Array2::zeros((weight.ncols(), dy.ncols()));
         general_mat_mul(1.0, &weight.t(), &dy, 0.0, &mut columns);
         for (mut dx, columns) in dx.outer_iter_mut().zip(columns.axis_chunks_iter(Axis(0), kernel)) {
-            taps.iter().for_each(|tap| dx[tap.input] += columns[[tap.kernel, tap.output]]);
+            for tap in &taps {
+                dx[tap.input] += columns[[tap.kernel, tap.output]];
+            }
         }
     }
     first_of(dx, saved)
@@ -55,7 +57,9 @@ pub(super) fn deconv(dy: &ArrayD<f32>, saved: &Saved) -> Grads {
         let weight = weight.into_shape_with_order((dy.nrows(), dx.nrows(), kernel))?;
         for (weight, dy) in weight.outer_iter().zip(dy.outer_iter()) {
             let mut columns = Array2::zeros((kernel, dx.ncols()));
-            taps.iter().for_each(|tap| columns[[tap.kernel, tap.output]] = dy[tap.input]);
+            for tap in &taps {
+                columns[[tap.kernel, tap.output]] = dy[tap.input];
+            }
             general_mat_mul(1.0, &weight, &columns, 1.0, &mut dx);
         }
     }
@@ -77,11 +81,15 @@ pub(super) fn sum_pool(dy: &ArrayD<f32>, saved: &Saved) -> Grads {
         pool.eval(&EvalContext::out_of_plan(), tvec!(ones))?.remove(0).into_tensor().into_plain_array()?;
     let shares = shares.as_slice_mut().context("standard layout")?;
     let mut counts = vec![0f32; shares.len()];
-    taps.iter().for_each(|tap| counts[tap.output] += 1.0);
+    for tap in &taps {
+        counts[tap.output] += 1.0;
+    }
     shares.iter_mut().zip(counts).for_each(|(share, count)| *share /= count);
     let mut dx = Array3::zeros((dy.len_of(Axis(0)), x[1], x[2..].iter().product()));
     for (mut dx, dy) in dx.lanes_mut(Axis(2)).into_iter().zip(dy.lanes(Axis(2))) {
-        taps.iter().for_each(|tap| dx[tap.input] += dy[tap.output] * shares[tap.output]);
+        for tap in &taps {
+            dx[tap.input] += dy[tap.output] * shares[tap.output];
+        }
     }
     first_of(dx, saved)
 }

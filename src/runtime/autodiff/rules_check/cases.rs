@@ -98,15 +98,18 @@ fn average_pool(padding: PaddingSpec, count_include_pad: bool) -> Case {
     case(SumPool { pool_spec, count_include_pad, normalize: true }, &[&[2, 3, 6, 5]])
 }
 
-/// The op that tract-onnx makes of an ONNX operator, where it cannot be named. Its other inputs are constants.
-fn onnx(
-    op_type: &str,
-    attributes: &[(&str, &str)],
-    opset: i64,
-    x: &[usize],
-    others: &[(&str, Tensor)],
-) -> Case {
-    let named = |name: &str| pb::ValueInfoProto { name: name.into(), ..Default::default() };
+/// The op that tract-onnx makes of an ONNX operator (opset 13), where it cannot be named. All inputs but the first are
+/// constants; one without a name is left out.
+fn onnx(op_type: &str, attributes: &[(&str, &str)], x: &[usize], others: &[(&str, Tensor)]) -> Case {
+    let tensor =
+        pb::type_proto::Tensor { elem_type: pb::tensor_proto::DataType::Float as i32, ..Default::default() };
+    let r#type =
+        pb::TypeProto { value: Some(pb::type_proto::Value::TensorType(tensor)), ..Default::default() };
+    let named = |name: &str| pb::ValueInfoProto {
+        name: name.into(),
+        r#type: Some(r#type.clone()),
+        ..Default::default()
+    };
     let initializer = |(name, value): &(&str, Tensor)| pb::TensorProto {
         name: (*name).into(),
         dims: value.shape().iter().map(|&d| d as i64).collect(),
@@ -136,7 +139,7 @@ fn onnx(
         ..Default::default()
     };
     let model = pb::ModelProto {
-        opset_import: vec![pb::OperatorSetIdProto { version: opset, ..Default::default() }],
+        opset_import: vec![pb::OperatorSetIdProto { version: 13, ..Default::default() }],
         graph: Some(graph),
         ..Default::default()
     };
@@ -148,60 +151,18 @@ fn onnx(
 }
 
 /// To 5 × 3 of 4 × 6.
-fn resize(opset: i64, attributes: &[(&str, &str)]) -> Case {
-    let scales = ("scales", tensor1(&[1f32, 1.0, 1.25, 0.5]));
-    let x = [2, 3, 4, 6];
-    if opset == 10 {
-        onnx("Resize", attributes, opset, &x, &[scales])
-    } else {
-        onnx("Resize", attributes, opset, &x, &[("", tensor1(&[0f32])), scales])
-    }
+fn resize(mode: &str, coordinates: &str) -> Case {
+    let attributes = [("mode", mode), ("coordinate_transformation_mode", coordinates)];
+    let scales = tensor1(&[1f32, 1.0, 1.25, 0.5]);
+    onnx("Resize", &attributes, &[2, 3, 4, 6], &[("", tensor1(&[0f32])), ("scales", scales)])
 }
 
+/// An example of every rule.
 pub(super) fn cases() -> Vec<Case> {
-    let dims = |d: &[usize]| -> TVec<TDim> { d.iter().map(tract_core::prelude::ToDim::to_dim).collect() };
-    let to = |shape: &[usize]| MultiBroadcastTo { shape: ShapeFact::from_dims(dims(shape)) };
-    let strided = StridedSlice {
-        optional_axes_input: Some(3),
-        optional_steps_input: Some(4),
-        begin_mask: 0,
-        end_mask: 0,
-        shrink_axis_mask: 0,
-    };
-    let i64s = |x: &[i64]| tensor1(x);
-    let table = |shape: &[usize], x: &[i64]| Tensor::from_shape(shape, x).unwrap();
-    let mask = Tensor::from_shape(&[2, 3], &[true, false, false, true, true, false]).unwrap();
-    let mut iff = case(Iff, &[&[2, 3], &[2, 3], &[1, 3]]);
-    iff.inputs[0] = mask;
-    iff.differentiable.remove(0);
-    let scatter = |op: Box<dyn TypedOp>, indices: Tensor, updates: &[usize]| Case {
-        op,
-        inputs: vec![values(&[3, 4], 0), indices, values(updates, 1)],
-        differentiable: vec![0, 2],
-    };
-    let scatter_elements = |reduction| {
-        scatter(ScatterElements::new(1, reduction).into(), table(&[2, 2], &[3, 0, 1, -2]), &[2, 2])
-    };
-    let scatter_nd = |reduction| scatter(ScatterNd::new(reduction).into(), table(&[2, 1], &[2, 0]), &[2, 4]);
-    let with_zero = |zeros: &[usize]| {
-        let mut x: Vec<f32> = vec![0.5, 1.5, 0.8, 1.2, 0.7, 1.1];
-        zeros.iter().for_each(|&at| x[at] = 0.0);
-        Case {
-            inputs: vec![Tensor::from_shape(&[2, 3], &x).unwrap()],
-            ..case(Reduce::new(tvec!(1), Reducer::Prod), &[&[2, 3]])
-        }
-    };
-    let cumsum = |exclusive, reverse| case(CumSum { axis: 1, exclusive, reverse }, &[&[2, 4, 2]]);
-    let pad = |mode| case(Pad { pads: vec![(1, 0), (2, 3)], mode }, &[&[2, 4]]);
-    let explicit = || PaddingSpec::Explicit(tvec!(1, 1), tvec!(2, 0));
-    let onnx_pool = |ceil| PaddingSpec::ExplicitOnnxPool(tvec!(1, 0), tvec!(0, 1), ceil);
-    let max_pool = |padding| {
-        case(MaxPool { pool_spec: window(padding, 1, 3, 3), with_index_outputs: None }, &[&[2, 3, 6, 5]])
-    };
-    let steps = [-1.7, -0.3, 0.3, 0.7, 1.2, 2.8];
-    let top_k = |largest| {
-        with_constants(Topk { axis: 1, largest, fallback_k: 2.into() }, &[2, 5, 2], vec![tensor0(2i64)])
-    };
+    [products(), windows(), elementwise(), reductions(), layout()].into_iter().flatten().collect()
+}
+
+fn products() -> Vec<Case> {
     vec![
         case(einsum("amk,kn->amn"), &[&[2, 3, 4], &[4, 5]]),
         case(einsum("mk,nk->mn"), &[&[3, 4], &[5, 4]]),
@@ -210,6 +171,16 @@ pub(super) fn cases() -> Vec<Case> {
         case(einsum("bmk,bkn->nbm"), &[&[2, 3, 4], &[1, 4, 2]]),
         case(einsum("amk,kn->an"), &[&[2, 3, 4], &[4, 5]]),
         case(einsum("abc->b"), &[&[2, 3, 4]]),
+    ]
+}
+
+fn windows() -> Vec<Case> {
+    let explicit = || PaddingSpec::Explicit(tvec!(1, 1), tvec!(2, 0));
+    let onnx_pool = |ceil| PaddingSpec::ExplicitOnnxPool(tvec!(1, 0), tvec!(0, 1), ceil);
+    let max_pool = |padding| {
+        case(MaxPool { pool_spec: window(padding, 1, 3, 3), with_index_outputs: None }, &[&[2, 3, 6, 5]])
+    };
+    vec![
         conv(PaddingSpec::Valid, 1, 1),
         conv(explicit(), 2, 1),
         conv(explicit(), 4, 1),
@@ -225,11 +196,20 @@ pub(super) fn cases() -> Vec<Case> {
         average_pool(PaddingSpec::SameUpper, false),
         max_pool(PaddingSpec::Valid),
         max_pool(onnx_pool(false)),
-        resize(10, &[("mode", "nearest")]),
-        resize(13, &[("mode", "nearest"), ("coordinate_transformation_mode", "asymmetric")]),
-        resize(13, &[("mode", "linear")]),
-        resize(13, &[("mode", "linear"), ("coordinate_transformation_mode", "align_corners")]),
-        resize(13, &[("mode", "cubic")]),
+        resize("nearest", "half_pixel"),
+        resize("nearest", "asymmetric"),
+        resize("linear", "half_pixel"),
+        resize("linear", "align_corners"),
+        resize("cubic", "half_pixel"),
+    ]
+}
+
+fn elementwise() -> Vec<Case> {
+    let steps = [-1.7, -0.3, 0.3, 0.7, 1.2, 2.8];
+    let mut iff = case(Iff, &[&[2, 3], &[2, 3], &[1, 3]]);
+    iff.inputs[0] = Tensor::from_shape(&[2, 3], &[true, false, false, true, true, false]).unwrap();
+    iff.differentiable.remove(0);
+    vec![
         binary(math::Add),
         binary(math::Sub),
         binary(math::Mul),
@@ -270,28 +250,68 @@ pub(super) fn cases() -> Vec<Case> {
         unary_at(math::RoundHalfToEven {}, &steps),
         unary_at(math::Sign {}, &steps),
         case(Identity, &[&[2, 3]]),
-        onnx("Dropout", &[], 13, &[2, 3], &[]),
+        onnx("Dropout", &[], &[2, 3], &[]),
         case(Cast { to: f32::datum_type() }, &[&[2, 3]]),
         iff,
+    ]
+}
+
+fn reductions() -> Vec<Case> {
+    let reduce = |axes: &[usize], reducer| case(Reduce::new(axes.into(), reducer), &[&[2, 3, 2]]);
+    let product = |x: &[f32]| Case {
+        inputs: vec![Tensor::from_shape(&[2, 3], x).unwrap()],
+        ..case(Reduce::new(tvec!(1), Reducer::Prod), &[&[2, 3]])
+    };
+    let cumsum = |exclusive, reverse| case(CumSum { axis: 1, exclusive, reverse }, &[&[2, 4, 2]]);
+    vec![
         case(Softmax::new(tvec!(1), None, SoftmaxKind::Softmax), &[&[2, 5, 2]]),
-        case(Reduce::new(tvec!(1), Reducer::Sum), &[&[2, 3, 2]]),
-        case(Reduce::new(tvec!(0, 2), Reducer::MeanOfSquares), &[&[2, 3, 2]]),
-        case(Reduce::new(tvec!(0, 2), Reducer::Max), &[&[2, 3, 2]]),
-        case(Reduce::new(tvec!(1), Reducer::Min), &[&[2, 3, 2]]),
-        with_zero(&[]),
-        with_zero(&[1]),
-        with_zero(&[1, 2, 3]),
+        reduce(&[1], Reducer::Sum),
+        reduce(&[0, 2], Reducer::MeanOfSquares),
+        reduce(&[0, 2], Reducer::Max),
+        reduce(&[1], Reducer::Min),
+        product(&[0.5, 1.5, 0.8, 1.2, 0.7, 1.1]),
+        product(&[0.5, 0.0, 0.8, 1.2, 0.7, 1.1]),
+        product(&[0.5, 0.0, 0.0, 0.0, 0.7, 1.1]),
         cumsum(false, false),
         cumsum(true, false),
         cumsum(false, true),
         cumsum(true, true),
+    ]
+}
+
+fn layout() -> Vec<Case> {
+    let dims = |d: &[usize]| -> TVec<TDim> { d.iter().map(tract_core::prelude::ToDim::to_dim).collect() };
+    let to = |shape: &[usize]| MultiBroadcastTo { shape: ShapeFact::from_dims(dims(shape)) };
+    let strided = StridedSlice {
+        optional_axes_input: Some(3),
+        optional_steps_input: Some(4),
+        begin_mask: 0,
+        end_mask: 0,
+        shrink_axis_mask: 0,
+    };
+    let i64s = |x: &[i64]| tensor1(x);
+    let table = |shape: &[usize], x: &[i64]| Tensor::from_shape(shape, x).unwrap();
+    let pad = |mode| case(Pad { pads: vec![(1, 0), (2, 3)], mode }, &[&[2, 4]]);
+    let scatter = |op: Box<dyn TypedOp>, indices: Tensor, updates: &[usize]| Case {
+        op,
+        inputs: vec![values(&[3, 4], 0), indices, values(updates, 1)],
+        differentiable: vec![0, 2],
+    };
+    let scatter_elements = |reduction| {
+        scatter(ScatterElements::new(1, reduction).into(), table(&[2, 2], &[3, 0, 1, -2]), &[2, 2])
+    };
+    let scatter_nd = |reduction| scatter(ScatterNd::new(reduction).into(), table(&[2, 1], &[2, 0]), &[2, 4]);
+    let top_k = |largest| {
+        with_constants(Topk { axis: 1, largest, fallback_k: 2.into() }, &[2, 5, 2], vec![tensor0(2i64)])
+    };
+    vec![
         case(AxisOp::Reshape(1, dims(&[6]), dims(&[2, 3])), &[&[2, 6, 2]]),
         case(AxisOp::Add(1), &[&[2, 3]]),
         case(AxisOp::Rm(1), &[&[2, 1, 3]]),
         case(AxisOp::Move(0, 2), &[&[2, 3, 4]]),
         case(AxisOp::Move(2, 0), &[&[2, 3, 4]]),
         case(TypedConcat { axis: 1 }, &[&[2, 3], &[2, 1]]),
-        case(Pad { pads: vec![(1, 0), (0, 2)], mode: PadMode::Constant(rctensor0(0f32)) }, &[&[2, 3]]),
+        case(Pad { pads: vec![(1, 0), (0, 2)], mode: PadMode::Constant(rctensor0(5f32)) }, &[&[2, 3]]),
         pad(PadMode::Reflect),
         pad(PadMode::Edge),
         case(Slice::new(1, 1, 3), &[&[2, 4]]),
