@@ -81,6 +81,7 @@ fn rename(nodes: &mut [NodeProto], names: &HashMap<String, String>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::onnx::proto::attribute_proto::AttributeType;
     use crate::onnx::{AttributeProto, ValueInfoProto, tensor, testing};
 
     /// `y = If(c, x + 1, Relu(x))`, where `c` is computed from what `nodes` make.
@@ -88,7 +89,8 @@ mod tests {
         let branch = |name: &str, node: NodeProto, initializer| {
             let output = node.output[0].clone();
             let graph = testing::graph("", &output, vec![node], initializer);
-            AttributeProto { name: Some(name.into()), g: Some(graph), ..AttributeProto::int(name, 0) }
+            let r#type = Some(AttributeType::Graph as i32);
+            AttributeProto { name: Some(name.into()), r#type, g: Some(graph), ..Default::default() }
         };
         let one = tensor::from_f32("one", &[], &[1.0]);
         let call = node("If", "if", ["c"], ["y"])
