@@ -9,7 +9,8 @@ pub(super) fn expand(graph: &Graph) -> Result<Option<Edits>> {
     let mut edits = Edits::new(graph.model());
     let mut found = false;
     for (id, attention) in graph.nodes().filter(|(_, node)| node.is_op("Attention")) {
-        let nodes = Attention { graph, attention, nodes: Expansion::of(attention, &mut edits) }.run()?;
+        let nodes =
+            Attention { graph, node: attention, nodes: Expansion::of(attention, &mut edits) }.run()?;
         edits.replace_node(id, nodes);
         found = true;
     }
@@ -18,7 +19,7 @@ pub(super) fn expand(graph: &Graph) -> Result<Option<Edits>> {
 
 struct Attention<'e> {
     graph: &'e Graph,
-    attention: &'e NodeProto,
+    node: &'e NodeProto,
     nodes: Expansion<'e>,
 }
 
@@ -26,13 +27,13 @@ impl Attention<'_> {
     /// `Y = Softmax(scale·Q·Kᵀ + mask)·V`, over `[N, H, T, D]`. Operands `[N, T, H·D]` are cut into heads first.
     fn run(mut self) -> Result<Vec<NodeProto>> {
         self.refuse_what_is_not_vision()?;
-        let input = |i: usize| input(self.attention, i).map(String::from);
-        let missing = || Error::model(self.attention.label(), "has fewer than three operands");
+        let input = |i: usize| input(self.node, i).map(String::from);
+        let missing = || Error::model(self.node.label(), "has fewer than three operands");
         let [q, k, v] = [input(0), input(1), input(2)].map(|x| x.ok_or_else(missing));
         let (q, k, v, mask) = (q?, k?, v?, input(3));
 
-        let heads = self.attention.attr_int("q_num_heads").filter(|&heads| heads > 0);
-        let scale = match self.attention.attr_float("scale") {
+        let heads = self.node.attr_int("q_num_heads").filter(|&heads| heads > 0);
+        let scale = match self.node.attr_float("scale") {
             Some(scale) => scale,
             None => 1.0 / (self.head_width(&q, heads)? as f32).sqrt(),
         };
@@ -57,11 +58,11 @@ impl Attention<'_> {
             let shape = self.nodes.ints("width", &[0, 0, -1]);
             self.nodes.node("Reshape", &[&mixed, &shape], "output");
         }
-        Ok(self.nodes.into_nodes(&self.attention.output[0]))
+        Ok(self.nodes.into_nodes(&self.node.output[0]))
     }
 
     fn refuse_what_is_not_vision(&self) -> Result<()> {
-        let attention = self.attention;
+        let attention = self.node;
         let int = |name| attention.attr_int(name).unwrap_or(0);
         let used = |i: usize| attention.output.get(i).is_some_and(|name| !name.is_empty());
         let why = if int("is_causal") != 0 {
@@ -86,7 +87,7 @@ impl Attention<'_> {
         width.filter(|&width| width > 0).ok_or_else(|| {
             let why =
                 format!("it states no scale, and the file not the width of `{q}`: run ONNX shape inference");
-            Error::unsupported(self.attention.label(), why)
+            Error::unsupported(self.node.label(), why)
         })
     }
 
@@ -133,7 +134,7 @@ impl Attention<'_> {
                 _ => {
                     let why =
                         format!("the type of its mask `{mask}` is not stated: run ONNX shape inference");
-                    return Err(Error::unsupported(self.attention.label(), why));
+                    return Err(Error::unsupported(self.node.label(), why));
                 }
             }
         }

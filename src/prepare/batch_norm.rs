@@ -1,16 +1,13 @@
 //! `BatchNormalization` of a trained model: a product and a sum with constants, which the Conv before it can take over.
 
 use super::expansion::{Budget, Expansion, elements, float_constant, input, is_used, rank};
-use crate::Result;
 use crate::onnx::{Edits, Graph, NodeId, NodeProto, TensorProto, tensor};
 
 /// The edits that put every `BatchNormalization` into the Conv before it, or else a Mul and an Add in its place; `None`
 /// if none is understood. One that trains stays.
-pub(super) fn fold(graph: &Graph) -> Result<Option<Edits>> {
+pub(super) fn fold(graph: &Graph) -> Option<Edits> {
     let norms = || graph.nodes().filter(|(_, node)| node.is_op("BatchNormalization"));
-    if norms().next().is_none() {
-        return Ok(None);
-    }
+    norms().next()?;
     let (mut edits, mut budget) = (Edits::new(graph.model()), Budget::of(graph));
     let mut changed = false;
     for (id, norm) in norms() {
@@ -21,7 +18,7 @@ pub(super) fn fold(graph: &Graph) -> Result<Option<Edits>> {
         }
         let line = Line::of(graph, norm, &mut budget);
         if let Some((conv, folded)) =
-            line.as_ref().and_then(|line| line.into_conv(graph, norm, &mut edits, &mut budget))
+            line.as_ref().and_then(|line| line.folded(graph, norm, &mut edits, &mut budget))
         {
             edits.replace_node(conv, vec![folded]);
             edits.remove_node(id);
@@ -36,7 +33,7 @@ pub(super) fn fold(graph: &Graph) -> Result<Option<Edits>> {
         }
         changed = true;
     }
-    Ok(changed.then_some(edits))
+    changed.then_some(edits)
 }
 
 /// `y = x·slope + offset`, per channel: `slope = γ/√(σ² + ε)`, `offset = β − μ·slope`.
@@ -69,7 +66,7 @@ impl Line {
     }
 
     /// The Conv before `norm` with the line in its weight and bias: `W·slope` and `b·slope + offset`.
-    fn into_conv(
+    fn folded(
         &self,
         graph: &Graph,
         norm: &NodeProto,
@@ -100,7 +97,9 @@ impl Line {
         let mut weight = tensor::f32s(weight).ok()?;
         let filter = (size / channels).max(1);
         for (filter, slope) in weight.chunks_mut(filter).zip(&self.slope) {
-            filter.iter_mut().for_each(|w| *w = (f64::from(*w) * slope) as f32);
+            for w in filter {
+                *w = (f64::from(*w) * slope) as f32;
+            }
         }
         let lines = bias.iter().zip(&self.slope).zip(&self.offset);
         let bias: Vec<f32> =

@@ -28,15 +28,18 @@ pub use interface::{InputSpec, Outputs};
 use crate::Result;
 use crate::onnx::{DataType, Edits, Graph, Limits, Model};
 
-/// What a model is rewritten by, in this order. Each gives `None` for a model that does not need it.
-const STEPS: &[fn(&Graph) -> Result<Option<Edits>>] = &[
-    names::distinct,
-    contrib::expand,
-    einsum::expand,
-    sequences::unpack,
-    tidy::tidy,
-    batch_norm::fold,
-    gemm::split,
+/// Rewrites a model; `None` for one that does not need it.
+type Step = fn(&Graph) -> Result<Option<Edits>>;
+
+/// In this order.
+const STEPS: &[Step] = &[
+    |graph| Ok(names::distinct(graph)),
+    |graph| Ok(contrib::expand(graph)),
+    |graph| Ok(einsum::expand(graph)),
+    |graph| Ok(sequences::unpack(graph)),
+    |graph| Ok(tidy::tidy(graph)),
+    |graph| Ok(batch_norm::fold(graph)),
+    |graph| Ok(gemm::split(graph)),
     constants::fold,
     attention::expand,
 ];

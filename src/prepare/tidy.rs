@@ -3,17 +3,16 @@
 use std::collections::{HashMap, HashSet};
 
 use super::expansion::{input, is_used};
-use crate::Result;
 use crate::onnx::{Edits, Graph, NodeId, NodeProto, tensor};
 
 /// The edits that take away Identity and Dropout between computed values, and empty names at the end of a node's inputs;
 /// `None` if there are none. (An Identity behind a constant is looked through by [`Graph::constant`].)
-pub(super) fn tidy(graph: &Graph) -> Result<Option<Edits>> {
+pub(super) fn tidy(graph: &Graph) -> Option<Edits> {
     let has_work = |(_, node): (NodeId, &NodeProto)| {
         node.input.last().is_some_and(String::is_empty) || hands_on(graph, node).is_some()
     };
     if !graph.nodes().any(has_work) {
-        return Ok(None);
+        return None;
     }
     let (renamed, gone) = dissolved(graph);
     let mut edits = Edits::new(graph.model());
@@ -37,7 +36,7 @@ pub(super) fn tidy(graph: &Graph) -> Result<Option<Edits>> {
             changed = true;
         }
     }
-    Ok(changed.then_some(edits))
+    changed.then_some(edits)
 }
 
 /// The values that get another's name, and the nodes that are needed no more. No chain of names is longer than two: the

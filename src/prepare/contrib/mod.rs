@@ -8,16 +8,15 @@ use std::f32::consts::{FRAC_2_PI, SQRT_2};
 
 use super::expansion::{Budget, Expansion, input, is_used, rank};
 use super::gemm;
-use crate::Result;
 use crate::onnx::{AttributeProto, Edits, Graph, NodeProto};
 
 const DOMAIN: &str = "com.microsoft";
 
 /// The edits that write out the operators of ONNX Runtime; `None` if there are none, or none is understood.
-pub(super) fn expand(graph: &Graph) -> Result<Option<Edits>> {
+pub(super) fn expand(graph: &Graph) -> Option<Edits> {
     let found = || graph.nodes().filter(|(_, node)| is_contrib(node));
     if graph.opset() < 13 || found().next().is_none() {
-        return Ok(None);
+        return None;
     }
     let (mut edits, mut budget) = (Edits::new(graph.model()), Budget::of(graph));
     let mut changed = false;
@@ -30,7 +29,7 @@ pub(super) fn expand(graph: &Graph) -> Result<Option<Edits>> {
             changed = true;
         }
     }
-    Ok(changed.then_some(edits))
+    changed.then_some(edits)
 }
 
 /// ONNX Runtime registers some of its operators in the standard domain.
@@ -205,10 +204,9 @@ fn fused_conv(node: &NodeProto, nodes: &mut Expansion) -> Option<()> {
     let activation = node.attr_str("activation").unwrap_or("");
     let params = node.attr_floats("activation_params").unwrap_or(&[]);
     let attributes: &[&str] = match (activation, params.len()) {
-        ("" | "Relu" | "Tanh" | "Sigmoid", _) => &[],
+        ("" | "Relu" | "Tanh" | "Sigmoid", _) | ("Clip", 2) => &[],
         ("LeakyRelu", 1) => &["alpha"],
         ("HardSigmoid", 2) => &["alpha", "beta"],
-        ("Clip", 2) => &[],
         _ => return None,
     };
     let operands: Vec<&str> = node.input.iter().take(3).map(String::as_str).collect();
