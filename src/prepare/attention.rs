@@ -2,12 +2,13 @@
 
 use std::cell::OnceCell;
 
-use super::expansion::{Expansion, dim, input};
+use super::expansion::{Expansion, input};
 use crate::onnx::{AttributeProto, DataType, Edits, Graph, NodeProto};
 use crate::runtime::{Facts, infer};
 use crate::{Error, Result};
 
 use super::interface::InputSpec;
+use super::shapes::dim;
 
 /// The edits that take apart every `Attention` of `graph` whose widths can be told; `None` if it has none. The widths of
 /// others may be known once these are taken apart.

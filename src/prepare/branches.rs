@@ -3,16 +3,14 @@
 use std::collections::HashMap;
 
 use super::interface::InputSpec;
-use crate::Result;
 use crate::onnx::node::node;
 use crate::onnx::{Edits, Graph, GraphProto, NodeProto};
 use crate::runtime::{Facts, infer};
 
 /// The edits that take every such branch; `None` if there is none.
-#[allow(clippy::unnecessary_wraps)] // it is a step like the others
-pub(super) fn take(graph: &Graph) -> Result<Option<Edits>> {
+pub(super) fn take(graph: &Graph) -> Option<Edits> {
     if !graph.nodes().any(|(_, node)| node.is_op("If")) {
-        return Ok(None);
+        return None;
     }
     let facts = infer(graph.model(), InputSpec::dims_of(graph));
     let mut edits = Edits::new(graph.model());
@@ -23,7 +21,7 @@ pub(super) fn take(graph: &Graph) -> Result<Option<Edits>> {
         edits.replace_node(id, nodes);
         found = true;
     }
-    Ok(found.then_some(edits))
+    found.then_some(edits)
 }
 
 fn taken<'n>(node: &'n NodeProto, facts: &Facts) -> Option<&'n GraphProto> {
@@ -100,7 +98,7 @@ mod tests {
         let mut graph = testing::graph("x", "y", [nodes, vec![call]].concat(), ints.into());
         graph.input[0] = image("x");
         let mut model = testing::model(graph, 17);
-        take(&Graph::new(model.clone()).unwrap()).unwrap()?.apply(&mut model).unwrap();
+        take(&Graph::new(model.clone()).unwrap())?.apply(&mut model).unwrap();
         Some(model.graph().node.iter().map(|node| node.op_type().to_string()).collect())
     }
 

@@ -1,15 +1,12 @@
 //! An Einsum that is a matrix product, as Transpose and `MatMul`.
 
 use super::expansion::Expansion;
-use crate::Result;
 use crate::onnx::{Edits, Graph, NodeProto};
 
 /// The edits that make `MatMul` of every Einsum of two operands that share one summed axis; `None` if there is none.
-pub(super) fn expand(graph: &Graph) -> Result<Option<Edits>> {
+pub(super) fn expand(graph: &Graph) -> Option<Edits> {
     let einsums = || graph.nodes().filter(|(_, node)| node.is_op("Einsum"));
-    if einsums().next().is_none() {
-        return Ok(None);
-    }
+    einsums().next()?;
     let mut edits = Edits::new(graph.model());
     let mut changed = false;
     for (id, einsum) in einsums() {
@@ -18,7 +15,7 @@ pub(super) fn expand(graph: &Graph) -> Result<Option<Edits>> {
             changed = true;
         }
     }
-    Ok(changed.then_some(edits))
+    changed.then_some(edits)
 }
 
 fn as_product(einsum: &NodeProto, edits: &mut Edits) -> Option<Vec<NodeProto>> {

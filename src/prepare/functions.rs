@@ -67,10 +67,12 @@ fn can_inline(function: &FunctionProto, versions: &HashMap<&str, i64>, domains: 
     let same = |import: &OperatorSetIdProto| {
         domains.contains(import.domain()) || versions.get(plain(import.domain())) == Some(&import.version())
     };
-    let has_graphs = |node: &NodeProto| node.subgraphs().next().is_some();
+    let imported: HashSet<&str> = function.opset_import.iter().map(|import| plain(import.domain())).collect();
+    let is_clear =
+        |node: &NodeProto| imported.contains(plain(node.domain())) && node.subgraphs().next().is_none();
     !is_standard(function.domain())
         && function.opset_import.iter().all(same)
-        && !function.node.iter().any(has_graphs)
+        && function.node.iter().all(is_clear)
 }
 
 /// The domain, that of the standard operators in one spelling.
@@ -182,14 +184,17 @@ mod tests {
         outputs: &[&str],
         nodes: Vec<NodeProto>,
     ) -> FunctionProto {
-        let import = OperatorSetIdProto { domain: None, version: Some(17) };
+        let import = |domain: &str, version| OperatorSetIdProto {
+            domain: Some(domain.into()),
+            version: Some(version),
+        };
         FunctionProto {
             domain: Some(domain.into()),
             name: Some(name.into()),
             input: inputs.iter().map(ToString::to_string).collect(),
             output: outputs.iter().map(ToString::to_string).collect(),
             node: nodes,
-            opset_import: vec![import],
+            opset_import: vec![import("", 17), import("own", 1)],
             ..Default::default()
         }
     }
@@ -256,6 +261,8 @@ mod tests {
         assert!(inlined(vec![site], vec![ours.clone()]).unwrap().is_none());
         let mut old = function("own", "F", &["a"], &["b"], relu());
         old.opset_import[0].version = Some(13);
+        assert!(inlined(vec![call("F", &["x"], &["y"])], vec![old.clone()]).unwrap().is_none());
+        old.opset_import.clear();
         assert!(inlined(vec![call("F", &["x"], &["y"])], vec![old]).unwrap().is_none());
         let f = function("own", "F", &["a"], &["b"], relu());
         let model = inlined(vec![call("F", &["x"], &["y"])], vec![f, ours]).unwrap().unwrap();

@@ -1,16 +1,13 @@
 //! A Gemm that is more than a product and a row of biases, as the nodes that it stands for.
 
 use super::expansion::{Budget, Expansion, elements, float_constant, input, may_be_float};
-use crate::Result;
 use crate::onnx::{Edits, Graph, NodeProto, TensorProto, tensor};
 
 /// The edits that make `MatMul` and Add of every Gemm with alpha, beta or transA, or whose C is not one row of constants;
 /// `None` if there is none.
-pub(super) fn split(graph: &Graph) -> Result<Option<Edits>> {
+pub(super) fn split(graph: &Graph) -> Option<Edits> {
     let others = || graph.nodes().filter(|(_, node)| node.is_op("Gemm") && !is_plain(graph, node));
-    if others().next().is_none() {
-        return Ok(None);
-    }
+    others().next()?;
     let (mut edits, mut budget) = (Edits::new(graph.model()), Budget::of(graph));
     let mut changed = false;
     for (id, gemm) in others() {
@@ -19,7 +16,7 @@ pub(super) fn split(graph: &Graph) -> Result<Option<Edits>> {
             changed = true;
         }
     }
-    Ok(changed.then_some(edits))
+    changed.then_some(edits)
 }
 
 fn alpha(gemm: &NodeProto) -> f32 {

@@ -16,6 +16,7 @@ mod gemm;
 mod interface;
 mod names;
 mod sequences;
+mod shapes;
 #[cfg(test)]
 mod testing;
 mod tidy;
@@ -31,16 +32,20 @@ use crate::Result;
 use crate::onnx::{DataType, Edits, Graph, Limits, Model};
 use crate::runtime::{Facts, FloatEngine, infer};
 
-/// What a model is rewritten by, in this order. Each gives `None` for a model that does not need it (any more).
-const STEPS: &[fn(&Graph) -> Result<Option<Edits>>] = &[
-    names::distinct,
-    branches::take,
-    contrib::expand,
-    einsum::expand,
-    sequences::unpack,
-    tidy::tidy,
-    batch_norm::fold,
-    gemm::split,
+/// Rewrites a model; `None` for one that does not need it (any more).
+type Step = fn(&Graph) -> Result<Option<Edits>>;
+
+/// In this order. Constants are folded twice: a `BatchNormalization` may take and make one.
+const STEPS: &[Step] = &[
+    |graph| Ok(names::distinct(graph)),
+    |graph| Ok(branches::take(graph)),
+    |graph| Ok(contrib::expand(graph)),
+    |graph| Ok(einsum::expand(graph)),
+    |graph| Ok(sequences::unpack(graph)),
+    |graph| Ok(tidy::tidy(graph)),
+    constants::fold,
+    |graph| Ok(batch_norm::fold(graph)),
+    |graph| Ok(gemm::split(graph)),
     constants::fold,
     attention::expand,
 ];

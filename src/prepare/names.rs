@@ -3,19 +3,18 @@
 use std::collections::HashSet;
 
 use super::expansion::name;
-use crate::Result;
 use crate::onnx::{Edits, Graph, TensorProto, ValueInfoProto};
 
 /// The edits that give a node another name where an earlier node, an input or an initializer has it; `None` if all names
 /// are distinct. A node without a name is called by its first output.
-pub(super) fn distinct(graph: &Graph) -> Result<Option<Edits>> {
+pub(super) fn distinct(graph: &Graph) -> Option<Edits> {
     let main = graph.model().graph();
     let inputs = main.input.iter().map(ValueInfoProto::name);
     let mut seen: HashSet<&str> = inputs.chain(main.initializer.iter().map(TensorProto::name)).collect();
     let again: Vec<_> =
         graph.nodes().filter(|(_, node)| !name(node).is_empty() && !seen.insert(name(node))).collect();
     if again.is_empty() {
-        return Ok(None);
+        return None;
     }
     let mut edits = Edits::new(graph.model());
     for (id, node) in again {
@@ -23,7 +22,7 @@ pub(super) fn distinct(graph: &Graph) -> Result<Option<Edits>> {
         renamed.name = Some(edits.fresh(name(node)));
         edits.replace_node(id, vec![renamed]);
     }
-    Ok(Some(edits))
+    Some(edits)
 }
 
 #[cfg(test)]

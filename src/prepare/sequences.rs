@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use super::expansion::{Expansion, input, int_constant};
-use crate::Result;
+use super::shapes::{Ranks, dim};
 use crate::onnx::{AttributeProto, Edits, Graph, NodeId, NodeProto, tensor};
 
 /// How many elements all sequences of a model may have together. Every `SequenceInsert` makes a sequence of its own.
@@ -12,12 +12,13 @@ const MAX_ELEMENTS: usize = 1 << 14;
 
 /// The edits that take what is read from a sequence directly from its elements; `None` if nothing is. The nodes that made
 /// the sequence go with its last use.
-pub(super) fn unpack(graph: &Graph) -> Result<Option<Edits>> {
+pub(super) fn unpack(graph: &Graph) -> Option<Edits> {
     if graph.opset() < 13 || !graph.nodes().any(|(_, node)| reads_sequence(node)) {
-        return Ok(None);
+        return None;
     }
     let mut unpacking = Unpacking {
         graph,
+        ranks: Ranks::of(graph),
         edits: Edits::new(graph.model()),
         sequences: HashMap::new(),
         split: HashMap::new(),
@@ -36,7 +37,7 @@ pub(super) fn unpack(graph: &Graph) -> Result<Option<Edits>> {
                 .extend(node.output.first().map(|output| (output.as_str(), Rc::new(sequence))));
         }
     }
-    Ok(changed.then_some(unpacking.edits))
+    changed.then_some(unpacking.edits)
 }
 
 fn reads_sequence(node: &NodeProto) -> bool {
@@ -62,6 +63,7 @@ enum Parts {
 
 struct Unpacking<'g> {
     graph: &'g Graph,
+    ranks: Ranks<'g>,
     edits: Edits,
     sequences: HashMap<&'g str, Rc<Sequence<'g>>>,
     /// The outputs of the Split in front of a node.
@@ -111,7 +113,8 @@ impl<'g> Unpacking<'g> {
         let graph = self.graph;
         let x = input(node, 0)?;
         let axis = node.attr_int("axis").unwrap_or(0);
-        let length = graph.rank(x).and_then(|rank| graph.dim(x, index(axis, rank)?));
+        let length =
+            self.ranks.get(x).and_then(|rank| dim(graph, x, rank.checked_sub(1 + index(axis, rank)?)?));
         let parts = match input(node, 1) {
             None if node.attr_int("keepdims") == Some(0) => Parts::Single,
             None => Parts::Each(1),

@@ -1,10 +1,9 @@
 //! Steps on small graphs, for unit tests.
 
-use crate::Result;
 use crate::onnx::testing::{graph, model};
 use crate::onnx::{Edits, Graph, Model, NodeProto, TensorProto, tensor};
 
-type Step = fn(&Graph) -> Result<Option<Edits>>;
+type Step = fn(&Graph) -> Option<Edits>;
 
 /// The model of `nodes` from the input `x` to the output `y`, after a step that changes it.
 #[track_caller]
@@ -15,7 +14,7 @@ pub(super) fn after(step: Step, nodes: Vec<NodeProto>, initializers: Vec<TensorP
 /// As [`after`], of any model.
 #[track_caller]
 pub(super) fn after_in(step: Step, mut model: Model) -> Model {
-    let edits = step(&Graph::new(model.clone()).unwrap()).unwrap().expect("the step changes the model");
+    let edits = step(&Graph::new(model.clone()).unwrap()).expect("the step changes the model");
     edits.apply(&mut model).unwrap();
     model
 }
@@ -24,7 +23,7 @@ pub(super) fn after_in(step: Step, mut model: Model) -> Model {
 #[track_caller]
 pub(super) fn unchanged(step: Step, nodes: Vec<NodeProto>, initializers: Vec<TensorProto>) {
     let model = model(graph("x", "y", nodes, initializers), 17);
-    assert!(step(&Graph::new(model).unwrap()).unwrap().is_none());
+    assert!(step(&Graph::new(model).unwrap()).is_none());
 }
 
 /// The operators of the main graph, in order.

@@ -27,7 +27,7 @@ fn written_out(node: NodeProto, opset: i64) -> Option<Model> {
     let mut file: ModelProto = file_of(graph, opset);
     file.opset_import.push(OperatorSetIdProto { domain: Some(DOMAIN.into()), version: Some(1) });
     let mut model = Model::new(file).unwrap();
-    let edits = expand(&Graph::new(model.clone()).unwrap()).unwrap()?;
+    let edits = expand(&Graph::new(model.clone()).unwrap())?;
     edits.apply(&mut model).unwrap();
     Some(model)
 }
