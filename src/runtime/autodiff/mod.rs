@@ -2,11 +2,12 @@
 //!
 //! The graph must be typed but not decluttered (few op kinds, every ONNX value still there). Knows no ONNX.
 
-mod conv;
 mod einsum;
+mod resize;
 mod rules;
 #[cfg(test)]
 mod rules_check;
+mod windows;
 
 use std::collections::hash_map::Entry;
 
