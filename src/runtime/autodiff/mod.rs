@@ -105,6 +105,10 @@ impl Network {
         }
         Ok(Tape { network: self, values, shapes })
     }
+
+    fn is_float(&self, outlet: OutletId) -> bool {
+        self.model.nodes[outlet.node].outputs[outlet.slot].fact.datum_type.is_float()
+    }
 }
 
 impl Tape<'_> {
@@ -138,8 +142,10 @@ impl Tape<'_> {
         wanted: &[OutletId],
         mut found: impl FnMut(usize, &ArrayD<f32>) -> Result<()>,
     ) -> Result<()> {
-        let model = &self.network.model;
+        let network = self.network;
+        let model = &network.model;
         let leads = self.leads_to(wanted);
+        let carries = |input: &OutletId| leads[input.node] && network.is_float(*input);
         let count = from.first().map_or(0, |(_, seeds)| seeds.shape()[0]);
         let mut missing = vec![true; wanted.len()];
         let mut grads: HashMap<OutletId, ArrayD<f32>> = from.into_iter().collect();
@@ -152,7 +158,7 @@ impl Tape<'_> {
                     missing[index] = false;
                     found(index, &dy)?;
                 }
-                let needed: Vec<bool> = node.inputs.iter().map(|i| leads[i.node]).collect();
+                let needed: Vec<bool> = node.inputs.iter().map(carries).collect();
                 if !needed.contains(&true) {
                     continue;
                 }
@@ -173,12 +179,14 @@ impl Tape<'_> {
         Ok(())
     }
 
-    /// By node: is it in `wanted`, or computed from a node that is?
+    /// By node: is it in `wanted`, or computed from a node that is? What comes through integers or truth values, such
+    /// as an index or a mask, does not count: no gradient flows there.
     fn leads_to(&self, wanted: &[OutletId]) -> Vec<bool> {
         let nodes = &self.network.model.nodes;
         let mut leads = vec![false; nodes.len()];
         for &id in &self.network.order {
-            leads[id] = wanted.iter().any(|w| w.node == id) || nodes[id].inputs.iter().any(|i| leads[i.node]);
+            let through = |i: &OutletId| leads[i.node] && self.network.is_float(*i);
+            leads[id] = wanted.iter().any(|w| w.node == id) || nodes[id].inputs.iter().any(through);
         }
         leads
     }

@@ -3,6 +3,9 @@
 mod cases;
 
 use tract_core::internal::*;
+use tract_core::ops::binary::TypedBinOp;
+use tract_core::ops::cast::cast;
+use tract_core::ops::logic::comp_gt;
 use tract_core::ops::math;
 use tract_core::ops::nn::{Reduce, Reducer};
 use tract_ndarray::{ArrayD, Axis, stack};
@@ -93,6 +96,25 @@ fn an_op_without_a_rule_is_named() {
     let error =
         tape.backward(vec![(model.outputs[0], seeds)], &[model.inputs[0]], |_, _| Ok(())).unwrap_err();
     assert_eq!(error.to_string(), "unsupported: node `op`: op PowConst has no gradient rule");
+}
+
+#[test]
+fn no_gradient_flows_through_a_mask() {
+    let x = tensor1(&[-1f32, 2.0, 0.5]);
+    let mut model = TypedModel::default();
+    let source = model.add_source("x", f32::fact([3])).unwrap();
+    let zero = model.add_const("zero", tensor1(&[0f32])).unwrap();
+    let positive = model.wire_node("positive", TypedBinOp(comp_gt(), None), &[source, zero]).unwrap()[0];
+    let mask = model.wire_node("mask", cast(f32::datum_type()), &[positive]).unwrap()[0];
+    let relu = model.wire_node("relu", math::mul(), &[source, mask]).unwrap()[0];
+    model.select_output_outlets(&[relu]).unwrap();
+    let network = Network::new(model, usize::MAX / 2).unwrap();
+    let seeds = ArrayD::ones(vec![1, 3]);
+    let found = |_, grads: &ArrayD<f32>| {
+        assert_eq!(grads.iter().copied().collect::<Vec<_>>(), [0.0, 1.0, 1.0]);
+        Ok(())
+    };
+    network.forward(x, &[]).unwrap().backward(vec![(relu, seeds)], &[source], found).unwrap();
 }
 
 #[test]
