@@ -15,9 +15,10 @@ struct Subscripts {
     out: Vec<char>,
 }
 
-/// Can [`eval`] run it? (One or two plain f32 operands.)
+/// Can [`eval`] run it? (One or two plain f32 operands, no diagonals.)
 pub(super) fn is_float(op: &EinSum, inputs: &[TValue]) -> bool {
-    op.q_params.is_none() && inputs.len() <= 2 && inputs.iter().all(|i| i.datum_type() == f32::datum_type())
+    let float = |input: &TValue| input.datum_type() == f32::datum_type();
+    op.q_params.is_none() && inputs.len() <= 2 && inputs.iter().all(float) && subscripts(op).is_ok()
 }
 
 pub(super) fn eval(op: &EinSum, inputs: &[TValue]) -> TractResult<TValue> {
@@ -31,6 +32,7 @@ pub(super) fn eval(op: &EinSum, inputs: &[TValue]) -> TractResult<TValue> {
 pub(super) fn vjp(
     op: &EinSum,
     dy: &ArrayD<f32>,
+    shapes: &[&[usize]],
     inputs: &[Option<TValue>],
     needed: &[bool],
 ) -> TractResult<Vec<Option<ArrayD<f32>>>> {
@@ -41,14 +43,25 @@ pub(super) fn vjp(
     let mut grads = Vec::new();
     for (i, &need) in needed.iter().enumerate() {
         let (of, other) = if i == 0 { (&a, &b) } else { (&b, &a) };
+        // What was summed before the product has the same gradient all along.
+        let summed = |c: &char| !out.contains(c) && !other.contains(c);
         let swapped = Subscripts {
             a: [&[SEEDS], &out[..]].concat(),
             b: other.clone(),
-            out: [&[SEEDS], &of[..]].concat(),
+            out: [SEEDS].iter().chain(of.iter().filter(|c| !summed(c))).copied().collect(),
         };
         let grad = || -> TractResult<_> {
             let other = operands[1 - i].as_ref().context("the other operand was not kept")?;
-            contract(&swapped, &dy.view(), &other.to_plain_array_view()?)
+            let mut grad = contract(&swapped, &dy.view(), &other.to_plain_array_view()?)?;
+            if !of.iter().any(summed) {
+                return Ok(grad);
+            }
+            for (axis, _) in of.iter().enumerate().filter(|(_, c)| summed(c)) {
+                grad = grad.insert_axis(Axis(1 + axis));
+            }
+            let shape: Vec<usize> =
+                grad.shape().iter().zip([&[1], shapes[i]].concat()).map(|(&a, b)| a.max(b)).collect();
+            Ok(grad.broadcast(shape).context("shape of the operand")?.to_owned())
         };
         grads.push(if need { Some(grad()?) } else { None });
     }

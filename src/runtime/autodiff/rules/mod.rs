@@ -92,7 +92,7 @@ pub(super) type Rule = fn(ArrayD<f32>, &Saved) -> Grads;
 /// By tract's name of the op (for binary and elementwise ops, of the wrapped one).
 #[rustfmt::skip]
 pub(super) const RULES: &[(&str, Keep, Rule)] = &[
-    ("EinSum",  Keep::Others, |dy, s| einsum::vjp(op_as::<EinSum>(s)?, &dy, &s.inputs, s.needed)),
+    ("EinSum",  Keep::Others, |dy, s| einsum::vjp(op_as::<EinSum>(s)?, &dy, &s.shapes, &s.inputs, s.needed)),
     ("Conv",    Keep::Rest, |dy, s| windows::conv(&dy, s)),
     ("Deconv",  Keep::Rest, |dy, s| windows::deconv(&dy, s)),
     ("SumPool", Keep::Nothing, |dy, s| windows::sum_pool(&dy, s)),

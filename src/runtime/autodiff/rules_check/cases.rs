@@ -169,6 +169,8 @@ fn products() -> Vec<Case> {
         case(einsum("abmk,abkn->abmn"), &[&[2, 2, 3, 4], &[2, 2, 4, 2]]),
         case(einsum("abmk,kn->abmn"), &[&[2, 2, 3, 4], &[4, 2]]),
         case(einsum("bmk,bkn->nbm"), &[&[2, 3, 4], &[1, 4, 2]]),
+        case(einsum("amk,kn->an"), &[&[2, 3, 4], &[4, 5]]),
+        case(einsum("abc->b"), &[&[2, 3, 4]]),
     ]
 }
 
