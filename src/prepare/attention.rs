@@ -1,6 +1,7 @@
 //! `Attention` (opset 23) as the nodes that it stands for.
 
-use super::expansion::{Expansion, dim, input};
+use super::expansion::{Expansion, input};
+use super::shapes::dim;
 use crate::onnx::{AttributeProto, DataType, Edits, Graph, NodeProto};
 use crate::{Error, Result};
 

@@ -1,19 +1,30 @@
 //! `BatchNormalization` of a trained model: a product and a sum with constants, which the Conv before it can take over.
 
-use super::expansion::{Budget, Expansion, elements, float_constant, input, is_used, rank};
+use super::expansion::{Budget, Expansion, elements, float_constant, input, is_used};
+use super::shapes::Ranks;
 use crate::onnx::{Edits, Graph, NodeId, NodeProto, TensorProto, tensor};
 
 /// The edits that put every `BatchNormalization` into the Conv before it, or else a Mul and an Add in its place; `None`
-/// if none is understood. One that trains stays.
+/// if none is understood. One that trains stays, except on a constant: so is a weight standardized (timm's `StdConv2d`).
 pub(super) fn fold(graph: &Graph) -> Option<Edits> {
     let norms = || graph.nodes().filter(|(_, node)| node.is_op("BatchNormalization"));
     norms().next()?;
     let (mut edits, mut budget) = (Edits::new(graph.model()), Budget::of(graph));
+    let ranks = Ranks::of(graph);
     let mut changed = false;
     for (id, norm) in norms() {
-        let trains =
-            norm.attr_int("training_mode").unwrap_or(0) != 0 || (1..5).any(|i| is_used(graph, norm, i));
-        if trains || norm.output.first().is_none_or(String::is_empty) {
+        let only_first = !(1..5).any(|index| is_used(graph, norm, index));
+        if !only_first || norm.output.first().is_none_or(String::is_empty) {
+            continue;
+        }
+        if norm.attr_int("training_mode").unwrap_or(0) != 0 {
+            let Some((shape, values)) = standardized(graph, norm, &mut budget) else { continue };
+            let mut nodes = Expansion::of(norm, &mut edits);
+            let constant = nodes.constant("standardized", |name| tensor::from_f32(name, &shape, &values));
+            nodes.node("Identity", &[&constant], "copy");
+            let nodes = nodes.into_nodes(&norm.output[0]);
+            edits.replace_node(id, nodes);
+            changed = true;
             continue;
         }
         let line = Line::of(graph, norm, &mut budget);
@@ -22,7 +33,7 @@ pub(super) fn fold(graph: &Graph) -> Option<Edits> {
         {
             edits.replace_node(conv, vec![folded]);
             edits.remove_node(id);
-        } else if let Some(nodes) = line.and_then(|line| line.nodes(graph, norm, &mut edits)) {
+        } else if let Some(nodes) = line.and_then(|line| line.nodes(&ranks, norm, &mut edits)) {
             edits.replace_node(id, nodes);
         } else if norm.output.len() > 1 {
             let mut lean = norm.clone();
@@ -34,6 +45,38 @@ pub(super) fn fold(graph: &Graph) -> Option<Edits> {
         changed = true;
     }
     changed.then_some(edits)
+}
+
+/// `(x − E[x])/√(Var[x] + ε)·γ + β` of a constant `[N, C, …]`, where mean and variance are its own, per channel.
+fn standardized(graph: &Graph, norm: &NodeProto, budget: &mut Budget) -> Option<(Vec<usize>, Vec<f32>)> {
+    let constant = |index| float_constant(graph, input(norm, index)?);
+    let (x, gamma, beta) = (constant(0)?, constant(1)?, constant(2)?);
+    let shape = tensor::shape(x);
+    let channels = *shape.get(1)?;
+    let each = elements(x).checked_div(channels).filter(|&each| each > 0)?;
+    let fits = elements(gamma) == channels && elements(beta) == channels;
+    if !fits || !budget.take(elements(x)) || !budget.take(8 * channels) {
+        return None;
+    }
+    let [mut x, gamma, beta] = [x, gamma, beta].map(|constant| tensor::f32s(constant).unwrap_or_default());
+    let inner = shape[2..].iter().product::<usize>();
+    let channel = |at: usize| at / inner % channels;
+    let mean = |x: &[f32], of: &dyn Fn(usize, f64) -> f64| {
+        let mut sums = vec![0.0; channels];
+        for (at, &x) in x.iter().enumerate() {
+            sums[channel(at)] += of(channel(at), f64::from(x));
+        }
+        sums.into_iter().map(|sum| sum / each as f64).collect::<Vec<f64>>()
+    };
+    let means = mean(&x, &|_, x| x);
+    let variances = mean(&x, &|channel, x| (x - means[channel]).powi(2));
+    let epsilon = f64::from(norm.attr_float("epsilon").unwrap_or(1e-5));
+    for (at, x) in x.iter_mut().enumerate() {
+        let channel = channel(at);
+        let normal = (f64::from(*x) - means[channel]) / (variances[channel] + epsilon).sqrt();
+        *x = (normal * f64::from(gamma[channel]) + f64::from(beta[channel])) as f32;
+    }
+    x.iter().all(|x| x.is_finite()).then_some((shape, x))
 }
 
 /// `y = x·slope + offset`, per channel: `slope = γ/√(σ² + ε)`, `offset = β − μ·slope`.
@@ -118,11 +161,10 @@ impl Line {
     }
 
     /// Mul and Add, with constants of `[C, 1, …]`. `None` if the number of axes is not known.
-    fn nodes(&self, graph: &Graph, norm: &NodeProto, edits: &mut Edits) -> Option<Vec<NodeProto>> {
+    fn nodes(&self, ranks: &Ranks, norm: &NodeProto, edits: &mut Edits) -> Option<Vec<NodeProto>> {
         let x = input(norm, 0)?;
         let output = &norm.output[0];
-        let stated = graph.rank(output);
-        let rank = rank(graph, x).or(stated).filter(|rank| (2..16).contains(rank))?;
+        let rank = ranks.get(x).or(ranks.get(output)).filter(|rank| (2..16).contains(rank))?;
         let mut shape = vec![1; rank - 1];
         shape[0] = self.slope.len();
         let mut nodes = Expansion::of(norm, edits);
@@ -194,6 +236,26 @@ mod tests {
         let mut graph = graph("x", "y", vec![norm("x", &["y"])], statistics());
         graph.input[0] = shaped("x", &[7, 2]);
         assert_eq!(floats(&after_in(fold, self::model(graph, 17)), 0, 1), (vec![2], vec![2.0, -1.0]));
+    }
+
+    #[test]
+    fn a_weight_is_standardized() {
+        let mut constants = statistics();
+        // Channels of mean 3 and 5, variance 8 and 0.
+        constants.push(tensor::from_f32(
+            "k",
+            &[2, 2, 1],
+            &[3.0 - 8.0_f32.sqrt(), 5.0, 3.0 + 8.0_f32.sqrt(), 5.0],
+        ));
+        let training = norm("k", &["n", "", ""]).with(AttributeProto::int("training_mode", 1));
+        let model = after(fold, vec![training, node("Add", "", ["x", "n"], ["y"])], constants);
+        assert_eq!(ops(&model), "Identity Add");
+        let (shape, values) = floats(&model, 1, 1);
+        let root = (8.0_f32 / 9.0).sqrt() * 4.0;
+        assert_eq!(shape, [2, 2, 1]);
+        for (value, expected) in values.iter().zip([2.5 - root, 1.0, 2.5 + root, 1.0]) {
+            assert!((value - expected).abs() < 1e-6, "{values:?}");
+        }
     }
 
     #[test]

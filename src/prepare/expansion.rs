@@ -1,13 +1,10 @@
-//! What the steps share: nodes that take the place of one, and what the nodes around a value tell of its shape.
+//! What the steps share: nodes that take the place of one, and how to ask a node for its operands.
 
 use crate::onnx::node::node;
 use crate::onnx::{AttributeProto, DataType, Edits, Graph, NodeProto, TensorProto, tensor};
 
 /// How much of a node's name the names of new nodes repeat, in characters.
 const MAX_BASE: usize = 1000;
-
-/// How far [`rank`] and [`dim`] walk back.
-const MAX_WALK: usize = 32;
 
 /// The nodes that take the place of one node, in the making.
 pub(super) struct Expansion<'e> {
@@ -155,104 +152,4 @@ pub(super) fn int_constant(graph: &Graph, value: &str, most: usize) -> Option<Ve
 /// The number of elements.
 pub(super) fn elements(constant: &TensorProto) -> usize {
     tensor::shape(constant).iter().product()
-}
-
-/// Operators whose result has the axes of their first operand.
-const SAME_AXES: &[&str] = &[
-    "Relu",
-    "LeakyRelu",
-    "Sigmoid",
-    "Tanh",
-    "Erf",
-    "Gelu",
-    "HardSwish",
-    "HardSigmoid",
-    "Clip",
-    "Softmax",
-    "Sqrt",
-    "Exp",
-    "Neg",
-    "Identity",
-    "Dropout",
-    "Cast",
-    "LayerNormalization",
-    "BatchNormalization",
-    "InstanceNormalization",
-];
-
-/// The number of axes of `value`, if the file states it or the nodes before it tell.
-pub(super) fn rank<'g>(graph: &'g Graph, mut value: &'g str) -> Option<usize> {
-    let mut least = 0;
-    for _ in 0..MAX_WALK {
-        if let Some(stated) = graph.rank(value) {
-            return Some(stated.max(least));
-        }
-        let maker = graph.node(graph.producer(value)?);
-        let constant = |index| input(maker, index).and_then(|value| graph.constant(value));
-        let found = match maker.op_type() {
-            _ if !maker.is_op(maker.op_type()) => return None,
-            "Conv" | "ConvTranspose" => constant(1)?.dims.len(),
-            "MaxPool" | "AveragePool" => maker.attr_ints("kernel_shape")?.len() + 2,
-            "Reshape" => usize::try_from(*constant(1)?.dims.first()?).ok()?,
-            "Transpose" if maker.attr("perm").is_some() => maker.attr_ints("perm")?.len(),
-            "MatMul" if constant(1)?.dims.len() == 2 => {
-                value = input(maker, 0)?;
-                continue;
-            }
-            "Add" | "Mul" | "Sub" | "Div" => {
-                let (term, other) = constant(1).map(|c| (c, 0)).or_else(|| Some((constant(0)?, 1)))?;
-                least = least.max(term.dims.len());
-                value = input(maker, other)?;
-                continue;
-            }
-            op if op == "Transpose" || SAME_AXES.contains(&op) => {
-                value = input(maker, 0)?;
-                continue;
-            }
-            _ => return None,
-        };
-        return Some(found.max(least));
-    }
-    None
-}
-
-/// The dim of `value` that is `back` axes from its last, if the file states it or the nodes before it tell.
-pub(super) fn dim<'g>(graph: &'g Graph, mut value: &'g str, mut back: usize) -> Option<i64> {
-    let at = |dims: &[i64], back: usize| dims.len().checked_sub(back + 1).map(|axis| dims[axis]);
-    for _ in 0..MAX_WALK {
-        let axis = graph.rank(value).and_then(|rank| rank.checked_sub(back + 1));
-        if let Some(stated) = axis.and_then(|axis| graph.dim(value, axis)) {
-            return Some(stated).filter(|&dim| dim > 0);
-        }
-        let maker = graph.node(graph.producer(value)?);
-        let constant = |index| input(maker, index).and_then(|value| graph.constant(value));
-        match maker.op_type() {
-            _ if !maker.is_op(maker.op_type()) => return None,
-            "MatMul" if constant(1)?.dims.len() == 2 => {
-                if back == 0 {
-                    return Some(constant(1)?.dims[1]);
-                }
-                value = input(maker, 0)?;
-            }
-            "Reshape" => {
-                let dims = int_constant(graph, input(maker, 1)?, MAX_WALK)?;
-                return at(&dims, back).filter(|&dim| dim > 0);
-            }
-            "Transpose" => {
-                let perm = maker.attr_ints("perm")?;
-                let from = usize::try_from(at(perm, back)?).ok().filter(|&axis| axis < perm.len())?;
-                (value, back) = (input(maker, 0)?, perm.len() - 1 - from);
-            }
-            "Add" | "Mul" | "Sub" | "Div" => {
-                let (term, other) = constant(1).map(|c| (c, 0)).or_else(|| Some((constant(0)?, 1)))?;
-                if let Some(dim) = at(&term.dims, back).filter(|&dim| dim > 1) {
-                    return Some(dim);
-                }
-                value = input(maker, other)?;
-            }
-            op if SAME_AXES.contains(&op) => value = input(maker, 0)?,
-            _ => return None,
-        }
-    }
-    None
 }

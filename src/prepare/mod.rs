@@ -14,6 +14,7 @@ mod gemm;
 mod interface;
 mod names;
 mod sequences;
+mod shapes;
 #[cfg(test)]
 mod testing;
 mod tidy;
@@ -31,13 +32,14 @@ use crate::onnx::{DataType, Edits, Graph, Limits, Model};
 /// Rewrites a model; `None` for one that does not need it.
 type Step = fn(&Graph) -> Result<Option<Edits>>;
 
-/// In this order.
+/// In this order. Constants are folded twice: a `BatchNormalization` may take and make one.
 const STEPS: &[Step] = &[
     |graph| Ok(names::distinct(graph)),
     |graph| Ok(contrib::expand(graph)),
     |graph| Ok(einsum::expand(graph)),
     |graph| Ok(sequences::unpack(graph)),
     |graph| Ok(tidy::tidy(graph)),
+    constants::fold,
     |graph| Ok(batch_norm::fold(graph)),
     |graph| Ok(gemm::split(graph)),
     constants::fold,

@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use super::expansion::{Expansion, dim, input, int_constant, rank};
+use super::expansion::{Expansion, input, int_constant};
+use super::shapes::{Ranks, dim};
 use crate::onnx::{AttributeProto, Edits, Graph, NodeId, NodeProto, tensor};
 
 /// How many elements all sequences of a model may have together. Every `SequenceInsert` makes a sequence of its own.
@@ -17,6 +18,7 @@ pub(super) fn unpack(graph: &Graph) -> Option<Edits> {
     }
     let mut unpacking = Unpacking {
         graph,
+        ranks: Ranks::of(graph),
         edits: Edits::new(graph.model()),
         sequences: HashMap::new(),
         split: HashMap::new(),
@@ -61,6 +63,7 @@ enum Parts {
 
 struct Unpacking<'g> {
     graph: &'g Graph,
+    ranks: Ranks<'g>,
     edits: Edits,
     sequences: HashMap<&'g str, Rc<Sequence<'g>>>,
     /// The outputs of the Split in front of a node.
@@ -110,7 +113,8 @@ impl<'g> Unpacking<'g> {
         let graph = self.graph;
         let x = input(node, 0)?;
         let axis = node.attr_int("axis").unwrap_or(0);
-        let length = rank(graph, x).and_then(|rank| dim(graph, x, rank.checked_sub(1 + index(axis, rank)?)?));
+        let length =
+            self.ranks.get(x).and_then(|rank| dim(graph, x, rank.checked_sub(1 + index(axis, rank)?)?));
         let parts = match input(node, 1) {
             None if node.attr_int("keepdims") == Some(0) => Parts::Single,
             None => Parts::Each(1),

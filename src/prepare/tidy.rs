@@ -8,9 +8,7 @@ use crate::onnx::{Edits, Graph, NodeId, NodeProto, tensor};
 /// The edits that take away Identity and Dropout between computed values, and empty names at the end of a node's inputs;
 /// `None` if there are none. (An Identity behind a constant is looked through by [`Graph::constant`].)
 pub(super) fn tidy(graph: &Graph) -> Option<Edits> {
-    let has_work = |(_, node): (NodeId, &NodeProto)| {
-        node.input.last().is_some_and(String::is_empty) || hands_on(graph, node).is_some()
-    };
+    let has_work = |(_, node): (NodeId, &NodeProto)| ends_empty(node) || hands_on(graph, node).is_some();
     if !graph.nodes().any(has_work) {
         return None;
     }
@@ -28,7 +26,7 @@ pub(super) fn tidy(graph: &Graph) -> Option<Edits> {
                 value.clone_from(name);
             }
         }
-        while new.input.last().is_some_and(String::is_empty) {
+        while ends_empty(&new) {
             new.input.pop();
         }
         if new != *node {
@@ -37,6 +35,12 @@ pub(super) fn tidy(graph: &Graph) -> Option<Edits> {
         }
     }
     changed.then_some(edits)
+}
+
+/// Whether the last operand is left out by an empty name. `PyTorch` writes some operators so, and everyone reads them.
+fn ends_empty(node: &NodeProto) -> bool {
+    const USUAL: &[&str] = &["Pad", "Clip", "Resize"];
+    node.input.last().is_some_and(String::is_empty) && !USUAL.contains(&node.op_type())
 }
 
 /// The values that get another's name, and the nodes that are needed no more. No chain of names is longer than two: the
@@ -138,9 +142,9 @@ mod tests {
 
     #[test]
     fn empty_operands_at_the_end_go() {
-        let clip = node("Clip", "", ["x", "", "w"], ["a"]);
+        let clip = node("Clip", "", ["x", "w", ""], ["a"]);
         let norm = node("LayerNormalization", "", ["a", "w", ""], ["y"]);
         let model = after(tidy, vec![clip, norm], vec![tensor::from_f32("w", &[1], &[1.0])]);
-        assert_eq!([inputs(&model, 0), inputs(&model, 1)].concat(), ["x", "", "w", "a", "w"]);
+        assert_eq!([inputs(&model, 0), inputs(&model, 1)].concat(), ["x", "w", "", "a", "w"]);
     }
 }

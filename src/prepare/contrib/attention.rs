@@ -1,6 +1,7 @@
 //! `Attention` and `MultiHeadAttention` of ONNX Runtime.
 
-use super::super::expansion::{Expansion, dim, input, is_used, rank};
+use super::super::expansion::{Expansion, input, is_used};
+use super::super::shapes::{Ranks, dim};
 use crate::onnx::{AttributeProto, Graph, NodeProto};
 
 /// `Attention`: one weight `[D, Q + K + V]` makes all three operands.
@@ -27,7 +28,7 @@ pub(super) fn fused(graph: &Graph, node: &NodeProto, nodes: &mut Expansion) -> O
 }
 
 /// `MultiHeadAttention`: Q, K and V are `[N, T, D]`, and one bias may hold the biases of all three.
-pub(super) fn separate(graph: &Graph, node: &NodeProto, nodes: &mut Expansion) -> Option<()> {
+pub(super) fn separate(graph: &Graph, ranks: &Ranks, node: &NodeProto, nodes: &mut Expansion) -> Option<()> {
     let (q, k, v) = (input(node, 0)?, input(node, 1)?, input(node, 2)?);
     if input(node, 4).is_some() || (6..node.input.len()).any(|index| input(node, index).is_some()) {
         return None;
@@ -35,7 +36,7 @@ pub(super) fn separate(graph: &Graph, node: &NodeProto, nodes: &mut Expansion) -
     let (width, values) = (dim(graph, q, 0)?, dim(graph, v, 0)?);
     let heads = Heads::of(graph, node, width, values)?;
     // Keys that are in heads already, `[N, H, T, D]`, have another width.
-    let in_rows = rank(graph, k) == Some(3) || heads.count > 1 && dim(graph, k, 0) == Some(width);
+    let in_rows = ranks.get(k) == Some(3) || heads.count > 1 && dim(graph, k, 0) == Some(width);
     if !in_rows {
         return None;
     }

@@ -6,8 +6,9 @@ mod attention;
 
 use std::f32::consts::{FRAC_2_PI, SQRT_2};
 
-use super::expansion::{Budget, Expansion, input, is_used, rank};
+use super::expansion::{Budget, Expansion, input, is_used};
 use super::gemm;
+use super::shapes::Ranks;
 use crate::onnx::{AttributeProto, Edits, Graph, NodeProto};
 
 const DOMAIN: &str = "com.microsoft";
@@ -19,11 +20,12 @@ pub(super) fn expand(graph: &Graph) -> Option<Edits> {
         return None;
     }
     let (mut edits, mut budget) = (Edits::new(graph.model()), Budget::of(graph));
+    let ranks = Ranks::of(graph);
     let mut changed = false;
     for (id, node) in found() {
         let Some(output) = node.output.first().filter(|output| !output.is_empty()) else { continue };
         let mut nodes = Expansion::of(node, &mut edits);
-        if write_out(graph, node, &mut nodes, &mut budget).is_some() {
+        if write_out(graph, &ranks, node, &mut nodes, &mut budget).is_some() {
             let nodes = nodes.into_nodes(output);
             edits.replace_node(id, nodes);
             changed = true;
@@ -38,7 +40,13 @@ fn is_contrib(node: &NodeProto) -> bool {
 }
 
 /// Adds the nodes, of which the last one makes the first output.
-fn write_out(graph: &Graph, node: &NodeProto, nodes: &mut Expansion, budget: &mut Budget) -> Option<()> {
+fn write_out(
+    graph: &Graph,
+    ranks: &Ranks,
+    node: &NodeProto,
+    nodes: &mut Expansion,
+    budget: &mut Budget,
+) -> Option<()> {
     let x = input(node, 0)?;
     match node.op_type() {
         "Gelu" => gelu(nodes, x),
@@ -61,16 +69,16 @@ fn write_out(graph: &Graph, node: &NodeProto, nodes: &mut Expansion, budget: &mu
         }
         "SimplifiedLayerNormalization" => {
             let last = node.attr_int("axis").unwrap_or(-1);
-            let is_last = last == -1 || rank(graph, x).is_some_and(|rank| last == rank as i64 - 1);
+            let is_last = last == -1 || ranks.get(x).is_some_and(|rank| last == rank as i64 - 1);
             (is_last && !is_used(graph, node, 1)).then_some(())?;
             rms_norm(graph, nodes, x, input(node, 1)?, node.attr_float("epsilon").unwrap_or(1e-5));
         }
         "SkipLayerNormalization" => skip_norm(graph, node, nodes, true)?,
         "SkipSimplifiedLayerNormalization" => skip_norm(graph, node, nodes, false)?,
-        "FusedMatMul" => fused_matmul(graph, node, nodes, budget)?,
+        "FusedMatMul" => fused_matmul(graph, ranks, node, nodes, budget)?,
         "FusedConv" => fused_conv(node, nodes)?,
         "Attention" => attention::fused(graph, node, nodes)?,
-        "MultiHeadAttention" => attention::separate(graph, node, nodes)?,
+        "MultiHeadAttention" => attention::separate(graph, ranks, node, nodes)?,
         _ => return None,
     }
     Some(())
@@ -169,7 +177,13 @@ fn mean(graph: &Graph, nodes: &mut Expansion, x: &str, part: &str) -> String {
 }
 
 /// `α·A'·B'`, where either may be transposed in its last two axes.
-fn fused_matmul(graph: &Graph, node: &NodeProto, nodes: &mut Expansion, budget: &mut Budget) -> Option<()> {
+fn fused_matmul(
+    graph: &Graph,
+    ranks: &Ranks,
+    node: &NodeProto,
+    nodes: &mut Expansion,
+    budget: &mut Budget,
+) -> Option<()> {
     let is_set = |flag| node.attr_int(flag).unwrap_or(0) != 0;
     if is_set("transBatchA") || is_set("transBatchB") {
         return None;
@@ -178,7 +192,7 @@ fn fused_matmul(graph: &Graph, node: &NodeProto, nodes: &mut Expansion, budget: 
     let alpha = node.attr_float("alpha").unwrap_or(1.0);
     // A vector has nothing to transpose.
     let swapped = |value| -> Option<Vec<i64>> {
-        let rank = rank(graph, value).filter(|rank| (1..=64).contains(rank))? as i64;
+        let rank = ranks.get(value).filter(|rank| (1..=64).contains(rank))? as i64;
         let axes: Vec<i64> = (0..rank).collect();
         Some(if rank == 1 { axes } else { [&axes[..axes.len() - 2], &[rank - 1, rank - 2]].concat() })
     };
