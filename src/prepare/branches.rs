@@ -16,12 +16,36 @@ pub(super) fn take(graph: &Graph) -> Option<Edits> {
     let mut edits = Edits::new(graph.model());
     let mut found = false;
     for (id, node) in graph.nodes().filter(|(_, node)| node.is_op("If")) {
-        let Some(branch) = taken(node, &facts) else { continue };
+        let is_decided =
+            node.input.first().is_some_and(|c| is_decided(graph, &facts, c, &mut MOST_STEPS.clone()));
+        let Some(branch) = taken(node, &facts).filter(|_| is_decided) else { continue };
         let nodes = inlined(branch, node, &mut edits);
         edits.replace_node(id, nodes);
         found = true;
     }
     found.then_some(edits)
+}
+
+/// How many values are looked at to trust a condition.
+const MOST_STEPS: usize = 64;
+
+/// Whether no open dim stands behind `value`: tract calls `N = 3` false, where it may be either.
+fn is_decided(graph: &Graph, facts: &Facts, value: &str, steps: &mut usize) -> bool {
+    let value = graph.resolve(value);
+    let Some(left) = steps.checked_sub(1) else { return false };
+    *steps = left;
+    if facts.ints(value).is_none() && graph.constant(value).is_none() {
+        return false;
+    }
+    let Some(node) = graph.producer(value).map(|id| graph.node(id)) else { return true };
+    let is_shape = |node: &NodeProto| node.is_op("Shape");
+    let of_shape = || {
+        let data = node.input.first().and_then(|data| graph.producer(graph.resolve(data)));
+        data.is_some_and(|id| is_shape(graph.node(id)))
+    };
+    is_shape(node)
+        || (node.is_op("Gather") || node.is_op("Slice")) && of_shape()
+        || node.input.iter().filter(|x| !x.is_empty()).all(|x| is_decided(graph, facts, x, steps))
 }
 
 fn taken<'n>(node: &'n NodeProto, facts: &Facts) -> Option<&'n GraphProto> {
