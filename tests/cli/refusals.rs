@@ -2,7 +2,7 @@
 
 use ndarray::ArrayD;
 use onnx_ptq4vit::data::write_npy;
-use onnx_ptq4vit::onnx::{Edits, FunctionProto, Graph, Model, Storage, node, tensor};
+use onnx_ptq4vit::onnx::{AttributeProto, Edits, FunctionProto, Graph, Model, Storage, node, tensor};
 
 use super::common::fixture_path;
 use super::{Bench, MODEL};
@@ -28,7 +28,11 @@ fn insert_after_softmax(model: &mut Model, op: &str) {
     let mut renamed = softmax;
     renamed.output[0] = "before_the_op".into();
     let mut edits = Edits::new(model);
-    edits.replace_node(id, vec![renamed, node::node(op, "odd_one", ["before_the_op"], [value.as_str()])]);
+    let mut odd = node::node(op, "odd_one", ["before_the_op"], [value.as_str()]);
+    if op == "LRN" {
+        odd = odd.with(AttributeProto::int("size", 3));
+    }
+    edits.replace_node(id, vec![renamed, odd]);
     edits.apply(model).unwrap();
 }
 
@@ -69,7 +73,7 @@ fn models_that_cannot_be_quantized_are_refused() {
     bench.model("nan.onnx", |model| drop(spoil(model, f32::NAN)));
     bench.model("inf.onnx", |model| drop(spoil(model, f32::INFINITY)));
     bench.model("huge.onnx", |model| drop(spoil(model, f32::MAX)));
-    bench.model("odd.onnx", |model| insert_after_softmax(model, "Sin"));
+    bench.model("odd.onnx", |model| insert_after_softmax(model, "LRN"));
     // A graph that ONNX Runtime optimized, a function of the model, and a text encoder.
     bench.model("fused.onnx", |model| {
         let last = model.proto.graph.as_mut().unwrap().node.last_mut().unwrap();
@@ -101,7 +105,7 @@ fn models_that_cannot_be_quantized_are_refused() {
         ("inf.onnx", 3, [weight.as_str(), "element 5 is not finite"]),
         // Finite weights whose products are not: the activations overflow.
         ("huge.onnx", 3, ["site `", "finite"]),
-        ("odd.onnx", 4, ["Sin", "gradient"]),
+        ("odd.onnx", 4, ["Lrn", "gradient"]),
         ("fused.onnx", 4, ["domain `com.microsoft`", "export the model again"]),
         ("function.onnx", 4, ["domain `mine`", "inline functions first"]),
         ("text.onnx", 4, ["expected one image tensor", "attention_mask"]),
