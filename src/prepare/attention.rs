@@ -18,7 +18,7 @@ pub(super) fn expand(graph: &Graph) -> Result<Option<Edits>> {
     let mut found = false;
     for (id, attention) in graph.nodes().filter(|(_, node)| node.is_op("Attention")) {
         let nodes = Expansion::of(attention, &mut edits);
-        let expansion = Attention { graph, facts: &facts, attention, nodes };
+        let expansion = Attention { graph, facts: &facts, node: attention, nodes };
         if let Some(scale) = expansion.scale()? {
             let nodes = expansion.run(scale)?;
             edits.replace_node(id, nodes);
@@ -39,7 +39,7 @@ pub(super) fn expand(graph: &Graph) -> Result<Option<Edits>> {
 struct Attention<'e> {
     graph: &'e Graph,
     facts: &'e OnceCell<Facts>,
-    attention: &'e NodeProto,
+    node: &'e NodeProto,
     nodes: Expansion<'e>,
 }
 
@@ -47,8 +47,8 @@ impl Attention<'_> {
     /// `Y = Softmax(scale·Q·Kᵀ + mask)·V`, over `[N, H, T, D]`. Operands `[N, T, H·D]` are cut into heads first.
     fn run(mut self, scale: f32) -> Result<Vec<NodeProto>> {
         self.refuse_what_is_not_vision()?;
-        let input = |i: usize| input(self.attention, i).map(String::from);
-        let missing = || Error::model(self.attention.label(), "has fewer than three operands");
+        let input = |i: usize| input(self.node, i).map(String::from);
+        let missing = || Error::model(self.node.label(), "has fewer than three operands");
         let [q, k, v] = [0, 1, 2].map(|i| input(i).ok_or_else(missing));
         let (q, k, v, mask) = (q?, k?, v?, input(3));
         let heads = self.heads();
@@ -73,11 +73,11 @@ impl Attention<'_> {
             let shape = self.nodes.ints("width", &[0, 0, -1]);
             self.nodes.node("Reshape", &[&mixed, &shape], "output");
         }
-        Ok(self.nodes.into_nodes(&self.attention.output[0]))
+        Ok(self.nodes.into_nodes(&self.node.output[0]))
     }
 
     fn refuse_what_is_not_vision(&self) -> Result<()> {
-        let attention = self.attention;
+        let attention = self.node;
         let int = |name| attention.attr_int(name).unwrap_or(0);
         let used = |i: usize| attention.output.get(i).is_some_and(|name| !name.is_empty());
         let why = if int("is_causal") != 0 {
@@ -97,16 +97,16 @@ impl Attention<'_> {
     }
 
     fn heads(&self) -> Option<i64> {
-        self.attention.attr_int("q_num_heads").filter(|&heads| heads > 0)
+        self.node.attr_int("q_num_heads").filter(|&heads| heads > 0)
     }
 
     /// What is stated, or `1/√D`; `None` if D, the width of a head, is not known.
     fn scale(&self) -> Result<Option<f32>> {
-        if let Some(scale) = self.attention.attr_float("scale") {
+        if let Some(scale) = self.node.attr_float("scale") {
             return Ok(Some(scale));
         }
-        let Some(q) = input(self.attention, 0) else {
-            return Err(Error::model(self.attention.label(), "has no operands"));
+        let Some(q) = input(self.node, 0) else {
+            return Err(Error::model(self.node.label(), "has no operands"));
         };
         let told = || {
             let facts = self.facts.get_or_init(|| infer(self.graph.model(), InputSpec::dims_of(self.graph)));
@@ -159,7 +159,7 @@ impl Attention<'_> {
                 _ => {
                     let why =
                         format!("the type of its mask `{mask}` is not stated: run ONNX shape inference");
-                    return Err(Error::unsupported(self.attention.label(), why));
+                    return Err(Error::unsupported(self.node.label(), why));
                 }
             }
         }
