@@ -63,9 +63,7 @@ pub(super) fn solve(
 /// The number of elements of the site's weight; 0 where both operands are activations.
 pub(super) fn weight_len(graph: &Graph, site: &Site) -> usize {
     match &site.b {
-        RhsOperand::Weight { value, .. } => {
-            graph.constant(value).map_or(0, |constant| tensor::shape(constant).iter().product())
-        }
+        RhsOperand::Weight { value, .. } => graph.constant(value).map_or(0, tensor::len),
         RhsOperand::Activation(_) => 0,
     }
 }

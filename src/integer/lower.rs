@@ -10,7 +10,7 @@ use super::site::Site;
 use crate::Result;
 use crate::onnx::node::node;
 use crate::onnx::{DOMAIN, Edits, Model};
-use crate::runtime::{import, rewriting};
+use crate::runtime::{import, rewriting, runnable};
 
 /// The graph of `model` for inputs of `shape`, with the outputs of the file: a node for each site, and our own for
 /// what tract does more slowly.
@@ -41,11 +41,6 @@ pub(super) fn fused_plan(typed: &TypedModel) -> Result<Arc<TypedSimplePlan>> {
         fuse::epilogues(&mut typed)
     })?;
     runnable(typed)
-}
-
-/// The plan of a graph of [`lower`], a node for each site that its outputs need.
-pub(super) fn runnable(typed: TypedModel) -> Result<Arc<TypedSimplePlan>> {
-    rewriting(|| typed.into_optimized()?.into_runnable())
 }
 
 /// The model with a node that tract does not know in the place of each site.

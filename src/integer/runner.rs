@@ -9,14 +9,14 @@ use tract_core::internal::{EvalContext, OpState};
 use tract_core::plan::{SimpleState, eval};
 use tract_onnx::prelude::*;
 
-use super::lower::{fused_plan, lower, runnable};
+use super::lower::{fused_plan, lower};
 use super::ops::SiteOp;
 use super::read::read;
 use super::site::SiteInfo;
 use crate::engine::{Arithmetic, Engine, OperatorTime, Tapped};
 use crate::onnx::ValueInfoProto;
 use crate::prepare::Prepared;
-use crate::runtime::running;
+use crate::runtime::{runnable, running};
 use crate::{Error, Result};
 
 /// A quantized model on integer kernels, for any number of threads at once.

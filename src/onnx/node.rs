@@ -96,11 +96,40 @@ impl NodeProto {
         std::str::from_utf8(self.attr(name)?.s.as_deref()?).ok()
     }
 
+    /// Input `index`, unless it is left out.
+    pub fn operand(&self, index: usize) -> Option<&str> {
+        self.input.get(index).map(String::as_str).filter(|value| !value.is_empty())
+    }
+
+    /// The node's name, else that of its first output: what tract calls it.
+    pub fn name_or_output(&self) -> &str {
+        match self.name() {
+            "" => self.output.first().map_or("", String::as_str),
+            name => name,
+        }
+    }
+
     /// How a message names the node: by its name, else by its first output.
     pub fn label(&self) -> String {
         match (self.name(), self.output.iter().find(|o| !o.is_empty())) {
             ("", Some(output)) => format!("node of `{output}` ({})", self.op_type()),
             (name, _) => format!("node `{name}` ({})", self.op_type()),
+        }
+    }
+}
+
+/// Gives the values that nodes make or take, in subgraphs too, their `new` names; `None` keeps one.
+pub(crate) fn rename(nodes: &mut [NodeProto], new: &dyn Fn(&str) -> Option<String>) {
+    let replace = |name: &mut String| {
+        if let Some(new) = new(name) {
+            *name = new;
+        }
+    };
+    for node in nodes {
+        node.input.iter_mut().chain(&mut node.output).for_each(replace);
+        for graph in node.subgraphs_mut() {
+            rename(&mut graph.node, new);
+            graph.output.iter_mut().filter_map(|output| output.name.as_mut()).for_each(replace);
         }
     }
 }

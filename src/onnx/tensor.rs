@@ -11,6 +11,11 @@ pub fn shape(tensor: &TensorProto) -> Vec<usize> {
     tensor.dims.iter().map(|&d| usize::try_from(d).unwrap_or(0)).collect()
 }
 
+/// The number of elements of a validated tensor.
+pub fn len(tensor: &TensorProto) -> usize {
+    shape(tensor).iter().product()
+}
+
 /// The elements of a FLOAT, FLOAT16, BFLOAT16 or DOUBLE tensor (the last rounded to the nearest f32).
 pub fn f32s(tensor: &TensorProto) -> Result<Vec<f32>> {
     let raw = raw(tensor);

@@ -39,7 +39,7 @@ pub(super) fn find(graph: &Graph, site: &Site) -> Result<Option<Bias>, String> {
     };
     let node = graph.node(site.node);
     if node.is_op("Gemm") {
-        let Some(c) = node.input.get(2).filter(|c| !c.is_empty()) else { return Ok(None) };
+        let Some(c) = node.operand(2) else { return Ok(None) };
         let (values, _) = row(graph, c, columns).ok_or("the bias of this Gemm is no row of constants")?;
         return Ok(Some(Bias { values, place: BiasPlace::Gemm }));
     }

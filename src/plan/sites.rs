@@ -89,12 +89,6 @@ fn varying(graph: &Graph) -> HashSet<&str> {
     found
 }
 
-/// The node's name, or its first output's where it has none.
-fn name(node: &NodeProto) -> String {
-    let unnamed = node.name().is_empty();
-    if unnamed { node.output.first().cloned().unwrap_or_default() } else { node.name().to_string() }
-}
-
 fn weight(value: String, layout: WeightLayout) -> RhsOperand {
     RhsOperand::Weight { value, layout, qkv: false }
 }
@@ -177,7 +171,7 @@ impl<'g> Finder<'g> {
             (op, Some(rank)) => return Err(format!("the weight of this {op} has {rank} axes")),
         };
         let a_kind = self.lhs_source(&a)?;
-        let (name, output) = (name(node), node.output[0].clone());
+        let (name, output) = (node.name_or_output().to_string(), node.output[0].clone());
         let site = Site { name, node: id, kind, a, a_kind, b, output, bias: None };
         Ok(Site { bias: bias::find(graph, &site)?, ..site })
     }
@@ -293,7 +287,13 @@ impl Source {
 }
 
 fn float_node(id: NodeId, node: &NodeProto, reason: String) -> FloatNode {
-    FloatNode { node: name(node), op: node.op_type().into(), reason, percent: None, product: Some(id) }
+    FloatNode {
+        node: node.name_or_output().into(),
+        op: node.op_type().into(),
+        reason,
+        percent: None,
+        product: Some(id),
+    }
 }
 
 /// The float operators of the transformer, one line per kind.

@@ -2,6 +2,7 @@
 
 use ndarray::{ArrayD, ArrayViewD, Axis, IxDyn, Zip, concatenate};
 
+use super::constants::index;
 use crate::onnx::{DataType, Graph, NodeProto, tensor};
 
 /// The result of a node whose inputs are the constants `inputs`; `None` for other operators, for operands that do not fit
@@ -38,7 +39,7 @@ pub(super) fn compute(
         "Concat" => {
             let rank = inputs.first()?.ndim();
             let total: usize = inputs.iter().map(ArrayViewD::len).sum();
-            let axis = axis(node.attr_int("axis")?, rank).filter(|_| total <= most)?;
+            let axis = index(node.attr_int("axis")?, rank).filter(|_| total <= most)?;
             concatenate(Axis(axis), inputs).ok()
         }
         "ReduceSum" => reduce(graph, node, inputs, |x, axis| x.sum_axis(axis)),
@@ -101,12 +102,12 @@ fn reduce(
     along: fn(&ArrayD<f32>, Axis) -> ArrayD<f32>,
 ) -> Option<ArrayD<f32>> {
     let mut x = inputs.first()?.to_owned();
-    let given = match (node.attr_ints("axes"), node.input.get(1).filter(|axes| !axes.is_empty())) {
+    let given = match (node.attr_ints("axes"), node.operand(1)) {
         (Some(axes), _) => axes.to_vec(),
         (None, Some(axes)) => tensor::i64s(graph.constant(axes)?).ok()?,
         (None, None) => (0..x.ndim() as i64).collect(),
     };
-    let mut axes: Vec<usize> = given.iter().map(|&at| axis(at, x.ndim())).collect::<Option<_>>()?;
+    let mut axes: Vec<usize> = given.iter().map(|&at| index(at, x.ndim())).collect::<Option<_>>()?;
     axes.sort_unstable();
     axes.dedup();
     let keep = node.attr_int("keepdims").unwrap_or(1) != 0;
@@ -117,8 +118,4 @@ fn reduce(
         }
     }
     Some(x)
-}
-
-fn axis(axis: i64, rank: usize) -> Option<usize> {
-    super::constants::index(axis, rank)
 }

@@ -2,7 +2,7 @@
 
 use std::cell::OnceCell;
 
-use super::expansion::{Expansion, input};
+use super::expansion::Expansion;
 use crate::onnx::{AttributeProto, DataType, Edits, Graph, NodeProto};
 use crate::runtime::{Facts, infer};
 use crate::{Error, Result};
@@ -47,10 +47,10 @@ impl Attention<'_> {
     /// `Y = Softmax(scale·Q·Kᵀ + mask)·V`, over `[N, H, T, D]`. Operands `[N, T, H·D]` are cut into heads first.
     fn run(mut self, scale: f32) -> Result<Vec<NodeProto>> {
         self.refuse_what_is_not_vision()?;
-        let input = |i: usize| input(self.node, i).map(String::from);
+        let operand = |i: usize| self.node.operand(i).map(String::from);
         let missing = || Error::model(self.node.label(), "has fewer than three operands");
-        let [q, k, v] = [0, 1, 2].map(|i| input(i).ok_or_else(missing));
-        let (q, k, v, mask) = (q?, k?, v?, input(3));
+        let [q, k, v] = [0, 1, 2].map(|i| operand(i).ok_or_else(missing));
+        let (q, k, v, mask) = (q?, k?, v?, operand(3));
         let heads = self.heads();
         let cut = |this: &mut Self, x: String, part: &str| match heads {
             Some(heads) => this.nodes.in_heads(&x, heads, part),
@@ -105,7 +105,7 @@ impl Attention<'_> {
         if let Some(scale) = self.node.attr_float("scale") {
             return Ok(Some(scale));
         }
-        let Some(q) = input(self.node, 0) else {
+        let Some(q) = self.node.operand(0) else {
             return Err(Error::model(self.node.label(), "has no operands"));
         };
         let told = || {

@@ -1,6 +1,6 @@
 //! `BatchNormalization` of a trained model: a product and a sum with constants, which the Conv before it can take over.
 
-use super::expansion::{Budget, Expansion, elements, float_constant, input, is_used};
+use super::expansion::{Budget, Expansion, float_constant, is_used};
 use super::shapes::Ranks;
 use crate::onnx::{Edits, Graph, NodeId, NodeProto, TensorProto, tensor};
 
@@ -49,13 +49,13 @@ pub(super) fn fold(graph: &Graph) -> Option<Edits> {
 
 /// `(x − E[x])/√(Var[x] + ε)·γ + β` of a constant `[N, C, …]`, where mean and variance are its own, per channel.
 fn standardized(graph: &Graph, norm: &NodeProto, budget: &mut Budget) -> Option<(Vec<usize>, Vec<f32>)> {
-    let constant = |index| float_constant(graph, input(norm, index)?);
+    let constant = |index| float_constant(graph, norm.operand(index)?);
     let (x, gamma, beta) = (constant(0)?, constant(1)?, constant(2)?);
     let shape = tensor::shape(x);
     let channels = *shape.get(1)?;
-    let each = elements(x).checked_div(channels).filter(|&each| each > 0)?;
-    let fits = elements(gamma) == channels && elements(beta) == channels;
-    if !fits || !budget.take(elements(x)) || !budget.take(8 * channels) {
+    let each = tensor::len(x).checked_div(channels).filter(|&each| each > 0)?;
+    let fits = tensor::len(gamma) == channels && tensor::len(beta) == channels;
+    if !fits || !budget.take(tensor::len(x)) || !budget.take(8 * channels) {
         return None;
     }
     let [mut x, gamma, beta] = [x, gamma, beta].map(|constant| tensor::f32s(constant).unwrap_or_default());
@@ -87,10 +87,10 @@ struct Line {
 
 impl Line {
     fn of(graph: &Graph, norm: &NodeProto, budget: &mut Budget) -> Option<Self> {
-        let constant = |index| float_constant(graph, input(norm, index)?);
+        let constant = |index| float_constant(graph, norm.operand(index)?);
         let constants = [constant(1)?, constant(2)?, constant(3)?, constant(4)?];
-        let channels = elements(constants[0]);
-        if constants.iter().any(|c| elements(c) != channels) || !budget.take(4 * channels) {
+        let channels = tensor::len(constants[0]);
+        if constants.iter().any(|c| tensor::len(c) != channels) || !budget.take(4 * channels) {
             return None;
         }
         let vector = |constant: &TensorProto| tensor::f32s(constant).ok();
@@ -116,23 +116,23 @@ impl Line {
         edits: &mut Edits,
         budget: &mut Budget,
     ) -> Option<(NodeId, NodeProto)> {
-        let x = input(norm, 0)?;
+        let x = norm.operand(0)?;
         let id = graph.producer(x)?;
         let conv = graph.node(id);
         if !conv.is_op("Conv") || graph.consumers(x).len() != 1 || graph.is_output(x) {
             return None;
         }
         let channels = self.slope.len();
-        let weight = float_constant(graph, input(conv, 1)?)?;
+        let weight = float_constant(graph, conv.operand(1)?)?;
         let shape = tensor::shape(weight);
         if shape.first() != Some(&channels) || channels == 0 {
             return None;
         }
-        let bias = match input(conv, 2) {
-            Some(bias) => Some(float_constant(graph, bias).filter(|bias| elements(bias) == channels)?),
+        let bias = match conv.operand(2) {
+            Some(bias) => Some(float_constant(graph, bias).filter(|bias| tensor::len(bias) == channels)?),
             None => None,
         };
-        let size = elements(weight);
+        let size = tensor::len(weight);
         if !budget.take(size) {
             return None;
         }
@@ -155,14 +155,14 @@ impl Line {
         let weight = nodes.constant("weight", |name| tensor::from_f32(name, &shape, &weight));
         let bias = nodes.constant("bias", |name| tensor::from_f32(name, &[channels], &bias));
         let mut folded = conv.clone();
-        folded.input = vec![input(conv, 0)?.to_string(), weight, bias];
+        folded.input = vec![conv.operand(0)?.to_string(), weight, bias];
         folded.output = vec![norm.output[0].clone()];
         Some((id, folded))
     }
 
     /// Mul and Add, with constants of `[C, 1, …]`. `None` if the number of axes is not known.
     fn nodes(&self, ranks: &Ranks, norm: &NodeProto, edits: &mut Edits) -> Option<Vec<NodeProto>> {
-        let x = input(norm, 0)?;
+        let x = norm.operand(0)?;
         let output = &norm.output[0];
         let rank = ranks.get(x).or(ranks.get(output)).filter(|rank| (2..16).contains(rank))?;
         let mut shape = vec![1; rank - 1];

@@ -3,11 +3,10 @@
 use std::collections::HashSet;
 
 use crate::Result;
-use crate::onnx::node::node;
+use crate::onnx::node::{node, rename};
 use crate::onnx::proto::type_proto;
 use crate::onnx::{
-    AttributeProto, DataType, Edits, GraphProto, Model, NodeProto, TensorProto, ValueInfoProto, each_tensor,
-    tensor,
+    AttributeProto, DataType, Edits, GraphProto, Model, TensorProto, ValueInfoProto, each_tensor, tensor,
 };
 
 /// Attributes that name a type to make.
@@ -67,7 +66,7 @@ fn drop_last_cast(graph: &mut GraphProto, output: &str) {
     let inner = graph.node[cast].input[0].clone();
     if inner == inner_name(output) {
         graph.node.remove(cast);
-        rename(&mut graph.node, &inner, output);
+        rename(&mut graph.node, &|value| (value == inner).then(|| output.into()));
     }
 }
 
@@ -79,7 +78,7 @@ pub(super) fn narrow(model: &mut Model, types: &[(String, DataType)]) -> Result<
     for (name, r#type) in types {
         let inner = names.fresh(&inner_name(name));
         let to = |t: DataType| AttributeProto::int("to", t as i64);
-        rename(&mut graph.node, name, &inner);
+        rename(&mut graph.node, &|value| (value == name).then(|| inner.clone()));
         if let Some(input) = graph.input.iter_mut().find(|input| input.name() == name) {
             set_type(input, *r#type);
             let cast = node("Cast", &format!("{inner}/cast"), [name.as_str()], [inner.as_str()]);
@@ -97,16 +96,6 @@ pub(super) fn narrow(model: &mut Model, types: &[(String, DataType)]) -> Result<
 /// The f32 value behind an input or before an output.
 fn inner_name(name: &str) -> String {
     format!("{name}_f32")
-}
-
-/// Calls the value `from` `to` wherever nodes make or take it, in subgraphs too.
-fn rename(nodes: &mut [NodeProto], from: &str, to: &str) {
-    for node in nodes {
-        for name in node.input.iter_mut().chain(&mut node.output).filter(|name| *name == from) {
-            to.clone_into(name);
-        }
-        node.subgraphs_mut().for_each(|graph| rename(&mut graph.node, from, to));
-    }
 }
 
 /// Makes a tensor of `info` that is FLOAT or narrower a `wanted` one: what it was, if it was narrower.

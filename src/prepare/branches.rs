@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::interface::InputSpec;
-use crate::onnx::node::node;
+use crate::onnx::node::{node, rename};
 use crate::onnx::{Edits, Graph, GraphProto, NodeProto};
 use crate::runtime::{Facts, infer};
 
@@ -16,9 +16,7 @@ pub(super) fn take(graph: &Graph) -> Option<Edits> {
     let mut edits = Edits::new(graph.model());
     let mut found = false;
     for (id, node) in graph.nodes().filter(|(_, node)| node.is_op("If")) {
-        let is_decided =
-            node.input.first().is_some_and(|c| is_decided(graph, &facts, c, &mut MOST_STEPS.clone()));
-        let Some(branch) = taken(node, &facts).filter(|_| is_decided) else { continue };
+        let Some(branch) = taken(graph, node, &facts) else { continue };
         let nodes = inlined(branch, node, &mut edits);
         edits.replace_node(id, nodes);
         found = true;
@@ -26,30 +24,8 @@ pub(super) fn take(graph: &Graph) -> Option<Edits> {
     found.then_some(edits)
 }
 
-/// How many values are looked at to trust a condition.
-const MOST_STEPS: usize = 64;
-
-/// Whether no open dim stands behind `value`: tract calls `N = 3` false, where it may be either.
-fn is_decided(graph: &Graph, facts: &Facts, value: &str, steps: &mut usize) -> bool {
-    let value = graph.resolve(value);
-    let Some(left) = steps.checked_sub(1) else { return false };
-    *steps = left;
-    if facts.ints(value).is_none() && graph.constant(value).is_none() {
-        return false;
-    }
-    let Some(node) = graph.producer(value).map(|id| graph.node(id)) else { return true };
-    let is_shape = |node: &NodeProto| node.is_op("Shape");
-    let of_shape = || {
-        let data = node.input.first().and_then(|data| graph.producer(graph.resolve(data)));
-        data.is_some_and(|id| is_shape(graph.node(id)))
-    };
-    is_shape(node)
-        || (node.is_op("Gather") || node.is_op("Slice")) && of_shape()
-        || node.input.iter().filter(|x| !x.is_empty()).all(|x| is_decided(graph, facts, x, steps))
-}
-
-fn taken<'n>(node: &'n NodeProto, facts: &Facts) -> Option<&'n GraphProto> {
-    let condition = facts.ints(node.input.first()?)?;
+fn taken<'n>(graph: &Graph, node: &'n NodeProto, facts: &Facts) -> Option<&'n GraphProto> {
+    let condition = facts.ints(graph, node.input.first()?)?;
     let name = if *condition.first()? == 0 { "else_branch" } else { "then_branch" };
     let branch = node.attr(name)?.g.as_ref()?;
     (branch.output.len() == node.output.len() && branch.sparse_initializer.is_empty()).then_some(branch)
@@ -69,7 +45,7 @@ fn inlined(branch: &GraphProto, call: &NodeProto, edits: &mut Edits) -> Vec<Node
         edits.add_initializer(tensor);
     }
     let mut nodes = branch.node.clone();
-    rename(&mut nodes, &names);
+    rename(&mut nodes, &|value| names.get(value).cloned());
     for node in nodes.iter_mut().filter(|node| node.name.is_some()) {
         node.name = Some(edits.fresh(node.name()));
     }
@@ -79,25 +55,6 @@ fn inlined(branch: &GraphProto, call: &NodeProto, edits: &mut Edits) -> Vec<Node
         nodes.push(node("Identity", &name, [inner], [outer.as_str()]));
     }
     nodes
-}
-
-/// Calls values by their new names, in subgraphs too.
-fn rename(nodes: &mut [NodeProto], names: &HashMap<String, String>) {
-    for node in nodes {
-        for name in node.input.iter_mut().chain(&mut node.output) {
-            if let Some(new) = names.get(name) {
-                name.clone_from(new);
-            }
-        }
-        for graph in node.subgraphs_mut() {
-            rename(&mut graph.node, names);
-            for output in &mut graph.output {
-                if let Some(new) = names.get(output.name()) {
-                    output.name = Some(new.clone());
-                }
-            }
-        }
-    }
 }
 
 #[cfg(test)]

@@ -17,8 +17,8 @@ pub(super) struct Expansion<'e> {
 impl<'e> Expansion<'e> {
     /// New values and nodes are called after `origin`.
     pub(super) fn of(origin: &NodeProto, edits: &'e mut Edits) -> Self {
-        let base = name(origin).chars().take(MAX_BASE).collect();
-        Self { base, heir: name(origin).to_string(), edits, nodes: Vec::new() }
+        let base = origin.name_or_output().chars().take(MAX_BASE).collect();
+        Self { base, heir: origin.name_or_output().to_string(), edits, nodes: Vec::new() }
     }
 
     /// A constant of the name that `make` is given.
@@ -113,19 +113,6 @@ impl Budget {
     }
 }
 
-/// The node's name, else that of its first output: what tract calls it.
-pub(super) fn name(node: &NodeProto) -> &str {
-    match node.name() {
-        "" => node.output.first().map_or("", String::as_str),
-        name => name,
-    }
-}
-
-/// Input `index` of `node`, unless it is left out.
-pub(super) fn input(node: &NodeProto, index: usize) -> Option<&str> {
-    node.input.get(index).map(String::as_str).filter(|value| !value.is_empty())
-}
-
 /// Whether output `index` of `node` is taken by anyone.
 pub(super) fn is_used(graph: &Graph, node: &NodeProto, index: usize) -> bool {
     node.output.get(index).is_some_and(|value| {
@@ -146,10 +133,5 @@ pub(super) fn float_constant<'g>(graph: &'g Graph, value: &str) -> Option<&'g Te
 /// The elements of an integer constant, if they are at most `most`: whoever asks often must not ask for many.
 pub(super) fn int_constant(graph: &Graph, value: &str, most: usize) -> Option<Vec<i64>> {
     let constant = graph.constant(value)?;
-    (elements(constant) <= most).then(|| tensor::i64s(constant).ok())?
-}
-
-/// The number of elements.
-pub(super) fn elements(constant: &TensorProto) -> usize {
-    tensor::shape(constant).iter().product()
+    (tensor::len(constant) <= most).then(|| tensor::i64s(constant).ok())?
 }

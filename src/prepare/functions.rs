@@ -1,11 +1,11 @@
 //! Functions that the model defines itself, written out where they are called.
 
 use std::collections::{HashMap, HashSet};
+use std::slice;
 
 use prost::Message as _;
 
-use super::expansion::name;
-use crate::onnx::node::{is_standard, node};
+use crate::onnx::node::{is_standard, node, rename};
 use crate::onnx::proto::OperatorSetIdProto;
 use crate::onnx::{AttributeProto, DOMAIN, Edits, FunctionProto, GraphProto, Model, NodeId, NodeProto};
 use crate::{Error, Result};
@@ -107,7 +107,7 @@ impl<'m> Inliner<'m> {
             return Err(Error::unsupported(call.label(), why));
         }
         self.spend(call, function.input.len() + function.output.len(), 0)?;
-        let base = name(call).to_string();
+        let base = call.name_or_output().to_string();
         let given = call.input.iter().map(String::as_str).chain(std::iter::repeat(""));
         let mut names: HashMap<&str, String> =
             function.input.iter().map(String::as_str).zip(given.map(String::from)).collect();
@@ -129,11 +129,7 @@ impl<'m> Inliner<'m> {
                     names.insert(value, self.edits.fresh(&format!("{base}/{value}")));
                 }
             }
-            for value in new.input.iter_mut().chain(&mut new.output) {
-                if let Some(name) = names.get(value.as_str()) {
-                    value.clone_from(name);
-                }
-            }
+            rename(slice::from_mut(&mut new), &|value| names.get(value).cloned());
             if !new.name().is_empty() {
                 new.name = Some(self.edits.fresh(&format!("{base}/{}", new.name())));
             }

@@ -1,6 +1,6 @@
 //! A Gemm that is more than a product and a row of biases, as the nodes that it stands for.
 
-use super::expansion::{Budget, Expansion, elements, float_constant, input, may_be_float};
+use super::expansion::{Budget, Expansion, float_constant, may_be_float};
 use crate::onnx::{Edits, Graph, NodeProto, TensorProto, tensor};
 
 /// The edits that make `MatMul` and Add of every Gemm with alpha, beta or transA, or whose C is not one row of constants;
@@ -36,14 +36,14 @@ fn is_plain(graph: &Graph, gemm: &NodeProto) -> bool {
     let is_row = |c: &str| {
         let Some(c) = graph.constant(c) else { return false };
         let flat = c.dims.iter().rev().skip(1).all(|&dim| dim == 1);
-        let columns = input(gemm, 1).and_then(|b| graph.constant(b)).map(|b| {
+        let columns = gemm.operand(1).and_then(|b| graph.constant(b)).map(|b| {
             let axis = usize::from(!is_set(gemm, "transB"));
             b.dims.get(axis).copied().unwrap_or(0)
         });
         let last = c.dims.last().copied().unwrap_or(1);
         flat && (last == 1 || columns.is_none_or(|columns| columns == last))
     };
-    alpha(gemm) == 1.0 && beta(gemm) == 1.0 && !is_set(gemm, "transA") && input(gemm, 2).is_none_or(is_row)
+    alpha(gemm) == 1.0 && beta(gemm) == 1.0 && !is_set(gemm, "transA") && gemm.operand(2).is_none_or(is_row)
 }
 
 /// `Y = αA'·B' + βC`.
@@ -53,7 +53,7 @@ fn in_parts(
     edits: &mut Edits,
     budget: &mut Budget,
 ) -> Option<Vec<NodeProto>> {
-    let (a, b, c) = (input(gemm, 0)?, input(gemm, 1)?, input(gemm, 2));
+    let (a, b, c) = (gemm.operand(0)?, gemm.operand(1)?, gemm.operand(2));
     let output = gemm.output.first().filter(|output| !output.is_empty())?;
     if ![Some(a), Some(b), c].into_iter().flatten().all(|value| may_be_float(graph, value)) {
         return None;
@@ -70,7 +70,7 @@ fn in_parts(
     if let Some(c) = c {
         let c = match float_constant(graph, c) {
             _ if beta == 1.0 => c.to_string(),
-            Some(constant) if budget.take(elements(constant)) => {
+            Some(constant) if budget.take(tensor::len(constant)) => {
                 let values: Vec<f32> = tensor::f32s(constant).ok()?.iter().map(|x| x * beta).collect();
                 nodes.constant("c", |name| tensor::from_f32(name, &tensor::shape(constant), &values))
             }
@@ -98,7 +98,7 @@ pub(super) fn rhs(
     }
     match float_constant(graph, b).filter(|constant| constant.dims.len() == 2) {
         Some(constant) => {
-            budget.take(elements(constant)).then_some(())?;
+            budget.take(tensor::len(constant)).then_some(())?;
             let (shape, values) = matrix(constant, transposed, alpha)?;
             Some((nodes.constant("weight", |name| tensor::from_f32(name, &shape, &values)), true))
         }

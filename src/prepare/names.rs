@@ -2,7 +2,6 @@
 
 use std::collections::HashSet;
 
-use super::expansion::name;
 use crate::onnx::{Edits, Graph, TensorProto, ValueInfoProto};
 
 /// The edits that give a node another name where an earlier node, an input or an initializer has it; `None` if all names
@@ -11,15 +10,17 @@ pub(super) fn distinct(graph: &Graph) -> Option<Edits> {
     let main = graph.model().graph();
     let inputs = main.input.iter().map(ValueInfoProto::name);
     let mut seen: HashSet<&str> = inputs.chain(main.initializer.iter().map(TensorProto::name)).collect();
-    let again: Vec<_> =
-        graph.nodes().filter(|(_, node)| !name(node).is_empty() && !seen.insert(name(node))).collect();
+    let again: Vec<_> = graph
+        .nodes()
+        .filter(|(_, node)| !node.name_or_output().is_empty() && !seen.insert(node.name_or_output()))
+        .collect();
     if again.is_empty() {
         return None;
     }
     let mut edits = Edits::new(graph.model());
     for (id, node) in again {
         let mut renamed = node.clone();
-        renamed.name = Some(edits.fresh(name(node)));
+        renamed.name = Some(edits.fresh(node.name_or_output()));
         edits.replace_node(id, vec![renamed]);
     }
     Some(edits)

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::rc::Rc;
 
-use super::expansion::{Expansion, input, int_constant};
+use super::expansion::{Expansion, int_constant};
 use super::shapes::{Ranks, dim};
 use crate::onnx::{AttributeProto, Edits, Graph, NodeId, NodeProto, tensor};
 
@@ -88,14 +88,14 @@ impl<'g> Unpacking<'g> {
             self.left = self.left.checked_sub(old.len())?;
             let mut elements = old.clone();
             let inserts = node.is_op("SequenceInsert");
-            let position = input(node, if inserts { 2 } else { 1 });
+            let position = node.operand(if inserts { 2 } else { 1 });
             let last = elements.len() + usize::from(inserts);
             let at = match position {
                 Some(position) => index(scalar(graph, position)?, elements.len())?,
                 None => last.checked_sub(1)?,
             };
             if inserts {
-                elements.insert(at, input(node, 1)?);
+                elements.insert(at, node.operand(1)?);
             } else if at < elements.len() {
                 elements.remove(at);
             } else {
@@ -111,11 +111,11 @@ impl<'g> Unpacking<'g> {
 
     fn parts(&mut self, id: NodeId, node: &'g NodeProto) -> Option<Sequence<'g>> {
         let graph = self.graph;
-        let x = input(node, 0)?;
+        let x = node.operand(0)?;
         let axis = node.attr_int("axis").unwrap_or(0);
         let length =
             self.ranks.get(x).and_then(|rank| dim(graph, x, rank.checked_sub(1 + index(axis, rank)?)?));
-        let parts = match input(node, 1) {
+        let parts = match node.operand(1) {
             None if node.attr_int("keepdims") == Some(0) => Parts::Single,
             None => Parts::Each(1),
             Some(split) if graph.constant(split)?.dims.is_empty() => Parts::Each(scalar(graph, split)?),
@@ -144,7 +144,7 @@ impl<'g> Unpacking<'g> {
         if node.is_op("ConcatFromSequence") {
             return self.concatenated(node, &sequence, output);
         }
-        let at = scalar(self.graph, input(node, 1)?)?;
+        let at = scalar(self.graph, node.operand(1)?)?;
         let element = match &*sequence {
             Sequence::Of(elements) => elements.get(index(at, elements.len())?)?.to_string(),
             Sequence::Parts { node: id, axis, parts: Parts::Sizes(sizes) } => {
@@ -167,7 +167,7 @@ impl<'g> Unpacking<'g> {
         parts: &Parts,
         at: i64,
     ) -> Option<Vec<NodeProto>> {
-        let x = input(self.graph.node(id), 0)?;
+        let x = self.graph.node(id).operand(0)?;
         let mut nodes = Expansion::of(node, &mut self.edits);
         match *parts {
             Parts::Single => {
@@ -222,7 +222,7 @@ impl<'g> Unpacking<'g> {
 
     /// The sequence that `node` takes.
     fn sequence(&self, node: &'g NodeProto) -> Option<Rc<Sequence<'g>>> {
-        self.sequences.get(self.graph.resolve(input(node, 0)?)).cloned()
+        self.sequences.get(self.graph.resolve(node.operand(0)?)).cloned()
     }
 
     /// The outputs of a Split that is put in front of node `id`.
@@ -233,7 +233,7 @@ impl<'g> Unpacking<'g> {
             let lengths = nodes.ints("sizes", sizes);
             let outputs: Vec<String> =
                 (0..sizes.len()).map(|part| nodes.fresh(&format!("part_{part}"))).collect();
-            nodes.node("Split", &[input(node, 0)?, &lengths], "split");
+            nodes.node("Split", &[node.operand(0)?, &lengths], "split");
             nodes.with(AttributeProto::int("axis", axis));
             nodes.outputs_of_last(&outputs);
             let nodes = nodes.nodes();

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::expansion::{input, int_constant};
+use super::expansion::int_constant;
 use crate::onnx::{Graph, NodeProto};
 
 /// More axes than any tensor has.
@@ -68,11 +68,11 @@ impl<'g> Ranks<'g> {
     }
 
     fn of_result(&self, node: &NodeProto) -> Option<usize> {
-        let operand = |index| self.get(input(node, index)?);
+        let operand = |index| self.get(node.operand(index)?);
         match node.op_type() {
             "Conv" | "ConvTranspose" => operand(1),
             "MaxPool" | "AveragePool" => Some(node.attr_ints("kernel_shape")?.len() + 2),
-            "Reshape" => usize::try_from(self.graph.dim(self.graph.resolve(input(node, 1)?), 0)?).ok(),
+            "Reshape" => usize::try_from(self.graph.dim(self.graph.resolve(node.operand(1)?), 0)?).ok(),
             "Transpose" => node.attr_ints("perm").map(<[i64]>::len).or_else(|| operand(0)),
             "MatMul" | "FusedMatMul" => match (operand(0)?, operand(1)?) {
                 (a, b) if a > 1 && b > 1 => Some(a.max(b)),
@@ -101,7 +101,7 @@ fn dim_within(graph: &Graph, value: &str, back: usize, steps: &mut usize) -> Opt
         return Some(stated).filter(|&dim| dim > 0);
     }
     let maker = graph.node(graph.producer(value)?);
-    let (first, second) = (input(maker, 0)?, input(maker, 1));
+    let (first, second) = (maker.operand(0)?, maker.operand(1));
     match maker.op_type() {
         "MatMul" if back == 0 => {
             let weight = second.filter(|weight| graph.rank(weight).is_none_or(|rank| rank > 1))?;

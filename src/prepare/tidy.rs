@@ -1,8 +1,10 @@
 //! Nodes that hand on what they take, and operands that are left out in so many words.
 
 use std::collections::{HashMap, HashSet};
+use std::slice;
 
-use super::expansion::{input, is_used};
+use super::expansion::is_used;
+use crate::onnx::node::rename;
 use crate::onnx::{Edits, Graph, NodeId, NodeProto, tensor};
 
 /// The edits that take away Identity and Dropout between computed values, and empty names at the end of a node's inputs;
@@ -21,11 +23,10 @@ pub(super) fn tidy(graph: &Graph) -> Option<Edits> {
             continue;
         }
         let mut new = node.clone();
-        for value in new.input.iter_mut().chain(&mut new.output) {
-            while let Some(name) = renamed.get(value.as_str()) {
-                value.clone_from(name);
-            }
-        }
+        rename(slice::from_mut(&mut new), &|value| {
+            let name = renamed.get(value)?;
+            Some(renamed.get(name.as_str()).unwrap_or(name).clone())
+        });
         while ends_empty(&new) {
             new.input.pop();
         }
@@ -73,12 +74,12 @@ fn hands_on<'g>(graph: &'g Graph, node: &'g NodeProto) -> Option<(&'g str, &'g s
     if !(node.is_op("Identity") || node.is_op("Dropout") && is_inference(graph, node)) {
         return None;
     }
-    let (from, to) = (input(node, 0)?, node.output.first().filter(|to| !to.is_empty())?);
+    let (from, to) = (node.operand(0)?, node.output.first().filter(|to| !to.is_empty())?);
     graph.constant(from).is_none().then_some((from, to))
 }
 
 fn is_inference(graph: &Graph, dropout: &NodeProto) -> bool {
-    let trains = match input(dropout, 2) {
+    let trains = match dropout.operand(2) {
         Some(mode) => graph.constant(mode).is_none_or(|mode| tensor::bools(mode) != Some(vec![false])),
         None => false,
     };

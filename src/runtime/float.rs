@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use ndarray::Array4;
 use tract_onnx::prelude::*;
 
-use super::{rewriting, running, tapped};
+use super::{runnable, running, tapped};
 use crate::Result;
 use crate::engine::{Arithmetic, Engine, Tapped};
 use crate::onnx::Model;
@@ -35,7 +35,7 @@ impl FloatEngine {
         }
         let outputs = [&[&*self.output], taps].concat();
         let typed = tapped(&self.model, self.shape, &outputs)?;
-        let plan = rewriting(|| typed.into_optimized()?.into_runnable())?;
+        let plan = runnable(typed)?;
         // The one for the output alone, and the last one with taps.
         plans.truncate(1);
         plans.push((taps.iter().map(ToString::to_string).collect(), plan.clone()));

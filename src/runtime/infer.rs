@@ -12,10 +12,13 @@ use super::import;
 use crate::error::guarded;
 use crate::onnx::proto::tensor_shape_proto::{Dimension, dimension};
 use crate::onnx::proto::{TensorShapeProto, TypeProto, type_proto};
-use crate::onnx::{DataType, Model, TensorProto, ValueInfoProto, tensor};
+use crate::onnx::{DataType, Graph, Model, NodeProto, TensorProto, ValueInfoProto, tensor};
 
 /// Float constants of more elements are not looked at: only their shapes matter.
 const LARGEST_VALUE: usize = 256;
+
+/// How many values are looked at to trust one.
+const MOST_STEPS: usize = 64;
 
 /// The letters of open dims, in the order `[N, C, H, W]`.
 const OPEN: [&str; 4] = ["N", "C", "H", "W"];
@@ -54,8 +57,30 @@ impl Facts {
         dims.iter().map(|dim| dim.eval(&symbols).to_usize().ok()).collect()
     }
 
-    /// The elements of a value of integers or booleans that no input decides.
-    pub(crate) fn ints(&self, value: &str) -> Option<Vec<i64>> {
+    /// The elements of a value of integers or booleans that neither an input nor an open dim decides.
+    pub(crate) fn ints(&self, graph: &Graph, value: &str) -> Option<Vec<i64>> {
+        self.is_decided(graph, value, &mut { MOST_STEPS }).then(|| self.concrete(graph.resolve(value)))?
+    }
+
+    /// Whether no open dim stands behind `value`: tract calls `N = 3` false, where it may be either.
+    fn is_decided(&self, graph: &Graph, value: &str, steps: &mut usize) -> bool {
+        let value = graph.resolve(value);
+        let Some(left) = steps.checked_sub(1) else { return false };
+        *steps = left;
+        if self.concrete(value).is_none() && graph.constant(value).is_none() {
+            return false;
+        }
+        let maker = |value: &str| Some(graph.node(graph.producer(graph.resolve(value))?));
+        let Some(node) = maker(value) else { return true };
+        let is_shape = |node: &NodeProto| node.is_op("Shape");
+        is_shape(node)
+            || (node.is_op("Gather") || node.is_op("Slice"))
+                && node.operand(0).and_then(maker).is_some_and(is_shape)
+            || node.input.iter().filter(|x| !x.is_empty()).all(|x| self.is_decided(graph, x, steps))
+    }
+
+    /// What tract computes for a value of integers or booleans.
+    fn concrete(&self, value: &str) -> Option<Vec<i64>> {
         let value = self.facts.get(value)?.value.concretize()?;
         let ints = guarded(|| value.cast_to::<i64>().map(std::borrow::Cow::into_owned)).ok()?.ok()?;
         Some(ints.to_plain_array_view::<i64>().ok()?.iter().copied().collect())
@@ -84,11 +109,7 @@ pub(crate) fn infer(model: &Model, dims: [Option<usize>; 4]) -> Facts {
                 )
             })
             .collect();
-        for outlet in inference.outputs.clone() {
-            inference.set_outlet_fact(outlet, InferenceFact::default())?;
-        }
-        inference.set_input_fact(0, InferenceFact::dt_shape(f32::datum_type(), shape))?;
-        import::guard(&mut inference, model.limits.tensor_bytes);
+        import::enter(&mut inference, InferenceFact::dt_shape(f32::datum_type(), shape), model)?;
         // What one node does not tell, the others still do.
         let _ = inference.analyse(true);
         let fact =
@@ -103,8 +124,7 @@ fn without_weights(model: &Model) -> crate::onnx::ModelProto {
     let mut proto = import::with_defaults(model);
     let Some(graph) = &mut proto.graph else { return proto };
     let is_weight = |tensor: &TensorProto| {
-        let large = tensor::shape(tensor).iter().try_fold(1usize, |n, &dim| n.checked_mul(dim));
-        tensor.data_type() == DataType::Float as i32 && large.is_none_or(|n| n > LARGEST_VALUE)
+        tensor.data_type() == DataType::Float as i32 && tensor::len(tensor) > LARGEST_VALUE
     };
     let weights: Vec<TensorProto> = graph.initializer.extract_if(.., |tensor| is_weight(tensor)).collect();
     for weight in weights {

@@ -12,7 +12,7 @@ pub use float::FloatEngine;
 pub(crate) use infer::{Facts, infer};
 pub use session::{Recorded, Session};
 
-use tract_onnx::prelude::{TractResult, TypedModel};
+use tract_onnx::prelude::{Arc, IntoRunnable as _, TractResult, TypedModel, TypedSimplePlan};
 use tract_onnx::tract_hir::internal::TractErrorContext as _;
 
 use crate::error::guarded;
@@ -36,6 +36,11 @@ pub(crate) fn rewriting<T>(work: impl FnOnce() -> TractResult<T>) -> Result<T> {
     guarded(work)
         .map_err(|panic| Error::model("graph", format!("tract cannot optimize it: {panic}")))?
         .map_err(|e| Error::unsupported("tract", format!("{e:#}")))
+}
+
+/// tract's optimized plan of a graph.
+pub(crate) fn runnable(typed: TypedModel) -> Result<Arc<TypedSimplePlan>> {
+    rewriting(|| typed.into_optimized()?.into_runnable())
 }
 
 /// What a run in tract gives. Its errors and its panics are faults of the model.

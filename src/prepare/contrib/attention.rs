@@ -1,14 +1,14 @@
 //! `Attention` and `MultiHeadAttention` of ONNX Runtime.
 
-use super::super::expansion::{Expansion, input, is_used};
+use super::super::expansion::{Expansion, is_used};
 use super::super::shapes::{Ranks, dim};
 use crate::onnx::{AttributeProto, Graph, NodeProto};
 
 /// `Attention`: one weight `[D, Q + K + V]` makes all three operands.
 pub(super) fn fused(graph: &Graph, node: &NodeProto, nodes: &mut Expansion) -> Option<()> {
-    let (x, weight, bias) = (input(node, 0)?, input(node, 1)?, input(node, 2));
+    let (x, weight, bias) = (node.operand(0)?, node.operand(1)?, node.operand(2));
     // The mask, and keys and values of earlier tokens.
-    if [3, 4].iter().any(|&index| input(node, index).is_some()) {
+    if [3, 4].iter().any(|&index| node.operand(index).is_some()) {
         return None;
     }
     let all = dim(graph, weight, 0)?;
@@ -23,14 +23,14 @@ pub(super) fn fused(graph: &Graph, node: &NodeProto, nodes: &mut Expansion) -> O
         qkv = nodes.node("Add", &[&qkv, bias], "biased");
     }
     let [q, k, v] = thirds(nodes, &qkv, -1, widths);
-    heads.attend(nodes, [&q, &k, &v], input(node, 5));
+    heads.attend(nodes, [&q, &k, &v], node.operand(5));
     Some(())
 }
 
 /// `MultiHeadAttention`: Q, K and V are `[N, T, D]`, and one bias may hold the biases of all three.
 pub(super) fn separate(graph: &Graph, ranks: &Ranks, node: &NodeProto, nodes: &mut Expansion) -> Option<()> {
-    let (q, k, v) = (input(node, 0)?, input(node, 1)?, input(node, 2)?);
-    if input(node, 4).is_some() || (6..node.input.len()).any(|index| input(node, index).is_some()) {
+    let (q, k, v) = (node.operand(0)?, node.operand(1)?, node.operand(2)?);
+    if node.operand(4).is_some() || (6..node.input.len()).any(|index| node.operand(index).is_some()) {
         return None;
     }
     let (width, values) = (dim(graph, q, 0)?, dim(graph, v, 0)?);
@@ -40,7 +40,7 @@ pub(super) fn separate(graph: &Graph, ranks: &Ranks, node: &NodeProto, nodes: &m
     if !in_rows {
         return None;
     }
-    let operands = match input(node, 3) {
+    let operands = match node.operand(3) {
         None => [q, k, v].map(String::from),
         Some(bias) => {
             let parts = thirds(nodes, bias, 0, [width, width, values]);
@@ -50,7 +50,7 @@ pub(super) fn separate(graph: &Graph, ranks: &Ranks, node: &NodeProto, nodes: &m
             sums.try_into().ok()?
         }
     };
-    heads.attend(nodes, operands.each_ref().map(String::as_str), input(node, 5));
+    heads.attend(nodes, operands.each_ref().map(String::as_str), node.operand(5));
     Some(())
 }
 

@@ -6,7 +6,7 @@ mod attention;
 
 use std::f32::consts::{FRAC_2_PI, SQRT_2};
 
-use super::expansion::{Budget, Expansion, input, is_used};
+use super::expansion::{Budget, Expansion, is_used};
 use super::gemm;
 use super::shapes::Ranks;
 use crate::onnx::{AttributeProto, Edits, Graph, NodeProto};
@@ -47,15 +47,15 @@ fn write_out(
     nodes: &mut Expansion,
     budget: &mut Budget,
 ) -> Option<()> {
-    let x = input(node, 0)?;
+    let x = node.operand(0)?;
     match node.op_type() {
         "Gelu" => gelu(nodes, x),
         "BiasGelu" => {
-            let x = nodes.node("Add", &[x, input(node, 1)?], "biased");
+            let x = nodes.node("Add", &[x, node.operand(1)?], "biased");
             gelu(nodes, &x);
         }
         "FastGelu" => {
-            let x = match input(node, 1) {
+            let x = match node.operand(1) {
                 Some(bias) => nodes.node("Add", &[x, bias], "biased"),
                 None => x.to_string(),
             };
@@ -71,7 +71,7 @@ fn write_out(
             let last = node.attr_int("axis").unwrap_or(-1);
             let is_last = last == -1 || ranks.get(x).is_some_and(|rank| last == rank as i64 - 1);
             (is_last && !is_used(graph, node, 1)).then_some(())?;
-            rms_norm(graph, nodes, x, input(node, 1)?, node.attr_float("epsilon").unwrap_or(1e-5));
+            rms_norm(graph, nodes, x, node.operand(1)?, node.attr_float("epsilon").unwrap_or(1e-5));
         }
         "SkipLayerNormalization" => skip_norm(graph, node, nodes, true)?,
         "SkipSimplifiedLayerNormalization" => skip_norm(graph, node, nodes, false)?,
@@ -118,8 +118,8 @@ fn skip_norm(graph: &Graph, node: &NodeProto, nodes: &mut Expansion, centred: bo
     if is_used(graph, node, 1) || is_used(graph, node, 2) {
         return None;
     }
-    let (x, skip, gamma) = (input(node, 0)?, input(node, 1)?, input(node, 2)?);
-    let (beta, bias) = if centred { (input(node, 3), input(node, 4)) } else { (None, input(node, 3)) };
+    let (x, skip, gamma) = (node.operand(0)?, node.operand(1)?, node.operand(2)?);
+    let (beta, bias) = if centred { (node.operand(3), node.operand(4)) } else { (None, node.operand(3)) };
     let epsilon = node.attr_float("epsilon").unwrap_or(1e-12);
     let mut sum = nodes.node("Add", &[x, skip], "skipped");
     if let Some(bias) = bias {
@@ -188,7 +188,7 @@ fn fused_matmul(
     if is_set("transBatchA") || is_set("transBatchB") {
         return None;
     }
-    let (a, b) = (input(node, 0)?, input(node, 1)?);
+    let (a, b) = (node.operand(0)?, node.operand(1)?);
     let alpha = node.attr_float("alpha").unwrap_or(1.0);
     // A vector has nothing to transpose.
     let swapped = |value| -> Option<Vec<i64>> {
@@ -227,7 +227,7 @@ fn fused_conv(node: &NodeProto, nodes: &mut Expansion) -> Option<()> {
     let mut y = nodes.heir("Conv", &operands);
     let of_conv = |a: &&AttributeProto| !["activation", "activation_params"].contains(&a.name());
     node.attribute.iter().filter(of_conv).for_each(|attribute| nodes.with(attribute.clone()));
-    if let Some(z) = input(node, 3) {
+    if let Some(z) = node.operand(3) {
         y = nodes.node("Add", &[&y, z], "residual");
     }
     if activation == "Clip" {

@@ -29,17 +29,11 @@ pub(crate) fn typed(model: &Model, shape: [usize; 4], edit: &Edit) -> Result<Typ
     attributes::check(model.graph())?;
     let proto = ModelProto::decode(&*with_defaults(model).encode_to_vec())
         .map_err(|e| Error::model("model", format!("tract cannot read it: {e}")))?;
-    let limit = model.limits.tensor_bytes;
     let typed = guarded(|| -> TractResult<TypedModel> {
         let parsed = reader().parse(&proto, None)?;
         let mut inference = parsed.model;
         edit(&mut inference, &parsed.outlets_by_name)?;
-        // The batch of the file may be a symbol that its outputs mention.
-        for outlet in inference.outputs.clone() {
-            inference.set_outlet_fact(outlet, InferenceFact::default())?;
-        }
-        inference.set_input_fact(0, InferenceFact::dt_shape(f32::datum_type(), shape))?;
-        guard::wrap(&mut inference, limit);
+        enter(&mut inference, InferenceFact::dt_shape(f32::datum_type(), shape), model)?;
         inference.into_typed()
     });
     match typed {
@@ -55,9 +49,15 @@ pub(crate) fn typed(model: &Model, shape: [usize; 4], edit: &Edit) -> Result<Typ
     }
 }
 
-/// Puts every node of `model` behind a guard.
-pub(super) fn guard(model: &mut InferenceModel, limit: usize) {
-    guard::wrap(model, limit);
+/// Gives the graph read of `model` its input, and puts every node behind a guard.
+pub(super) fn enter(inference: &mut InferenceModel, input: InferenceFact, model: &Model) -> TractResult<()> {
+    // The batch of the file may be a symbol that its outputs mention.
+    for outlet in inference.outputs.clone() {
+        inference.set_outlet_fact(outlet, InferenceFact::default())?;
+    }
+    inference.set_input_fact(0, input)?;
+    guard::wrap(inference, model.limits.tensor_bytes);
+    Ok(())
 }
 
 /// The messages of `model`, with a default in the open that tract gets wrong: `ConstantOfShape` makes FLOAT zeros.

@@ -36,12 +36,16 @@ fn problem(a_kind: LhsKind, weight: bool, groups: &[usize], seed: u64) -> Proble
     Problem { a, a_kind, b, groups, curvature }
 }
 
+fn settings(metric: Metric, k: u8, alpha: f64, rounds: usize) -> Settings {
+    let bits = Bits::new(k).unwrap();
+    Settings { metric, a_bits: bits, b_bits: bits, alpha, beta: 1.2, candidates: 100, rounds }
+}
+
 fn check(name: &str, mut problem: Problem, metric: Metric, k: u8, alpha: f64, rounds: usize) {
     if metric != Metric::Hessian {
         problem.curvature.clear();
     }
-    let bits = Bits::new(k).unwrap();
-    let settings = Settings { metric, a_bits: bits, b_bits: bits, alpha, beta: 1.2, candidates: 100, rounds };
+    let settings = settings(metric, k, alpha, rounds);
     let run = |search: Search| search.run(problem.clone(), &settings).unwrap();
     let fast = run(Search::Pruned);
     assert_eq!(fast, run(Search::Exhaustive), "{name} {metric:?} k={k}");
@@ -79,16 +83,7 @@ fn overflowing_errors_are_the_worst() {
         let mut problem = problem(LhsKind::Uniform, true, &[4], 1);
         let Rhs::Weight(b) = &mut problem.b else { unreachable!("a weight was asked for") };
         b[[index, 1]] = huge;
-        let bits = Bits::new(8).unwrap();
-        let settings = Settings {
-            metric: Metric::Hessian,
-            a_bits: bits,
-            b_bits: bits,
-            alpha: 0.0,
-            beta: 1.2,
-            candidates: 100,
-            rounds: 3,
-        };
+        let settings = settings(Metric::Hessian, 8, 0.0, 3);
         let [fast, plain] = [Search::Pruned, Search::Exhaustive]
             .map(|search| search.run(problem.clone(), &settings).unwrap());
         assert_eq!(fast, plain);
