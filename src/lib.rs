@@ -46,6 +46,8 @@ pub mod quantize;
 pub mod report;
 #[doc(hidden)]
 pub mod runtime;
+#[doc(hidden)]
+pub mod windows;
 
 pub use calibrate::Calibration;
 pub use check::{Comparison, Thresholds, Verdict};

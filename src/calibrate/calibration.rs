@@ -47,6 +47,9 @@ pub struct SiteScales {
     pub a: Vec<Quantizer>,
     /// Δ of the rhs: one, one for each of Q, K and V, one per output channel, or one per head.
     pub b: Vec<Scale>,
+    /// Δ of the 8-bit codes of the output, bias included: a Conv has them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output: Option<Scale>,
     /// The channels of a linear layer's lhs (columns of A, rows of B) that stay in float, ascending.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub outliers: Vec<usize>,

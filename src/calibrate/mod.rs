@@ -1,6 +1,7 @@
 //! From images to scales: record every site of the float model, then search (PTQ4ViT, Algorithm 1).
 
 mod calibration;
+mod convolution;
 pub mod loss;
 mod memory;
 mod metric;

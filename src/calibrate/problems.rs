@@ -1,11 +1,11 @@
 //! From the record of a site to its search problems: one per site, or one per head.
 
-use ndarray::{Array2, ArrayD, ArrayViewD, ErrorKind, Ix2, ShapeError};
+use ndarray::{Array2, ArrayD, Ix2, ShapeError};
 
 use super::calibration::SiteScales;
 use super::record::SiteRecord;
 use super::search::{LhsKind, Problem, Rhs, Search};
-use super::{Options, WeightScales, outliers};
+use super::{Options, WeightScales, convolution, outliers};
 use crate::onnx::{Graph, tensor};
 use crate::plan::{self, LhsSource, RhsOperand, Site, WeightLayout};
 use crate::{Error, Result};
@@ -21,12 +21,13 @@ pub(super) fn solve(
     options: &Options,
     search: Search,
 ) -> Result<SiteScales> {
+    if let Some(windows) = site.windows() {
+        return convolution::solve(graph, site, windows, record, options, search);
+    }
     // The twins that can be written: one over a weight, and the probabilities of attention.
     let a_kind = match (site.a_kind, &site.b) {
         (LhsSource::Softmax, RhsOperand::Activation(_)) if options.softmax_twin => LhsKind::TwinSoftmax,
-        (LhsSource::Activation(function), RhsOperand::Weight { layout, .. })
-            if options.gelu_twin && *layout != WeightLayout::Conv =>
-        {
+        (LhsSource::Activation(function), RhsOperand::Weight { .. }) if options.gelu_twin => {
             LhsKind::TwinGelu { reach: function.reach() }
         }
         _ => LhsKind::Uniform,
@@ -37,7 +38,7 @@ pub(super) fn solve(
         RhsOperand::Weight { layout, qkv, .. } => {
             let weight = site.weight(graph)?;
             let mut problem = linear(site, record, a_kind, weight, *layout, *qkv, options.weights)?;
-            if options.outliers && *layout != WeightLayout::Conv && a_rank > 2 {
+            if options.outliers && a_rank > 2 {
                 outliers = outliers::take(&mut problem);
             }
             (vec![problem], options.weight_bits)
@@ -45,19 +46,22 @@ pub(super) fn solve(
         RhsOperand::Activation(_) => (attention(site, record, a_kind)?, options.activation_bits),
     };
     let settings = options.settings(options.activation_bits, b_bits);
-    let mut scales =
-        SiteScales { name: site.name.clone(), a_rank, a: vec![], b: vec![], outliers, b_bits, loss: 0.0 };
+    let (name, output) = (site.name.clone(), None);
+    let mut scales = SiteScales { name, a_rank, a: vec![], b: vec![], output, outliers, b_bits, loss: 0.0 };
     for problem in problems {
         let solution = search.run(problem, &settings)?;
-        if !solution.loss.is_finite() {
-            let why = "its errors overflow whatever the scales: a weight or an activation is too large";
-            return Err(Error::model(place(site), why));
-        }
+        ensure_finite(site, solution.loss)?;
         scales.a.push(solution.a);
         scales.b.extend(solution.b);
         scales.loss += solution.loss;
     }
     Ok(scales)
+}
+
+/// An error if the loss of a site is not finite.
+pub(super) fn ensure_finite(site: &Site, loss: f64) -> Result<()> {
+    let why = "its errors overflow whatever the scales: a weight or an activation is too large";
+    if loss.is_finite() { Ok(()) } else { Err(Error::model(place(site), why)) }
 }
 
 /// The number of elements of the site's weight; 0 where both operands are activations.
@@ -68,7 +72,7 @@ pub(super) fn weight_len(graph: &Graph, site: &Site) -> usize {
     }
 }
 
-/// The problem of a linear layer or patch Conv: all tokens of a batch are rows of one matrix.
+/// The problem of a linear layer: all tokens of a batch are rows of one matrix.
 fn linear(
     site: &Site,
     record: SiteRecord,
@@ -79,7 +83,6 @@ fn linear(
     scales: WeightScales,
 ) -> Result<Problem> {
     let misshapen = |e: ShapeError| Error::model(place(site), e);
-    let dims = weight.shape().to_vec();
     let b = weight_matrix(weight, layout).map_err(misshapen)?;
     let n = b.ncols();
     let groups = match scales {
@@ -89,15 +92,10 @@ fn linear(
         }
         WeightScales::PerTensor => std::iter::once(0..n).collect(),
     };
-    let matrices = |values: Vec<ArrayD<f32>>, kernel: &[usize]| -> Result<Matrices> {
-        let matrix = |x: ArrayD<f32>| match layout {
-            WeightLayout::Conv => patches(&x.view(), kernel),
-            WeightLayout::Kn | WeightLayout::Nk => rows(x),
-        };
-        values.into_iter().map(matrix).collect::<Result<_, _>>().map_err(misshapen)
+    let matrices = |values: Vec<ArrayD<f32>>| -> Result<Matrices> {
+        values.into_iter().map(rows).collect::<Result<_, _>>().map_err(misshapen)
     };
-    let a = matrices(record.a, &dims[2..])?;
-    let curvature = matrices(record.curvature, &[1, 1])?;
+    let (a, curvature) = (matrices(record.a)?, matrices(record.curvature)?);
     let agree = a.iter().all(|a| a.ncols() == b.nrows())
         && a.iter().zip(&curvature).all(|(a, c)| c.dim() == (a.nrows(), n));
     if !agree {
@@ -145,19 +143,12 @@ fn place(site: &Site) -> String {
     format!("site `{}`", site.name)
 }
 
-/// A weight as `[K, N]`.
+/// The weight of a linear layer as `[K, N]`.
 fn weight_matrix(weight: ArrayD<f32>, layout: WeightLayout) -> Result<Array2<f32>, ShapeError> {
-    let outputs = weight.shape()[0];
+    let weight = weight.into_dimensionality::<Ix2>()?;
     Ok(match layout {
-        WeightLayout::Kn => weight.into_dimensionality()?,
-        WeightLayout::Nk => {
-            weight.into_dimensionality::<Ix2>()?.reversed_axes().as_standard_layout().into_owned()
-        }
-        WeightLayout::Conv => {
-            let taps = weight.len() / outputs.max(1);
-            let flat = weight.into_shape_with_order((outputs, taps))?;
-            flat.reversed_axes().as_standard_layout().into_owned()
-        }
+        WeightLayout::Nk => weight.reversed_axes().as_standard_layout().into_owned(),
+        _ => weight,
     })
 }
 
@@ -166,17 +157,4 @@ fn rows(x: ArrayD<f32>) -> Result<Array2<f32>, ShapeError> {
     let columns = x.shape().last().copied().unwrap_or(1);
     let rows = x.len() / columns.max(1);
     x.into_shape_with_order((rows, columns))
-}
-
-/// `[N, C, H, W]` as `[N·h·w, C·kh·kw]`: its windows of the size `kernel` that do not overlap.
-fn patches(x: &ArrayViewD<f32>, kernel: &[usize]) -> Result<Array2<f32>, ShapeError> {
-    let &[n, c, height, width] = x.shape() else {
-        return Err(ShapeError::from_kind(ErrorKind::IncompatibleShape));
-    };
-    let (kh, kw) = (kernel[0], kernel[1]);
-    let (h, w) = (height / kh, width / kw);
-    let cut = x.slice(ndarray::s![.., .., ..h * kh, ..w * kw]);
-    let windows = cut.to_shape((n, c, h, kh, w, kw))?;
-    let windows = windows.permuted_axes([0, 2, 4, 1, 3, 5]);
-    windows.as_standard_layout().into_owned().into_shape_with_order((n * h * w, c * kh * kw))
 }

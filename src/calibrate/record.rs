@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use ndarray::ArrayD;
 use rayon::prelude::*;
 
-use super::{Metric, Options};
+use super::{Metric, Options, convolution};
 use crate::data::Dataset;
 use crate::plan::{self, Plan, RhsOperand, Site};
 use crate::prepare::{Prepared, hex_digest};
@@ -16,7 +16,8 @@ use crate::progress::Progress;
 use crate::runtime::Session;
 use crate::{Error, Result};
 
-/// One site over all batches of the calibration set, in their order, in the shapes that the model computes.
+/// One site over all batches of the calibration set, in their order, in the shapes that the model computes. Of a Conv,
+/// some windows alone: see [`convolution::windows`] and [`convolution::outputs`].
 #[derive(Default)]
 pub(super) struct SiteRecord {
     /// The lhs.
@@ -128,6 +129,18 @@ impl<'r> Recorder<'r> {
         let size =
             |name: &str| Ok::<_, Error>(recorded.shape(name)?.iter().product::<usize>() * size_of::<f32>());
         let of_site = |site: &Site| {
+            if let Some(windows) = site.windows() {
+                let (x, y) = (recorded.shape(&site.a)?, recorded.shape(&site.output)?);
+                let [rows, channels, outputs] = match (x, y) {
+                    (&[n, channels, ..], &[_, outputs, h, w]) => {
+                        [n * convolution::recorded([h, w]), channels, outputs]
+                    }
+                    _ => return Err(Error::model(&site.name, format!("a Conv makes {y:?} of {x:?}"))),
+                };
+                let floats = rows * windows.depth(channels) * windows.groups();
+                let [a, output] = [floats, rows * outputs].map(|floats| floats * size_of::<f32>());
+                return Ok(SiteFootprint { a, b: 0, output, heads: 1 });
+            }
             let b = match &site.b {
                 RhsOperand::Activation(b) => size(b)?,
                 RhsOperand::Weight { .. } => 0,
@@ -188,14 +201,21 @@ impl<'r> Recorder<'r> {
                 RhsOperand::Activation(b) => vec![value(b)?],
                 RhsOperand::Weight { .. } => vec![],
             };
-            records.push(SiteRecord { a: vec![value(&site.a)?], b, curvature: vec![] });
+            let a = match site.windows() {
+                Some(windows) => convolution::windows(windows, value(&site.a)?, index * self.shape[0])?,
+                None => value(&site.a)?,
+            };
+            records.push(SiteRecord { a: vec![a], b, curvature: vec![] });
         }
         if self.options.metric == Metric::Hessian {
             let outputs: Vec<&str> = sites.iter().map(|site| site.output.as_str()).collect();
             let Options { gradient, seed, .. } = self.options;
             let seeds = gradient.seeds(&recorded.outputs()?, self.logits, *seed, index as u64)?;
             recorded.gradients(seeds, &outputs, |site, gradients| {
-                let curvature = finite(mean_square(gradients), &sites[site].name, "its gradient", index)?;
+                let mut curvature = finite(mean_square(gradients), &sites[site].name, "its gradient", index)?;
+                if sites[site].windows().is_some() {
+                    curvature = convolution::outputs(curvature, index * self.shape[0])?;
+                }
                 records[site].curvature.push(curvature);
                 Ok(())
             })?;

@@ -93,7 +93,7 @@ impl WeightCodes {
         let (mut matrix, is_conv) = match layout {
             WeightLayout::Kn => (weight, false),
             WeightLayout::Nk => (weight.reversed_axes().as_standard_layout().into_owned(), false),
-            WeightLayout::Conv => (weight, true),
+            WeightLayout::Conv(_) => (weight, true),
         };
         let channel_axis = usize::from(!is_conv);
         let n = matrix.shape()[channel_axis];

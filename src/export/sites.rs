@@ -20,25 +20,45 @@ pub(super) struct Emitter<'e> {
 impl Emitter<'_> {
     pub(super) fn emit(&mut self, site: &Site, scales: &SiteScales) -> Result<()> {
         match &site.b {
-            RhsOperand::Weight { layout: WeightLayout::Conv, .. } => self.conv(site, scales),
+            RhsOperand::Weight { layout: WeightLayout::Conv(_), .. } => self.conv(site, scales),
             RhsOperand::Weight { .. } => self.linear(site, scales),
             RhsOperand::Activation(b) => self.attention(site, b, scales),
         }
     }
 
-    /// `Q/DQ → Conv(·, DQ(W))`, the float bias where it was.
+    /// `Q/DQ → Conv(·, DQ(W), b)`, the float bias where it was, and `Q/DQ` of the result: only a Conv between two of them
+    /// becomes integer in ONNX Runtime, and only if one node takes the result. Where several do, that is a Clip, which
+    /// changes nothing.
     fn conv(&mut self, site: &Site, scales: &SiteScales) -> Result<()> {
         let weight = WeightCodes::of(self.graph, site, scales)?;
         let (scale, bounds) = uniform(site, one(site, &scales.a)?)?;
         let mut w = Writer::new(self.edits, site);
         let x = clipped(&mut w, &site.a, "a", bounds);
         let x = w.qdq(&x, "a", scale, false);
-        let [codes, scales, zeros] = weight_constants(&mut w, &weight, 0);
-        let b = dequantized_weight(&mut w, &codes, &scales, &zeros, &weight, 0, "w_dq");
-        let nodes = std::mem::take(&mut w.nodes);
-        self.edits.insert_before(site.node, nodes);
-        self.edits.set_input(site.node, 0, x);
-        self.edits.set_input(site.node, 1, b);
+        let [codes, scale, zeros] = weight_constants(&mut w, &weight, 0);
+        let b = dequantized_weight(&mut w, &codes, &scale, &zeros, &weight, 0, "w_dq");
+        let mut conv = self.graph.node(site.node).clone();
+        conv.input[0] = x;
+        conv.input[1] = b;
+        let Some(output) = scales.output else {
+            w.nodes.push(conv);
+            let nodes = std::mem::take(&mut w.nodes);
+            self.edits.replace_node(site.node, nodes);
+            return Ok(());
+        };
+        let result = w.name("conv");
+        conv.output[0].clone_from(&result);
+        w.nodes.push(conv);
+        let mut last = w.last_qdq(&result, "o", output.get());
+        if self.graph.consumers(&site.output).len() > 1 {
+            let codes = w.part(last, "o_dq");
+            let [low, high] = [-128.0, 127.0].map(|code| code * output.get());
+            let [low, high] = [w.scalar("o_min", low), w.scalar("o_max", high)];
+            last = Unnamed::new("Clip", &[&codes, &low, &high]);
+        }
+        let name = w.name("o");
+        let nodes = w.finish(last, &name, &site.output);
+        self.edits.replace_node(site.node, nodes);
         Ok(())
     }
 

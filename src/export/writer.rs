@@ -68,10 +68,22 @@ impl<'e> Writer<'e> {
 
     /// `QuantizeLinear` and `DequantizeLinear` of `x`, with constants of their own.
     pub(super) fn qdq(&mut self, x: &str, part: &str, scale: f32, unsigned: bool) -> String {
+        let [q, scale, zero_point] = self.quantized(x, part, scale, unsigned);
+        self.node("DequantizeLinear", &[&q, &scale, &zero_point], &format!("{part}_dq"))
+    }
+
+    /// The same as INT8, as the end of a stage.
+    pub(super) fn last_qdq(&mut self, x: &str, part: &str, scale: f32) -> Unnamed {
+        let [q, scale, zero_point] = self.quantized(x, part, scale, false);
+        Unnamed::new("DequantizeLinear", &[&q, &scale, &zero_point])
+    }
+
+    /// The output of a `QuantizeLinear`, its scale and its zero point.
+    fn quantized(&mut self, x: &str, part: &str, scale: f32, unsigned: bool) -> [String; 3] {
         let scale = self.scalar(&format!("{part}_scale"), scale);
         let zero_point = self.zero_point(part, None, unsigned);
         let q = self.node("QuantizeLinear", &[x, &scale, &zero_point], &format!("{part}_q"));
-        self.node("DequantizeLinear", &[&q, &scale, &zero_point], &format!("{part}_dq"))
+        [q, scale, zero_point]
     }
 }
 

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use crate::onnx::NodeId;
 use crate::quant::{Bits, Quantizer};
+use crate::windows::Windows;
 
 /// One quantized matrix product of the file.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -46,8 +47,9 @@ pub(super) enum Product {
     Linear { a: Quantizer, weight: Weight, bias: Option<Vec<f32>>, outliers: Outliers },
     /// `A[…, M, K] · B[…, K, N]`, both computed at run time, with one quantizer each or one for each head (axis 1 of 4).
     Heads { a: Vec<Quantizer>, b: Vec<Quantizer> },
-    /// A convolution whose stride is its kernel: `A[N, C, H, W]` cut into patches, times `W[C·kh·kw, M]`, plus the bias.
-    Conv { a: Quantizer, weight: Weight, kernel: [usize; 2], bias: Option<Vec<f32>> },
+    /// A convolution: the windows of `A[N, C, H, W]`, times `W[C/groups·kh·kw, M]`, plus the bias; rounded to the codes
+    /// of `output` if there is one.
+    Conv { a: Quantizer, weight: Weight, windows: Windows, bias: Option<Vec<f32>>, output: Option<Quantizer> },
 }
 
 /// Channels of A whose products stay in float: `A[…, channels] · rows`.

@@ -35,7 +35,7 @@ pub(super) fn find(graph: &Graph, site: &Site) -> Result<Option<Bias>, String> {
     let columns = match layout {
         WeightLayout::Kn => dims[1],
         WeightLayout::Nk => dims[0],
-        WeightLayout::Conv => return Ok(None),
+        WeightLayout::Conv(_) => return Ok(None),
     };
     let node = graph.node(site.node);
     if node.is_op("Gemm") {

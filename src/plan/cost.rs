@@ -46,11 +46,16 @@ impl Plan {
     }
 }
 
-/// Those of a `MatMul`, Gemm or Conv, for an input of `shape`.
+/// Those of a `MatMul`, Gemm, Conv or `ConvTranspose`, for an input of `shape`.
 fn multiplications(graph: &Graph, facts: &Facts, id: NodeId, shape: [usize; 4]) -> Option<u64> {
     let node = graph.node(id);
     let dims = |value: &String| facts.dims_at(value, shape);
     let outputs = dims(node.output.first()?)?.iter().map(|&dim| dim as u64).product::<u64>();
+    if node.is_op("ConvTranspose") {
+        // Each input is multiplied with the weights of its channel.
+        let [inputs, weight] = [dims(node.input.first()?)?, dims(node.input.get(1)?)?];
+        return Some((inputs.iter().product::<usize>() * weight[1..].iter().product::<usize>()) as u64);
+    }
     let depth = match node.op_type() {
         "Conv" => dims(node.input.get(1)?)?[1..].iter().product(),
         "Gemm" if node.attr_int("transA").unwrap_or(0) != 0 => *dims(node.input.first()?)?.first()?,

@@ -16,6 +16,7 @@ pub use cost::Multiplications;
 pub use sites::{ensure_finite, plan};
 
 use crate::onnx::{Graph, NodeId, tensor};
+use crate::windows::Windows;
 use crate::{Error, Result};
 
 /// Every decision about one model.
@@ -52,8 +53,10 @@ pub struct Site {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum SiteKind {
-    /// The convolution that embeds the patches.
+    /// The convolution that embeds the patches, or one whose windows lie side by side as patches do.
     Patch,
+    /// A convolution whose windows overlap, are padded, or see a group of the channels.
+    Conv,
     /// The projection to Q, K and V in one.
     Qkv,
     /// The projection to Q alone.
@@ -112,8 +115,8 @@ pub enum WeightLayout {
     Kn,
     /// `[N, K]`: Gemm with `transB`.
     Nk,
-    /// `[N, C, kh, kw]` with K = C·kh·kw: Conv.
-    Conv,
+    /// `[N, C/groups, kh, kw]` with K = C/groups·kh·kw: Conv.
+    Conv(Windows),
 }
 
 /// A node that stays in float.
@@ -134,6 +137,14 @@ pub struct FloatNode {
 }
 
 impl Site {
+    /// The windows of a Conv.
+    pub fn windows(&self) -> Option<&Windows> {
+        match &self.b {
+            RhsOperand::Weight { layout: WeightLayout::Conv(windows), .. } => Some(windows),
+            _ => None,
+        }
+    }
+
     /// The constant rhs, in the axes that it has in the file.
     ///
     /// # Panics
@@ -155,6 +166,7 @@ impl SiteKind {
     pub fn name(self) -> &'static str {
         match self {
             Self::Patch => "patch",
+            Self::Conv => "conv",
             Self::Qkv => "qkv",
             Self::Q => "q",
             Self::K => "k",

@@ -9,6 +9,7 @@ use super::{
 use crate::onnx::{Graph, NodeId, NodeProto, ValueInfoProto, tensor};
 use crate::pattern::Pattern;
 use crate::prepare::Prepared;
+use crate::windows::Windows;
 use crate::{Error, Result};
 
 /// Finds the sites of a float model. `exclude` names sites to leave in float.
@@ -25,7 +26,9 @@ pub fn plan(model: &Prepared, exclude: &[String]) -> Result<Plan> {
     }
     let mut plan = Plan { sites: Vec::new(), float: Vec::new() };
     let finder = Finder::new(model);
-    for (id, node) in graph.nodes().filter(|(_, node)| PRODUCTS.iter().any(|op| node.is_op(op))) {
+    for (id, node) in graph.nodes().filter(|(_, node)| {
+        node.is_op("ConvTranspose") || PRODUCTS.iter().any(|op| node.is_op(op))
+    }) {
         match finder.site(id, node) {
             Ok(site) => plan.sites.push(site),
             Err(reason) => plan.float.push(float_node(id, node, reason)),
@@ -93,20 +96,30 @@ fn weight(value: String, layout: WeightLayout) -> RhsOperand {
     RhsOperand::Weight { value, layout, qkv: false }
 }
 
-/// The kernel of a Conv that cuts its input into patches.
-fn conv_is_a_projection(graph: &Graph, node: &NodeProto) -> Result<Vec<i64>, String> {
-    let kernel = graph.constant(&node.input[1]).map(tensor::shape).unwrap_or_default();
-    let kernel: Vec<i64> = kernel[2..].iter().map(|&k| k as i64).collect();
-    let all = |name: &str, wanted: i64| node.attr_ints(name).is_none_or(|v| v.iter().all(|&x| x == wanted));
-    let projects = node.attr_int("group").unwrap_or(1) == 1
-        && node.attr_ints("strides").unwrap_or(&[1, 1]) == kernel
-        && all("pads", 0)
-        && all("dilations", 1)
-        && matches!(node.attr_str("auto_pad"), None | Some("NOTSET" | "VALID"));
-    match projects {
-        true => Ok(kernel),
-        false => Err("a Conv whose windows overlap or are padded is no patch projection".into()),
+/// What a Conv is as a site: by measurement, the integer kernels of runtimes are slower than their float ones where each
+/// output is a sum of few products, or few outputs share a window.
+fn conv(graph: &Graph, node: &NodeProto, weight: &[usize]) -> Result<(SiteKind, Windows), String> {
+    const LEAST_DEPTH: usize = 32;
+    const LEAST_OUTPUTS: usize = 8;
+    let windows = Windows::of(node, weight)?;
+    if node.operand(2).is_some_and(|bias| graph.constant(bias).is_none()) {
+        return Err("the bias of this Conv is computed, not constant".into());
     }
+    if windows.are_pixels() {
+        return Ok((SiteKind::Linear, windows)); // A linear layer over the channels.
+    }
+    if windows.are_patches() {
+        return Ok((SiteKind::Patch, windows));
+    }
+    let (depth, outputs) = (weight[1..].iter().product::<usize>(), weight[0] / windows.groups());
+    if outputs < LEAST_OUTPUTS {
+        let of = if weight[1] == 1 { "a depthwise Conv" } else { "a Conv of small groups" };
+        return Err(format!("{of}: integer kernels are slower than float ones for it"));
+    }
+    if depth < LEAST_DEPTH {
+        return Err(format!("a Conv of {depth} products per output: integer kernels are slower than float ones for it"));
+    }
+    Ok((SiteKind::Conv, windows))
 }
 
 fn gemm_layout(node: &NodeProto) -> Result<WeightLayout, String> {
@@ -153,11 +166,11 @@ impl<'g> Finder<'g> {
         let rank = graph.constant(&b).map(|w| tensor::shape(w).len());
         let (kind, b) = match (node.op_type(), rank) {
             ("Conv", Some(4)) => {
-                let kernel = conv_is_a_projection(graph, node)?;
-                // A kernel of one pixel is a linear layer over the channels.
-                let kind = if kernel == [1, 1] { SiteKind::Linear } else { SiteKind::Patch };
-                (kind, weight(b, WeightLayout::Conv))
+                let dims = graph.constant(&b).map(tensor::shape).unwrap_or_default();
+                let (kind, windows) = conv(graph, node, &dims)?;
+                (kind, weight(b, WeightLayout::Conv(windows)))
             }
+            ("ConvTranspose", _) => return Err("no runtime has an integer ConvTranspose".into()),
             ("Gemm", Some(2)) => (SiteKind::Linear, weight(b, gemm_layout(node)?)),
             ("MatMul", Some(2)) => (SiteKind::Linear, weight(b, WeightLayout::Kn)),
             ("MatMul", None) if self.softmax.matches(graph, &*a).is_some() => {

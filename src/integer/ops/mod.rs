@@ -57,8 +57,8 @@ impl SiteOp {
                 Compute::Linear(linear.classifier(bias.as_deref()).with_outliers(outliers.clone()))
             }
             Product::Heads { a, b } => Compute::Heads(Heads::new(a.clone(), b.clone())),
-            Product::Conv { a, weight, kernel, bias } => {
-                Compute::Conv(Conv::new(Linear::new(name, *a, weight)?, *kernel, bias.clone()))
+            Product::Conv { a, weight, windows, bias, output } => {
+                Compute::Conv(Conv::new(name, *a, weight, *windows, bias.as_deref(), *output)?)
             }
         };
         Ok(Self::of(vec![index], compute))

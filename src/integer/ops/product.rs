@@ -73,11 +73,7 @@ pub(super) fn multiply(
             Product::Fused => {
                 quantizer.fused_codes(x, codes);
                 let codes = KernelCodes::new(codes, b.k(), quantizer.twin().is_none());
-                for panel in 0..b.panels() {
-                    codes.panel(b, panel, sums);
-                    math::scale(sums, &scales(panel), values);
-                    each(panel, values);
-                }
+                codes.scaled_panels(b, sums, values, scales, each);
             }
             Product::Split { shift } => {
                 let coarse_codes = grown(coarse_codes, x.len(), 0);
@@ -94,6 +90,25 @@ pub(super) fn multiply(
             }
         }
     });
+}
+
+/// As [`multiply`], of the codes `[M, K]` of a uniform quantizer for which [`fits_codes`].
+pub(super) fn multiply_codes(
+    codes: &[i16],
+    b: &PackedB,
+    scales: impl Fn(usize) -> [f32; PANEL],
+    each: impl FnMut(usize, &mut [[f32; PANEL]]),
+) {
+    let m = codes.len() / b.k().max(1);
+    SCRATCH.with_borrow_mut(|Scratch { sums, values, .. }| {
+        let (sums, values) = (grown(sums, m, [0; PANEL]), grown(values, m, [0.0; PANEL]));
+        KernelCodes::new(codes, b.k(), true).scaled_panels(b, sums, values, scales, each);
+    });
+}
+
+/// Whether no sum of codes of `quantizer`, a uniform one, over the rows of `b` can overflow.
+pub(super) fn fits_codes(quantizer: Quantizer, b: &PackedB) -> bool {
+    quantizer.twin().is_none() && fits(quantizer.max_abs_code(), b)
 }
 
 thread_local! {
@@ -136,6 +151,22 @@ impl<'a> KernelCodes<'a> {
         match self {
             Self::Words(codes) => kernel::best().panel(Rows::new(codes, b.k()), b, panel, sums),
             Self::Bytes(codes) => kernel::best().byte_panel(codes, b, panel, sums),
+        }
+    }
+
+    /// Every panel of the product, scaled.
+    fn scaled_panels(
+        &self,
+        b: &PackedB,
+        sums: &mut [[i32; PANEL]],
+        values: &mut [[f32; PANEL]],
+        scales: impl Fn(usize) -> [f32; PANEL],
+        mut each: impl FnMut(usize, &mut [[f32; PANEL]]),
+    ) {
+        for panel in 0..b.panels() {
+            self.panel(b, panel, sums);
+            math::scale(sums, &scales(panel), values);
+            each(panel, values);
         }
     }
 }

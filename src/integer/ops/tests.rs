@@ -5,7 +5,10 @@ use rand_chacha::ChaCha8Rng;
 
 use super::*;
 use crate::integer::site::{Outliers, Weight};
+use crate::onnx::AttributeProto;
+use crate::onnx::node::node;
 use crate::quant::{Bits, Quantizer, Scale, TwinScale};
+use crate::windows::Windows;
 
 /// One f32 rounding of the scale and one of the sum, relative to the largest result.
 const TOLERANCE: f64 = 1e-6;
@@ -187,9 +190,57 @@ fn conv_is_a_linear_layer_on_patches() {
             expected.push(sum);
         }
     }
-    let linear = Linear::new("patch", q, &Weight { codes, k, n: m, scales: vec![0.01] }).unwrap();
-    let op = Compute::Conv(Conv::new(linear, [kh, kw], Some(bias)));
+    let windows = windows(&[m, c, kh, kw], &[("strides", &[2, 4])]);
+    let weight = Weight { codes, k, n: m, scales: vec![0.01] };
+    let op = Compute::Conv(Conv::new("patch", q, &weight, windows, Some(&bias), None).unwrap());
     check(op, &[(&[2, c, h, w], &x)], &expected, "conv");
+}
+
+fn windows(weight: &[usize], attributes: &[(&str, &[i64])]) -> Windows {
+    let conv = attributes.iter().fold(node("Conv", "c", ["x", "w"], ["y"]), |node, (name, ints)| {
+        node.with(AttributeProto::int_list(name, ints))
+    });
+    Windows::of(&conv, weight).unwrap()
+}
+
+#[test]
+fn windows_may_overlap_and_groups_see_their_channels() {
+    let mut rng = ChaCha8Rng::seed_from_u64(4);
+    let (of_group, groups, h, w, n) = (3, 2, 6, 5, 4);
+    let (kh, kw, c, m) = (3, 2, of_group * groups, groups * n);
+    let k = of_group * kh * kw;
+    let (q, output) = (Quantizer::Uniform { scale: scale(0.021), bits: bits(6) }, scale(0.07));
+    let codes: Vec<i8> = (0..k * m).map(|_| rng.random_range(-128..=127)).collect();
+    let scales = floats(&mut rng, m, 0.001..0.01);
+    let (x, bias) = (floats(&mut rng, c * h * w, -2.0..2.0), floats(&mut rng, m, -1.0..1.0));
+    let attributes: [(&str, &[i64]); 4] =
+        [("strides", &[2, 1]), ("pads", &[1, 0, 2, 2]), ("dilations", &[1, 2]), ("kernel_shape", &[3, 2])];
+    let group = AttributeProto::int("group", groups as i64);
+    let conv = attributes.iter().fold(node("Conv", "c", ["x", "w"], ["y"]).with(group), |node, (name, ints)| {
+        node.with(AttributeProto::int_list(name, ints))
+    });
+    let windows = Windows::of(&conv, &[m, of_group, kh, kw]).unwrap();
+    let (rows, columns) = ((h + 3 - 3) / 2 + 1, w + 2 - 3 + 1);
+    let mut expected = Vec::new();
+    for (out, row, column) in
+        (0..m).flat_map(|m| (0..rows).flat_map(move |r| (0..columns).map(move |c| (m, r, c))))
+    {
+        let mut sum = f64::from(bias[out]);
+        for i in 0..k {
+            let (channel, ky, kx) = (out / n * of_group + i / (kh * kw), i / kw % kh, i % kw);
+            let (y, z) = ((row * 2 + ky) as i64 - 1, column + 2 * kx);
+            if (0..h as i64).contains(&y) && z < w {
+                let at = (channel * h + y as usize) * w + z;
+                sum += naive(q, x[at]) * f64::from(codes[i * m + out]) * f64::from(scales[out]);
+            }
+        }
+        expected.push((sum as f32 / output.get()).round_ties_even().clamp(-128.0, 127.0) * output.get());
+    }
+    let expected: Vec<f64> = expected.into_iter().map(f64::from).collect();
+    let weight = Weight { codes, k, n: m, scales };
+    let output = Some(Quantizer::Uniform { scale: output, bits: bits(8) });
+    let op = Compute::Conv(Conv::new("conv", q, &weight, windows, Some(&bias), output).unwrap());
+    check(op, &[(&[1, c, h, w], &x)], &expected, "conv");
 }
 
 #[test]
@@ -205,7 +256,9 @@ fn shapes_that_disagree_are_refused() {
     assert!(heads.output_shape(&dims(&[1, 2, 4, 5]), &dims(&[1, 2, 5, 6])).is_err());
     assert!(heads.output_shape(&dims(&[2, 4, 5]), &dims(&[2, 5, 6])).is_err());
     assert!(heads.output_shape(&dims(&[1, 3, 4, 5]), &dims(&[1, 3, 4, 6])).is_err());
-    assert!(Conv::new(linear(), [1, 1], None).output_shape(&dims(&[1, 4, 2, 2])).is_err());
+    let pixels = Weight { codes: vec![1; 6], k: 3, n: 2, scales: vec![0.1] };
+    let conv = Conv::new("conv", q, &pixels, windows(&[2, 3, 1, 1], &[]), None, None).unwrap();
+    assert!(conv.output_shape(&dims(&[1, 4, 2, 2])).is_err());
 }
 
 #[test]

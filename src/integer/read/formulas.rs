@@ -74,3 +74,8 @@ pub(super) fn classifier() -> Pattern {
     let product = op("MatMul", [var("a"), var("b")]).node("product");
     op("Squeeze", [op("Add", [product, constant("bias")]), var("axes")])
 }
+
+/// A Conv whose result is rounded to codes.
+pub(super) fn rounded_conv() -> Pattern {
+    quantized(op("Conv", []).node("conv").sole(), "q", "dq")
+}

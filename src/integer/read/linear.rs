@@ -1,4 +1,4 @@
-//! Products with a constant weight: uniform linear layers, the post-GELU twin as plain nodes, the patch convolution.
+//! Products with a constant weight: uniform linear layers, and the post-GELU twin as plain nodes.
 
 use super::operand::Codes;
 use super::{Reader, Unnamed, formulas};
@@ -34,6 +34,8 @@ impl Reader<'_> {
                     product: Product::Heads { a: lhs.quantizers, b: rhs.quantizers },
                 }))
             }
+            // Floats that come from a Conv.
+            _ if [a, b].iter().any(|value| self.is_rounded_conv(value)) => Ok(None),
             _ => Err(Error::unsupported(node.label(), "only one of its operands is quantized")),
         }
     }
@@ -57,7 +59,7 @@ impl Reader<'_> {
     }
 
     /// The `DequantizeLinear` that makes `value`.
-    fn dequantized(&self, value: &str) -> Option<NodeId> {
+    pub(super) fn dequantized(&self, value: &str) -> Option<NodeId> {
         self.graph.producer(value).filter(|&id| self.graph.node(id).is_op("DequantizeLinear"))
     }
 
@@ -105,51 +107,6 @@ impl Reader<'_> {
             nodes: found.nodes,
         }))
     }
-
-    /// `Conv(QDQ(x), DQ(W), bias)` without overlap, padding or groups.
-    pub(super) fn conv(&self, node: &NodeProto) -> Result<Option<Unnamed>> {
-        let [a, b, bias @ ..] = node.input.as_slice() else { return Ok(None) };
-        let (lhs, id) = match (self.uniform(a)?, self.dequantized(b)) {
-            (None, None) => return Ok(None),
-            (Some(lhs), Some(weight)) => (lhs, weight),
-            _ => return Err(Error::unsupported(node.label(), "only one of its operands is quantized")),
-        };
-        no_head_scales(node, lhs.scaled)?;
-        let dequantize = self.graph.node(id);
-        let axis = dequantize.attr_int("axis").unwrap_or(1);
-        let (weight, dims) = self.weight(&dequantize.label(), &dequantize.input, axis, 0)?;
-        let [m, _, height, width] = dims[..] else {
-            return Err(Error::unsupported(
-                node.label(),
-                format!("a kernel of dims {dims:?}, expected [M, C, kh, kw]"),
-            ));
-        };
-        check_patches(node, [height, width])?;
-        let bias = match bias {
-            [name] if !name.is_empty() => {
-                let found = self.floats(name).filter(|(dims, _)| dims[..] == [m]);
-                let why = || {
-                    Error::unsupported(
-                        node.label(),
-                        format!("its bias `{name}` is no constant of FLOAT [{m}]"),
-                    )
-                };
-                Some(found.ok_or_else(why)?.1)
-            }
-            _ => None,
-        };
-        Ok(Some(Unnamed {
-            op: "Conv",
-            inputs: vec![lhs.value],
-            nodes: lhs.nodes.into_iter().chain([id]).collect(),
-            product: Product::Conv {
-                a: lhs.quantizers[0],
-                weight: transposed(weight),
-                kernel: [height, width],
-                bias,
-            },
-        }))
-    }
 }
 
 /// A linear layer as it stands, without what may be added to it.
@@ -163,7 +120,7 @@ pub(super) fn two_axes(node: &NodeProto, dims: &[usize]) -> Result<()> {
     if dims.len() == 2 { Ok(()) } else { Err(Error::unsupported(node.label(), why())) }
 }
 
-fn no_head_scales(node: &NodeProto, scaled: bool) -> Result<()> {
+pub(super) fn no_head_scales(node: &NodeProto, scaled: bool) -> Result<()> {
     let why = "an operand is divided by per-head scales, but the result is not multiplied by their product";
     if scaled { Err(Error::unsupported(node.label(), why)) } else { Ok(()) }
 }
@@ -191,26 +148,4 @@ pub(super) fn shift_between(fine: f32, coarse: f32) -> Result<u8, String> {
     (0..=MAX_SHIFT)
         .find(|&m| scaled(m) == coarse)
         .ok_or_else(|| format!("{coarse} is not {fine} times 2^m for an m from 0 to {MAX_SHIFT}"))
-}
-
-/// A Conv whose patches tile its input.
-fn check_patches(node: &NodeProto, kernel: [usize; 2]) -> Result<()> {
-    let kernel = kernel.map(|k| k as i64);
-    let ints = |name: &str| node.attr_ints(name).filter(|ints| !ints.is_empty());
-    let tiles = ints("strides").unwrap_or(&[1, 1]) == kernel
-        && ints("kernel_shape").is_none_or(|shape| shape == kernel)
-        && ints("pads").is_none_or(|pads| pads.iter().all(|&p| p == 0))
-        && ints("dilations").is_none_or(|dilations| dilations.iter().all(|&d| d == 1))
-        && node.attr_int("group").unwrap_or(1) == 1
-        && matches!(node.attr_str("auto_pad").unwrap_or("NOTSET"), "NOTSET" | "VALID");
-    let why =
-        "a quantized Conv must cut its input into patches: stride = kernel, no padding, dilation or groups";
-    if tiles { Ok(()) } else { Err(Error::unsupported(node.label(), why)) }
-}
-
-/// From `[N, K]`, as a Conv has its kernel, to `[K, N]`.
-fn transposed(weight: Weight) -> Weight {
-    let Weight { k, n, ref codes, .. } = weight;
-    let codes = (0..k * n).map(|i| codes[i % n * k + i / n]).collect();
-    Weight { codes, ..weight }
 }

@@ -2,6 +2,7 @@
 
 mod attention;
 mod constants;
+mod conv;
 mod formulas;
 mod function;
 mod linear;
@@ -115,6 +116,8 @@ impl Reader<'_> {
             "Squeeze" => self.classifier(node),
             "MatMul" => self.matmul(node),
             "Conv" => self.conv(node),
+            "DequantizeLinear" => self.rounded_conv(node),
+            "Clip" => self.clipped_conv(node),
             _ => Ok(None),
         }
     }
