@@ -2,14 +2,14 @@
 
 use std::ops::Range;
 
-use ndarray::{Array2, Array3, ArrayD, ArrayView1, Axis, Ix2, Ix4, s};
+use ndarray::{Array2, Array3, ArrayD, ArrayViewD, Axis, Ix2, Ix4, s};
 use rayon::prelude::*;
 
 use super::calibration::SiteScales;
 use super::problems::ensure_finite;
 use super::record::SiteRecord;
-use super::search::{LhsKind, Problem, Rhs, Search, Settings};
-use super::{Metric, Options, WeightScales};
+use super::search::{LhsKind, Problem, Rhs, Search};
+use super::{Options, WeightScales, shares};
 use crate::onnx::{Graph, tensor};
 use crate::plan::{Site, SiteKind};
 use crate::quant::{Bits, Quantizer, Scale};
@@ -108,26 +108,25 @@ pub(super) fn solve(
         let why = format!("windows {:?} and a weight of {k} rows do not multiply", a.shape());
         return Err(Error::model(place(site), why));
     }
-    let scales = match options.weights {
-        WeightScales::PerChannel if groups == 1 => Scales::OfChannels,
-        WeightScales::PerTensor if site.kind == SiteKind::Patch => Scales::Shared,
-        _ => Scales::OfMaxima(weight.outer_iter().map(|row| largest(&row)).collect()),
-    };
-    let problem = problem(record, &weight, groups, &scales, options.metric);
+    let each_channel = options.weights == WeightScales::PerChannel && groups == 1;
+    let mut problem = problem(record, &weight, groups, each_channel);
+    // Rounding what the residual stream begins with costs more than it gains.
     let output = match site.kind {
         SiteKind::Patch => None,
-        _ => Some(output_scale(&problem, &scales, bias(graph, site)?)?),
+        _ => Some(output_scale(&problem, bias(graph, site)?)?),
     };
-    let settings = options.settings(options.activation_bits, options.weight_bits);
-    let metric = if problem.curvature.is_empty() { options.metric } else { Metric::Hessian };
-    let solution = search.run(problem, &Settings { metric, ..settings })?;
+    let mut settings = options.settings(options.activation_bits, options.weight_bits);
+    // The scale of a patch projection is the paper's: one for all channels.
+    let maxima = (!each_channel && site.kind != SiteKind::Patch).then(|| {
+        let maxima = shares::divide(&mut problem, options.metric);
+        settings.metric = shares::metric(&problem, options.metric);
+        maxima
+    });
+    let solution = search.run(problem, &settings)?;
     ensure_finite(site, solution.loss)?;
-    let b = match (&scales, &solution.b[..]) {
-        (Scales::OfMaxima(maxima), &[share]) => {
-            let scale = |max: &f32| Scale::new((share.get() * max).max(f32::MIN_POSITIVE));
-            maxima.iter().map(scale).collect::<Result<_>>()?
-        }
-        _ => solution.b,
+    let b = match maxima {
+        Some(maxima) => shares::scales(&maxima, solution.b[0])?,
+        None => solution.b,
     };
     Ok(SiteScales {
         name: site.name.clone(),
@@ -141,86 +140,46 @@ pub(super) fn solve(
     })
 }
 
-/// What the scales of a weight `[M, K]` are.
-enum Scales {
-    /// One for all channels, as the paper has it.
-    Shared,
-    /// One per channel, each searched by itself.
-    OfChannels,
-    /// One share, which is searched, of each of these: the largest weight of every channel.
-    OfMaxima(Vec<f32>),
-}
-
-impl Scales {
-    /// What the weights of a channel are divided by before the search.
-    fn divisor(&self, channel: usize) -> f32 {
-        match self {
-            Self::Shared | Self::OfChannels => 1.0,
-            Self::OfMaxima(maxima) => maxima[channel],
-        }
-    }
-}
-
-/// The products of all groups as one problem. Divided weights make larger outputs: the curvature makes up for it.
-fn problem(
-    record: SiteRecord,
-    weight: &Array2<f32>,
-    groups: usize,
-    scales: &Scales,
-    metric: Metric,
-) -> Problem {
+/// The products of all groups as one problem.
+fn problem(record: SiteRecord, weight: &Array2<f32>, groups: usize, each_channel: bool) -> Problem {
     let n = weight.nrows() / groups;
+    let columns = |group: usize| group * n..(group + 1) * n;
+    let mut b: Vec<Array2<f32>> = (0..groups)
+        .map(|group| weight.slice(s![columns(group), ..]).reversed_axes().as_standard_layout().into_owned())
+        .collect();
+    let stacked = |arrays: &[ArrayViewD<f32>]| {
+        let all = ndarray::concatenate(Axis(0), arrays).expect("matrices of one width");
+        all.into_dimensionality::<Ix2>().expect("they have rows and columns")
+    };
     let of_group = |group: usize| {
-        let mut b = weight.slice(s![group * n..(group + 1) * n, ..]).to_owned();
-        for (i, mut row) in b.outer_iter_mut().enumerate() {
-            row /= scales.divisor(group * n + i);
-        }
-        b.reversed_axes().as_standard_layout().into_owned()
+        let arrays: Vec<_> = record.a.iter().map(|array| array.index_axis(Axis(0), group)).collect();
+        stacked(&arrays)
     };
-    let mut b: Vec<Array2<f32>> = (0..groups).map(of_group).collect();
-    let stacked = |arrays: &[ArrayD<f32>], group: usize| {
-        let of_group: Vec<_> = arrays.iter().map(|array| array.index_axis(Axis(0), group)).collect();
-        let all = ndarray::concatenate(Axis(0), &of_group).expect("windows of one depth");
-        all.into_dimensionality::<Ix2>().expect("rows of windows")
-    };
-    let a: Vec<Array2<f32>> = (0..groups).map(|group| stacked(&record.a, group)).collect();
-    let squared = |channel: usize| scales.divisor(channel) * scales.divisor(channel);
+    let a: Vec<Array2<f32>> = (0..groups).map(of_group).collect();
     let mut curvature: Vec<Array2<f32>> = Vec::new();
     if !record.curvature.is_empty() {
-        let views: Vec<_> = record.curvature.iter().map(|x| x.view()).collect();
-        let all = ndarray::concatenate(Axis(0), &views).expect("rows of one width");
-        let all = all.into_dimensionality::<Ix2>().expect("rows of outputs");
-        curvature = (0..groups).map(|group| all.slice(s![.., group * n..(group + 1) * n]).to_owned()).collect();
-    } else if metric == Metric::Mse && matches!(scales, Scales::OfMaxima(_)) {
-        curvature = a.iter().map(|a| Array2::ones((a.nrows(), n))).collect();
+        let all = stacked(&record.curvature.iter().map(|x| x.view()).collect::<Vec<_>>());
+        curvature = (0..groups).map(|group| all.slice(s![.., columns(group)]).to_owned()).collect();
     }
-    for (group, curvature) in curvature.iter_mut().enumerate() {
-        curvature.indexed_iter_mut().for_each(|((_, i), x)| *x *= squared(group * n + i));
-    }
-    let columns = match scales {
-        Scales::OfChannels => (0..n).map(|i| i..i + 1).collect(),
-        Scales::Shared | Scales::OfMaxima(_) => std::iter::once(0..n).collect(),
-    };
+    let scaled = if each_channel { (0..n).map(|i| i..i + 1).collect() } else { std::iter::once(0..n).collect() };
     let b = if groups == 1 { Rhs::Weight(b.remove(0)) } else { Rhs::Activation(b) };
-    Problem { a, a_kind: LhsKind::Uniform, b, groups: columns, curvature }
+    Problem { a, a_kind: LhsKind::Uniform, b, groups: scaled, curvature }
 }
 
 /// The scale of the 8-bit codes of the output: of some shares of its largest value, the one of the least error.
-fn output_scale(problem: &Problem, scales: &Scales, bias: Option<Vec<f32>>) -> Result<Scale> {
+fn output_scale(problem: &Problem, bias: Option<Vec<f32>>) -> Result<Scale> {
     let bits = Bits::new(8).expect("8 bits are in range");
-    let b: Vec<&Array2<f32>> = match &problem.b {
-        Rhs::Weight(b) => vec![b],
-        Rhs::Activation(b) => b.iter().collect(),
+    let b = match &problem.b {
+        Rhs::Weight(b) => std::slice::from_ref(b),
+        Rhs::Activation(b) => &b[..],
     };
     // Each output, and the weight of its squared error.
     let mut outputs: Vec<(f32, f32)> = Vec::new();
     for (group, (a, b)) in problem.a.iter().zip(b).enumerate() {
         for ((row, i), product) in a.dot(b).indexed_iter() {
-            let channel = group * b.ncols() + i;
-            let divisor = scales.divisor(channel);
-            let output = product * divisor + bias.as_ref().map_or(0.0, |bias| bias[channel]);
-            let weight = problem.curvature.get(group).map_or(1.0, |c| c[[row, i]] / (divisor * divisor));
-            outputs.push((output, weight));
+            let bias = bias.as_ref().map_or(0.0, |bias| bias[group * b.ncols() + i]);
+            let weight = problem.curvature.get(group).map_or(1.0, |curvature| curvature[[row, i]]);
+            outputs.push((product + bias, weight));
         }
     }
     let max = outputs.iter().fold(0f32, |max, (output, _)| max.max(output.abs()));
@@ -236,8 +195,7 @@ fn output_scale(problem: &Problem, scales: &Scales, bias: Option<Vec<f32>>) -> R
         };
         Ok((outputs.iter().map(of_output).sum(), percent))
     };
-    let errors: Vec<(f64, usize)> =
-        OUTPUT_PERCENTS.into_par_iter().map(error).collect::<Result<_>>()?;
+    let errors: Vec<(f64, usize)> = OUTPUT_PERCENTS.into_par_iter().map(error).collect::<Result<_>>()?;
     let best = errors.iter().min_by(|a, b| a.0.total_cmp(&b.0).then(b.1.cmp(&a.1)));
     scale(best.expect("there are candidates").1)
 }
@@ -248,12 +206,6 @@ fn bias(graph: &Graph, site: &Site) -> Result<Option<Vec<f32>>> {
         return Ok(None);
     };
     tensor::f32s(constant).map(Some)
-}
-
-/// The largest magnitude; 1 of zeros.
-fn largest(row: &ArrayView1<f32>) -> f32 {
-    let largest = row.iter().fold(0f32, |max, x| max.max(x.abs()));
-    if largest == 0.0 { 1.0 } else { largest }
 }
 
 fn place(site: &Site) -> String {

@@ -10,6 +10,7 @@ mod outliers;
 mod problems;
 mod record;
 pub mod search;
+mod shares;
 
 pub use calibration::{Calibration, Provenance, SiteScales};
 pub use loss::Gradient;

@@ -5,9 +5,9 @@ use ndarray::{Array2, ArrayD, Ix2, ShapeError};
 use super::calibration::SiteScales;
 use super::record::SiteRecord;
 use super::search::{LhsKind, Problem, Rhs, Search};
-use super::{Options, WeightScales, convolution, outliers};
+use super::{Options, WeightScales, convolution, outliers, shares};
 use crate::onnx::{Graph, tensor};
-use crate::plan::{self, LhsSource, RhsOperand, Site, WeightLayout};
+use crate::plan::{self, LhsSource, RhsOperand, ScaleOf, Site, WeightLayout};
 use crate::{Error, Result};
 
 /// An operand or the curvature of one problem, for each image or batch.
@@ -33,24 +33,33 @@ pub(super) fn solve(
         _ => LhsKind::Uniform,
     };
     let a_rank = record.a[0].ndim();
-    let mut outliers = Vec::new();
+    let (mut outliers, mut maxima) = (Vec::new(), None);
     let (problems, b_bits) = match &site.b {
-        RhsOperand::Weight { layout, qkv, .. } => {
+        RhsOperand::Weight { layout, scales, .. } => {
             let weight = site.weight(graph)?;
-            let mut problem = linear(site, record, a_kind, weight, *layout, *qkv, options.weights)?;
+            let mut problem = linear(site, record, a_kind, weight, *layout, *scales, options.weights)?;
             if options.outliers && a_rank > 2 {
                 outliers = outliers::take(&mut problem);
+            }
+            if *scales == ScaleOf::Channel && options.weights == WeightScales::PerTensor {
+                maxima = Some(shares::divide(&mut problem, options.metric));
             }
             (vec![problem], options.weight_bits)
         }
         RhsOperand::Activation(_) => (attention(site, record, a_kind)?, options.activation_bits),
     };
-    let settings = options.settings(options.activation_bits, b_bits);
+    let mut settings = options.settings(options.activation_bits, b_bits);
     let (name, output) = (site.name.clone(), None);
     let mut scales = SiteScales { name, a_rank, a: vec![], b: vec![], output, outliers, b_bits, loss: 0.0 };
     for problem in problems {
-        let solution = search.run(problem, &settings)?;
+        if maxima.is_some() {
+            settings.metric = shares::metric(&problem, options.metric);
+        }
+        let mut solution = search.run(problem, &settings)?;
         ensure_finite(site, solution.loss)?;
+        if let Some(maxima) = &maxima {
+            solution.b = shares::scales(maxima, solution.b[0])?;
+        }
         scales.a.push(solution.a);
         scales.b.extend(solution.b);
         scales.loss += solution.loss;
@@ -79,7 +88,7 @@ fn linear(
     a_kind: LhsKind,
     weight: ArrayD<f32>,
     layout: WeightLayout,
-    qkv: bool,
+    of: ScaleOf,
     scales: WeightScales,
 ) -> Result<Problem> {
     let misshapen = |e: ShapeError| Error::model(place(site), e);
@@ -87,7 +96,7 @@ fn linear(
     let n = b.ncols();
     let groups = match scales {
         WeightScales::PerChannel => (0..n).map(|c| c..c + 1).collect(),
-        WeightScales::PerTensor if qkv && n.is_multiple_of(3) => {
+        WeightScales::PerTensor if of == ScaleOf::Thirds && n.is_multiple_of(3) => {
             (0..3).map(|i| i * n / 3..(i + 1) * n / 3).collect()
         }
         WeightScales::PerTensor => std::iter::once(0..n).collect(),

@@ -13,7 +13,7 @@ use ndarray::Axis;
 use crate::calibrate::{Calibration, SiteScales};
 use crate::onnx::proto::StringStringEntryProto;
 use crate::onnx::{Edits, Graph, Model};
-use crate::plan::{Plan, RhsOperand, Site, WeightLayout};
+use crate::plan::{Plan, RhsOperand, ScaleOf, Site, WeightLayout};
 use crate::prepare::Prepared;
 use crate::quant::{Quantizer, Scale};
 use crate::{Error, Result};
@@ -88,7 +88,7 @@ impl WeightCodes {
     fn of(graph: &Graph, site: &Site, scales: &SiteScales) -> Result<Self> {
         let place = || format!("site `{}`", site.name);
         let weight = site.weight(graph)?;
-        let RhsOperand::Weight { layout, qkv, .. } = &site.b else { unreachable!("the site has a weight") };
+        let RhsOperand::Weight { layout, scales: of, .. } = &site.b else { unreachable!("the site has a weight") };
         // Output channels last, as the columns of B are.
         let (mut matrix, is_conv) = match layout {
             WeightLayout::Kn => (weight, false),
@@ -99,7 +99,7 @@ impl WeightCodes {
         let n = matrix.shape()[channel_axis];
         let per_channel: Vec<f32> = match scales.b.len() {
             1 => vec![scales.b[0].get(); n],
-            3 if *qkv && n.is_multiple_of(3) => (0..n).map(|c| scales.b[c / (n / 3)].get()).collect(),
+            3 if *of == ScaleOf::Thirds && n.is_multiple_of(3) => (0..n).map(|c| scales.b[c / (n / 3)].get()).collect(),
             len if len == n => scales.b.iter().map(|s| s.get()).collect(),
             len => {
                 return Err(Error::data(

@@ -101,11 +101,22 @@ pub enum RhsOperand {
         value: String,
         /// Its axes.
         layout: WeightLayout,
-        /// Do its thirds along N make Q, K and V, with a scale each?
-        qkv: bool,
+        /// What has a scale of its own, where weights have one per tensor.
+        scales: ScaleOf,
     },
     /// A value `[…, H, K, N]` computed at run time: see [`heads`].
     Activation(String),
+}
+
+/// What of a weight has a scale of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ScaleOf {
+    /// All of it.
+    Tensor,
+    /// Each third of its columns, which make Q, K and V.
+    Thirds,
+    /// Each column: batch normalization was folded into a Conv, and made the channels unlike each other.
+    Channel,
 }
 
 /// The axes of a weight.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use super::attention::{self, PRODUCTS, splits_in_thirds};
 use super::{
-    FloatNode, LhsSource, Plan, RhsOperand, Site, SiteKind, WeightLayout, activations, bias, foreign,
+    FloatNode, LhsSource, Plan, RhsOperand, ScaleOf, Site, SiteKind, WeightLayout, activations, bias, foreign,
 };
 use crate::onnx::{Graph, NodeId, NodeProto, ValueInfoProto, tensor};
 use crate::pattern::Pattern;
@@ -93,31 +93,27 @@ fn varying(graph: &Graph) -> HashSet<&str> {
 }
 
 fn weight(value: String, layout: WeightLayout) -> RhsOperand {
-    RhsOperand::Weight { value, layout, qkv: false }
+    RhsOperand::Weight { value, layout, scales: ScaleOf::Tensor }
 }
 
-/// What a Conv is as a site: by measurement, the integer kernels of runtimes are slower than their float ones where each
-/// output is a sum of few products, or few outputs share a window.
+/// What a Conv is as a site. By measurement, integer kernels of runtimes are slower than float ones where a group has few
+/// channels on either side.
 fn conv(graph: &Graph, node: &NodeProto, weight: &[usize]) -> Result<(SiteKind, Windows), String> {
-    const LEAST_DEPTH: usize = 32;
-    const LEAST_OUTPUTS: usize = 8;
+    const LEAST_CHANNELS: usize = 8;
     let windows = Windows::of(node, weight)?;
     if node.operand(2).is_some_and(|bias| graph.constant(bias).is_none()) {
         return Err("the bias of this Conv is computed, not constant".into());
     }
-    if windows.are_pixels() {
-        return Ok((SiteKind::Linear, windows)); // A linear layer over the channels.
-    }
-    if windows.are_patches() {
+    if windows.are_patches() && !windows.are_pixels() {
         return Ok((SiteKind::Patch, windows));
     }
-    let (depth, outputs) = (weight[1..].iter().product::<usize>(), weight[0] / windows.groups());
-    if outputs < LEAST_OUTPUTS {
-        let of = if weight[1] == 1 { "a depthwise Conv" } else { "a Conv of small groups" };
+    let (inputs, outputs) = (weight[1], weight[0] / windows.groups());
+    if inputs < LEAST_CHANNELS || outputs < LEAST_CHANNELS {
+        let of = match inputs {
+            1 => "a depthwise Conv".into(),
+            _ => format!("a Conv from {inputs} to {outputs} channels"),
+        };
         return Err(format!("{of}: integer kernels are slower than float ones for it"));
-    }
-    if depth < LEAST_DEPTH {
-        return Err(format!("a Conv of {depth} products per output: integer kernels are slower than float ones for it"));
     }
     Ok((SiteKind::Conv, windows))
 }
@@ -172,7 +168,7 @@ impl<'g> Finder<'g> {
             }
             ("ConvTranspose", _) => return Err("no runtime has an integer ConvTranspose".into()),
             ("Gemm", Some(2)) => (SiteKind::Linear, weight(b, gemm_layout(node)?)),
-            ("MatMul", Some(2)) => (SiteKind::Linear, weight(b, WeightLayout::Kn)),
+            ("MatMul", Some(2)) => (SiteKind::Linear, self.linear(&a, b)),
             ("MatMul", None) if self.softmax.matches(graph, &*a).is_some() => {
                 (SiteKind::Values, RhsOperand::Activation(b))
             }
@@ -187,6 +183,16 @@ impl<'g> Finder<'g> {
         let (name, output) = (node.name_or_output().to_string(), node.output[0].clone());
         let site = Site { name, node: id, kind, a, a_kind, b, output, bias: None };
         Ok(Site { bias: bias::find(graph, &site)?, ..site })
+    }
+
+    /// The weight of a `MatMul` whose lhs is `a`.
+    fn linear(&self, a: &str, b: String) -> RhsOperand {
+        let moved = self.graph.producer(a).map(|id| self.graph.node(id));
+        let was_conv = moved.is_some_and(|node| {
+            node.is_op("Transpose") && node.attr_ints("perm") == Some(&[0, 2, 3, 1])
+        });
+        let scales = if was_conv { ScaleOf::Channel } else { ScaleOf::Tensor };
+        RhsOperand::Weight { value: b, layout: WeightLayout::Kn, scales }
     }
 
     fn lhs_source(&self, value: &str) -> Result<LhsSource, String> {
@@ -228,8 +234,10 @@ impl<'g> Finder<'g> {
             if site.kind == SiteKind::Linear {
                 site.kind = kind;
             }
-            if let RhsOperand::Weight { qkv, .. } = &mut site.b {
-                *qkv = site.kind == SiteKind::Qkv;
+            if let RhsOperand::Weight { scales: scales @ ScaleOf::Tensor, .. } = &mut site.b
+                && site.kind == SiteKind::Qkv
+            {
+                *scales = ScaleOf::Thirds;
             }
         }
     }

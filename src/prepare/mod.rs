@@ -15,6 +15,7 @@ mod functions;
 mod gemm;
 mod interface;
 mod names;
+mod pointwise;
 mod sequences;
 mod shapes;
 #[cfg(test)]
@@ -48,6 +49,7 @@ const STEPS: &[Step] = &[
     |graph| Ok(gemm::split(graph)),
     constants::fold,
     attention::expand,
+    |graph| Ok(pointwise::as_products(graph)),
 ];
 
 /// A pass of a step may show it more to do: branches in branches, one attention after another.

@@ -5,7 +5,7 @@ use std::fmt;
 use serde::Serialize;
 
 use super::{Align, KindCount, by_kind, float_table, kinds_line, share_line, table};
-use crate::plan::{FloatNode, LhsSource, Multiplications, Plan, RhsOperand, Site};
+use crate::plan::{FloatNode, LhsSource, Multiplications, Plan, RhsOperand, ScaleOf, Site};
 
 /// What a model is made of.
 #[derive(Clone, Debug, Serialize)]
@@ -109,7 +109,7 @@ fn row(site: &Site, shape: impl Fn(&str) -> Option<Vec<i64>>) -> SiteRow {
         LhsSource::Activation(activation) => activation.name(),
     };
     let (b, weight, qkv_thirds) = match &site.b {
-        RhsOperand::Weight { value, qkv, .. } => (value, shape(value), *qkv),
+        RhsOperand::Weight { value, scales, .. } => (value, shape(value), *scales == ScaleOf::Thirds),
         RhsOperand::Activation(value) => (value, None, false),
     };
     let (name, a, b) = (site.name.clone(), site.a.clone(), b.clone());
