@@ -46,7 +46,9 @@ impl Windows {
         let groups = groups.ok_or("the groups of this Conv do not divide its output channels")?;
         let padding = match node.attr_str("auto_pad").unwrap_or("NOTSET") {
             "NOTSET" => match ints("pads").unwrap_or(&[0; 4]) {
-                pads @ &[top, left, bottom, right] if pads.iter().all(|p| (0..=i32::MAX.into()).contains(p)) => {
+                pads @ &[top, left, bottom, right]
+                    if pads.iter().all(|p| (0..=i32::MAX.into()).contains(p)) =>
+                {
                     let [top, left, bottom, right] = [top, left, bottom, right].map(|p| p as usize);
                     Padding::Explicit { before: [top, left], after: [bottom, right] }
                 }
@@ -104,7 +106,8 @@ impl Windows {
             let Some(y) = self.source(0, size, position, ky) else { continue };
             if self.dilations[1] == 1 {
                 let columns = self.columns(size, position);
-                if let Some(x) = self.source(1, size, position, columns.start).filter(|_| !columns.is_empty()) {
+                if let Some(x) = self.source(1, size, position, columns.start).filter(|_| !columns.is_empty())
+                {
                     run(ky * kw + columns.start, y * size[1] + x, columns.len());
                 }
             } else {
@@ -211,9 +214,12 @@ mod tests {
 
     #[test]
     fn nonsense_has_no_windows() {
-        for (name, ints) in
-            [("strides", &[0, 1][..]), ("dilations", &[1]), ("pads", &[-1, 0, 0, 0]), ("kernel_shape", &[3, 3])]
-        {
+        for (name, ints) in [
+            ("strides", &[0, 1][..]),
+            ("dilations", &[1]),
+            ("pads", &[-1, 0, 0, 0]),
+            ("kernel_shape", &[3, 3]),
+        ] {
             assert!(windows([2, 2], &[(name, ints)]).is_err(), "{name} {ints:?}");
         }
     }

@@ -117,6 +117,32 @@ fn pointwise_convolutions_are_linear_layers() {
     check(b.classified(&tokens), "patch fc1 fc2 head");
 }
 
+/// Windows that overlap, are padded, skip pixels or see a group of the channels; a result that two nodes take.
+#[test]
+fn convolutions_are_sites() {
+    let mut b = Builder::default();
+    let map = b.conv("x", &[16, 3, 2, 2], 2);
+    let padded = |b: &mut Builder, x: &str, weight: &[usize], stride: i64| {
+        let (w, bias) = (b.weight(weight), b.weight(&weight[..1]));
+        let y = b.op("Conv", &[x, &w, &bias]);
+        b.with(AttributeProto::int_list("strides", &[stride, stride]));
+        b.with(AttributeProto::int_list("pads", &[1, 1, 1, 1]));
+        b.with(AttributeProto::int("group", (16 / weight[1]) as i64));
+        y
+    };
+    let map = padded(&mut b, &map, &[16, 16, 3, 3], 1);
+    let sigmoid = b.op("Sigmoid", &[&map]);
+    let map = b.op("Mul", &[&map, &sigmoid]);
+    let map = padded(&mut b, &map, &[16, 8, 3, 3], 2);
+    let map = b.conv(&map, &[40, 16, 1, 1], 1);
+    let map = b.conv(&map, &[12, 40, 1, 1], 1);
+    let shape = b.ints(&[0, 12, 4]);
+    let flat = b.op("Reshape", &[&map, &shape]);
+    let tokens = b.op("Transpose", &[&flat]);
+    b.with(AttributeProto::int_list("perm", &[0, 2, 1]));
+    check(b.classified(&tokens), "patch conv conv linear linear head");
+}
+
 /// A weight behind a Cast, the sum of a weight and a product of two thin ones (a low-rank adapter), and a normalized weight.
 #[test]
 fn weights_that_are_computed_from_constants_are_constants() {

@@ -23,7 +23,7 @@ const MOST_POSITIONS: usize = 256;
 const OUTPUT_PERCENTS: Range<usize> = 40..101;
 
 /// The recorded windows of `x[N, C, H, W]`, as `[groups, rows, C/groups·kh·kw]`; `first` is the number of the first image.
-pub(super) fn windows(windows: &Windows, x: ArrayD<f32>, first: usize) -> Result<ArrayD<f32>> {
+pub(super) fn windows(windows: &Windows, x: &ArrayViewD<f32>, first: usize) -> Result<ArrayD<f32>> {
     let wrong = || Error::model("a quantized Conv", format!("its input is {:?}", x.shape()));
     let groups = windows.groups();
     let &[images, channels, height, width] = x.shape() else { return Err(wrong()) };
@@ -95,7 +95,7 @@ pub(super) fn solve(
     graph: &Graph,
     site: &Site,
     windows: &Windows,
-    record: SiteRecord,
+    record: &SiteRecord,
     options: &Options,
     search: Search,
 ) -> Result<SiteScales> {
@@ -113,7 +113,7 @@ pub(super) fn solve(
     // Rounding what the residual stream begins with costs more than it gains.
     let output = match site.kind {
         SiteKind::Patch => None,
-        _ => Some(output_scale(&problem, bias(graph, site)?)?),
+        _ => Some(output_scale(&problem, bias(graph, site)?.as_deref())?),
     };
     let mut settings = options.settings(options.activation_bits, options.weight_bits);
     // The scale of a patch projection is the paper's: one for all channels.
@@ -141,7 +141,7 @@ pub(super) fn solve(
 }
 
 /// The products of all groups as one problem.
-fn problem(record: SiteRecord, weight: &Array2<f32>, groups: usize, each_channel: bool) -> Problem {
+fn problem(record: &SiteRecord, weight: &Array2<f32>, groups: usize, each_channel: bool) -> Problem {
     let n = weight.nrows() / groups;
     let columns = |group: usize| group * n..(group + 1) * n;
     let mut b: Vec<Array2<f32>> = (0..groups)
@@ -161,13 +161,14 @@ fn problem(record: SiteRecord, weight: &Array2<f32>, groups: usize, each_channel
         let all = stacked(&record.curvature.iter().map(|x| x.view()).collect::<Vec<_>>());
         curvature = (0..groups).map(|group| all.slice(s![.., columns(group)]).to_owned()).collect();
     }
-    let scaled = if each_channel { (0..n).map(|i| i..i + 1).collect() } else { std::iter::once(0..n).collect() };
+    let scaled =
+        if each_channel { (0..n).map(|i| i..i + 1).collect() } else { std::iter::once(0..n).collect() };
     let b = if groups == 1 { Rhs::Weight(b.remove(0)) } else { Rhs::Activation(b) };
     Problem { a, a_kind: LhsKind::Uniform, b, groups: scaled, curvature }
 }
 
 /// The scale of the 8-bit codes of the output: of some shares of its largest value, the one of the least error.
-fn output_scale(problem: &Problem, bias: Option<Vec<f32>>) -> Result<Scale> {
+fn output_scale(problem: &Problem, bias: Option<&[f32]>) -> Result<Scale> {
     let bits = Bits::new(8).expect("8 bits are in range");
     let b = match &problem.b {
         Rhs::Weight(b) => std::slice::from_ref(b),
@@ -177,7 +178,7 @@ fn output_scale(problem: &Problem, bias: Option<Vec<f32>>) -> Result<Scale> {
     let mut outputs: Vec<(f32, f32)> = Vec::new();
     for (group, (a, b)) in problem.a.iter().zip(b).enumerate() {
         for ((row, i), product) in a.dot(b).indexed_iter() {
-            let bias = bias.as_ref().map_or(0.0, |bias| bias[group * b.ncols() + i]);
+            let bias = bias.map_or(0.0, |bias| bias[group * b.ncols() + i]);
             let weight = problem.curvature.get(group).map_or(1.0, |curvature| curvature[[row, i]]);
             outputs.push((product + bias, weight));
         }

@@ -22,7 +22,7 @@ pub(super) fn solve(
     search: Search,
 ) -> Result<SiteScales> {
     if let Some(windows) = site.windows() {
-        return convolution::solve(graph, site, windows, record, options, search);
+        return convolution::solve(graph, site, windows, &record, options, search);
     }
     // The twins that can be written: one over a weight, and the probabilities of attention.
     let a_kind = match (site.a_kind, &site.b) {

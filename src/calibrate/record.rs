@@ -202,7 +202,9 @@ impl<'r> Recorder<'r> {
                 RhsOperand::Weight { .. } => vec![],
             };
             let a = match site.windows() {
-                Some(windows) => convolution::windows(windows, value(&site.a)?, index * self.shape[0])?,
+                Some(windows) => {
+                    convolution::windows(windows, &value(&site.a)?.view(), index * self.shape[0])?
+                }
                 None => value(&site.a)?,
             };
             records.push(SiteRecord { a: vec![a], b, curvature: vec![] });

@@ -88,7 +88,9 @@ impl WeightCodes {
     fn of(graph: &Graph, site: &Site, scales: &SiteScales) -> Result<Self> {
         let place = || format!("site `{}`", site.name);
         let weight = site.weight(graph)?;
-        let RhsOperand::Weight { layout, scales: of, .. } = &site.b else { unreachable!("the site has a weight") };
+        let RhsOperand::Weight { layout, scales: of, .. } = &site.b else {
+            unreachable!("the site has a weight")
+        };
         // Output channels last, as the columns of B are.
         let (mut matrix, is_conv) = match layout {
             WeightLayout::Kn => (weight, false),
@@ -99,7 +101,9 @@ impl WeightCodes {
         let n = matrix.shape()[channel_axis];
         let per_channel: Vec<f32> = match scales.b.len() {
             1 => vec![scales.b[0].get(); n],
-            3 if *of == ScaleOf::Thirds && n.is_multiple_of(3) => (0..n).map(|c| scales.b[c / (n / 3)].get()).collect(),
+            3 if *of == ScaleOf::Thirds && n.is_multiple_of(3) => {
+                (0..n).map(|c| scales.b[c / (n / 3)].get()).collect()
+            }
             len if len == n => scales.b.iter().map(|s| s.get()).collect(),
             len => {
                 return Err(Error::data(

@@ -26,9 +26,10 @@ pub fn plan(model: &Prepared, exclude: &[String]) -> Result<Plan> {
     }
     let mut plan = Plan { sites: Vec::new(), float: Vec::new() };
     let finder = Finder::new(model);
-    for (id, node) in graph.nodes().filter(|(_, node)| {
-        node.is_op("ConvTranspose") || PRODUCTS.iter().any(|op| node.is_op(op))
-    }) {
+    for (id, node) in graph
+        .nodes()
+        .filter(|(_, node)| node.is_op("ConvTranspose") || PRODUCTS.iter().any(|op| node.is_op(op)))
+    {
         match finder.site(id, node) {
             Ok(site) => plan.sites.push(site),
             Err(reason) => plan.float.push(float_node(id, node, reason)),
@@ -188,9 +189,8 @@ impl<'g> Finder<'g> {
     /// The weight of a `MatMul` whose lhs is `a`.
     fn linear(&self, a: &str, b: String) -> RhsOperand {
         let moved = self.graph.producer(a).map(|id| self.graph.node(id));
-        let was_conv = moved.is_some_and(|node| {
-            node.is_op("Transpose") && node.attr_ints("perm") == Some(&[0, 2, 3, 1])
-        });
+        let was_conv = moved
+            .is_some_and(|node| node.is_op("Transpose") && node.attr_ints("perm") == Some(&[0, 2, 3, 1]));
         let scales = if was_conv { ScaleOf::Channel } else { ScaleOf::Tensor };
         RhsOperand::Weight { value: b, layout: WeightLayout::Kn, scales }
     }

@@ -173,18 +173,25 @@ impl Group {
         };
         let mut out = vec![0f32; n * rows];
         let mut rounded = Vec::new();
-        multiply_codes(rows_of_codes, &self.b, |panel| self.scales[panel], |panel, values| {
-            if let Some(bias) = &self.bias {
-                math::add_bias(values, &bias[panel]);
-            }
-            if let Some(output) = conv.output {
-                round(output, values.as_flattened_mut(), &mut rounded);
-            }
-            let columns = self.b.columns(panel);
-            for (i, out) in out[columns.start * rows..columns.end * rows].chunks_exact_mut(rows).enumerate() {
-                out.iter_mut().zip(values.iter()).for_each(|(out, values)| *out = values[i]);
-            }
-        });
+        multiply_codes(
+            rows_of_codes,
+            &self.b,
+            |panel| self.scales[panel],
+            |panel, values| {
+                if let Some(bias) = &self.bias {
+                    math::add_bias(values, &bias[panel]);
+                }
+                if let Some(output) = conv.output {
+                    round(output, values.as_flattened_mut(), &mut rounded);
+                }
+                let columns = self.b.columns(panel);
+                for (i, out) in
+                    out[columns.start * rows..columns.end * rows].chunks_exact_mut(rows).enumerate()
+                {
+                    out.iter_mut().zip(values.iter()).for_each(|(out, values)| *out = values[i]);
+                }
+            },
+        );
         out
     }
 }

@@ -216,9 +216,10 @@ fn windows_may_overlap_and_groups_see_their_channels() {
     let attributes: [(&str, &[i64]); 4] =
         [("strides", &[2, 1]), ("pads", &[1, 0, 2, 2]), ("dilations", &[1, 2]), ("kernel_shape", &[3, 2])];
     let group = AttributeProto::int("group", groups as i64);
-    let conv = attributes.iter().fold(node("Conv", "c", ["x", "w"], ["y"]).with(group), |node, (name, ints)| {
-        node.with(AttributeProto::int_list(name, ints))
-    });
+    let conv =
+        attributes.iter().fold(node("Conv", "c", ["x", "w"], ["y"]).with(group), |node, (name, ints)| {
+            node.with(AttributeProto::int_list(name, ints))
+        });
     let windows = Windows::of(&conv, &[m, of_group, kh, kw]).unwrap();
     let (rows, columns) = ((h + 3 - 3) / 2 + 1, w + 2 - 3 + 1);
     let mut expected = Vec::new();

@@ -12,7 +12,9 @@ use crate::{Error, Result};
 impl Reader<'_> {
     /// `QDQ(Conv(QDQ(x), DQ(W), bias))`.
     pub(super) fn rounded_conv(&self, node: &NodeProto) -> Result<Option<Unnamed>> {
-        let Some(found) = formulas::rounded_conv().matches(self.graph, &*node.output[0]) else { return Ok(None) };
+        let Some(found) = formulas::rounded_conv().matches(self.graph, &*node.output[0]) else {
+            return Ok(None);
+        };
         let Some(mut site) = self.conv(self.graph.node(found.node("conv")))? else { return Ok(None) };
         let codes = self.codes(found.node("q"), found.node("dq"))?;
         let Product::Conv { output, .. } = &mut site.product else { return Ok(None) };
