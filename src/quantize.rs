@@ -112,7 +112,7 @@ impl<'m> Quantize<'m> {
 
     /// Searches the scales on `images`.
     ///
-    /// An error names the fault of the model or of the images, or the operator without a gradient rule.
+    /// An error names the fault of the model or of the images.
     pub fn calibrate(&self, images: &Dataset) -> Result<Calibration> {
         self.calibrate_with(images, &())
     }

@@ -51,24 +51,36 @@ impl From<Gradient> for String {
     }
 }
 
+/// Which error of a value is the loss.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// Cross-entropy: the logits of a classifier, if there are two axes; else as features.
+    Logits,
+    /// The squared error.
+    Features,
+    /// The squared error relative to the squares of the value, which is a noise-to-signal ratio: a value at which the
+    /// differentiated part of the model ends.
+    Boundary,
+}
+
 impl Gradient {
-    /// The gradients to back-propagate from each of `outputs`, `[probes, its shape]`. With `logits`, the only output is
-    /// the logits of a classifier. `stream` numbers the batch, so that every batch has probes of its own, whatever the
-    /// order in which batches are run.
+    /// The gradients to back-propagate from each of `outputs`, `[probes, its shape]`. `stream` numbers the batch, so that
+    /// every batch has probes of its own, whatever the order in which batches are run.
     pub fn seeds(
         self,
-        outputs: &[ArrayViewD<f32>],
-        logits: bool,
+        outputs: &[(ArrayViewD<f32>, Target)],
         seed: u64,
         stream: u64,
     ) -> Result<Vec<ArrayD<f32>>> {
-        let is_logits = |output: &ArrayViewD<f32>| logits && output.ndim() == 2;
+        let is_logits = |output: &ArrayViewD<f32>, target| target == Target::Logits && output.ndim() == 2;
         match self {
             Self::PseudoLabel => match outputs {
-                [output] if is_logits(output) => Ok(vec![pseudo_label(output).insert_axis(Axis(0))]),
+                [(output, target)] if is_logits(output, *target) => {
+                    Ok(vec![pseudo_label(output).insert_axis(Axis(0))])
+                }
                 _ => Err(Error::unsupported(
                     "gradient `pseudo-label`",
-                    "the model gives features, not the logits of a classifier; use `fisher:4`",
+                    "the loss is not taken at the logits of a classifier alone; use `fisher:4`",
                 )),
             },
             Self::Fisher(probes) => {
@@ -76,11 +88,15 @@ impl Gradient {
                 rng.set_stream(stream);
                 let mut sign = || if rng.next_u32() & 1 == 0 { 1.0 } else { -1.0 };
                 let shape = |output: &ArrayViewD<f32>| [&[probes], output.shape()].concat();
-                let mut seeds: Vec<_> = outputs.iter().map(|o| ArrayD::zeros(shape(o))).collect();
+                let mut seeds: Vec<_> = outputs.iter().map(|(o, _)| ArrayD::zeros(shape(o))).collect();
                 for probe in 0..probes {
-                    for (output, seeds) in outputs.iter().zip(&mut seeds) {
+                    for ((output, target), seeds) in outputs.iter().zip(&mut seeds) {
                         let signs = ArrayD::from_shape_simple_fn(output.raw_dim(), &mut sign);
-                        let seed = if is_logits(output) { fisher(output, &signs) } else { signs };
+                        let seed = match target {
+                            _ if is_logits(output, *target) => fisher(output, &signs),
+                            Target::Boundary => signs / norm(output),
+                            Target::Logits | Target::Features => signs,
+                        };
                         seeds.index_axis_mut(Axis(0), probe).assign(&seed);
                     }
                 }
@@ -112,6 +128,12 @@ pub fn fisher(logits: &ArrayViewD<f32>, signs: &ArrayD<f32>) -> ArrayD<f32> {
     let root = Zip::from(&p).and(signs).map_collect(|p, v| p.sqrt() * v);
     let inner = root.sum_axis(Axis(1)).insert_axis(Axis(1));
     root - p * inner
+}
+
+/// The root of the sum of squares; 1 of zeros, whose errors are relative to nothing.
+fn norm(value: &ArrayViewD<f32>) -> f32 {
+    let norm = value.iter().map(|&x| f64::from(x).powi(2)).sum::<f64>().sqrt() as f32;
+    if norm > 0.0 { norm } else { 1.0 }
 }
 
 fn softmax(logits: &ArrayViewD<f32>) -> ArrayD<f32> {
@@ -150,6 +172,19 @@ mod tests {
                 assert!((c - hessian).abs() < 1e-6, "({i}, {j}): {c} against {hessian}");
             }
         }
+    }
+
+    /// Twice the value has a quarter of the curvature: the loss is a ratio.
+    #[test]
+    fn the_error_of_a_boundary_is_relative() {
+        let value = ArrayD::from_shape_vec(vec![1, 2], vec![3.0, -4.0]).unwrap();
+        let magnitudes = |value: ArrayD<f32>| {
+            let seeds = Gradient::Fisher(1).seeds(&[(value.view(), Target::Boundary)], 0, 0).unwrap();
+            seeds[0].iter().map(|x| x.abs()).collect::<Vec<_>>()
+        };
+        assert_eq!(magnitudes(value.clone()), [0.2; 2]);
+        assert_eq!(magnitudes(value.clone() * 2.0), [0.1; 2]);
+        assert_eq!(magnitudes(value * 0.0), [1.0; 2]);
     }
 
     #[test]

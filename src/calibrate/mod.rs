@@ -24,7 +24,7 @@ use crate::plan::{Plan, ensure_finite};
 use crate::prepare::Prepared;
 use crate::progress::Progress;
 use prost::Message as _;
-use record::{Recorder, SiteFootprint};
+use record::{Recorder, SiteFootprint, some_of};
 
 /// How a calibration is done; none of this changes its result.
 pub struct Run<'r> {
@@ -81,6 +81,7 @@ pub fn calibrate(
         progress.note(&format!("{done} of {} sites were calibrated before", plan.sites.len()));
     }
 
+    recorder.notes().iter().for_each(|note| progress.note(note));
     let footprint = recorder.footprint()?;
     let graph = model.graph();
     let weights: Vec<usize> = plan.sites.iter().map(|site| problems::weight_len(graph, site) * 4).collect();
@@ -93,6 +94,7 @@ pub fn calibrate(
     };
     let limits = memory::Limits { threads: rayon::current_num_threads(), memory: run.memory };
     let division = memory::divide(demand, done, limits)?;
+    let mut flat: Vec<String> = Vec::new();
     for (i, group) in division.groups.iter().enumerate() {
         let part = match division.groups.len() {
             1 => String::new(),
@@ -105,11 +107,23 @@ pub fn calibrate(
             group.clone().map(|site| search_work(&footprint.sites[site], weights[site])).collect();
         progress.stage(&format!("search scales{part}"), work.iter().sum());
         for ((site, record), work) in plan.sites[group.clone()].iter().zip(records).zip(work) {
+            if record.is_flat() {
+                flat.push(format!("`{}`", site.name));
+            }
             calibration.sites.push(problems::solve(graph, site, record, options, run.search)?);
             progress.step(&site.name, work);
             (run.save)(&calibration)?;
         }
         sites = calibration.sites;
+    }
+    if !flat.is_empty() {
+        progress.note(&format!(
+            "warning: {} of {} sites have a gradient of zero, as behind a Round: for {} the squared error of the site \
+             itself was the metric",
+            flat.len(),
+            plan.sites.len(),
+            some_of(&flat),
+        ));
     }
     Ok(Calibration { provenance: provenance(recorder.images_sha256()?), sites })
 }

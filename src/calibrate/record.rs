@@ -1,6 +1,7 @@
 //! The float model's values at every site, and the curvature of the loss there, over the calibration set.
 
 use std::collections::BTreeSet;
+use std::iter::repeat;
 use std::ops::Range;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -8,10 +9,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use ndarray::ArrayD;
 use rayon::prelude::*;
 
+use super::loss::Target;
 use super::{Metric, Options, convolution};
 use crate::data::Dataset;
 use crate::plan::{self, Plan, RhsOperand, Site};
-use crate::prepare::{Prepared, hex_digest};
+use crate::prepare::{Cut, Prepared, hex_digest};
 use crate::progress::Progress;
 use crate::runtime::Session;
 use crate::{Error, Result};
@@ -26,6 +28,13 @@ pub(super) struct SiteRecord {
     pub(super) b: Vec<ArrayD<f32>>,
     /// `(∂L/∂O)²`, the mean over the probes; empty unless the metric is [`Metric::Hessian`].
     pub(super) curvature: Vec<ArrayD<f32>>,
+}
+
+impl SiteRecord {
+    /// Whether the loss does not depend on the site: its curvature is zero everywhere.
+    pub(super) fn is_flat(&self) -> bool {
+        !self.curvature.is_empty() && self.curvature.iter().all(|batch| batch.iter().all(|&x| x == 0.0))
+    }
 }
 
 /// How many bytes one batch takes.
@@ -53,8 +62,10 @@ pub(super) struct Recorder<'r> {
     images: &'r Dataset,
     /// `[N, C, H, W]` of one batch.
     shape: [usize; 4],
-    /// The session's output is the logits of a classifier.
-    logits: bool,
+    /// What the session's outputs are to the loss; those beyond are boundaries.
+    targets: Vec<Target>,
+    /// What the user should know of the loss.
+    notes: Vec<String>,
     /// SHA-256 of each batch, known once it was loaded.
     digests: Vec<OnceLock<String>>,
 }
@@ -88,13 +99,26 @@ impl<'r> Recorder<'r> {
             ));
         }
         let shape = input.shape_for(images.item_shape())?;
-        let mut outputs = model.outputs()?;
-        if outputs.logits {
-            outputs.names.truncate(1);
+        let (names, targets): (Vec<String>, Vec<Target>) = targets(model)?.into_iter().unzip();
+        let mut session = Session::new(model.computable().model(), shape, &names, &taps(plan))?;
+        let mut notes: Vec<String> = model.cut().map(|cut| cut_note(model, cut)).into_iter().collect();
+        if options.metric == Metric::Hessian {
+            let wanted: Vec<&str> = plan.sites.iter().map(|site| site.output.as_str()).collect();
+            let ends = session.end_at_missing_rules(&wanted)?;
+            notes.extend(ends.iter().map(|(node, op)| {
+                format!(
+                    "warning: {op} `{node}` has no gradient rule: for the sites before it, the error at its input \
+                     is the loss"
+                )
+            }));
         }
-        let session = Session::new(model.model(), shape, &outputs.names, &taps(plan))?;
         let digests = vec![OnceLock::new(); images.len() / batch];
-        Ok(Self { session, plan, options, images, shape, logits: outputs.logits, digests })
+        Ok(Self { session, plan, options, images, shape, targets, notes, digests })
+    }
+
+    /// What the user should know of the loss.
+    pub(super) fn notes(&self) -> &[String] {
+        &self.notes
     }
 
     /// Batches of the calibration set.
@@ -212,7 +236,9 @@ impl<'r> Recorder<'r> {
         if self.options.metric == Metric::Hessian {
             let outputs: Vec<&str> = sites.iter().map(|site| site.output.as_str()).collect();
             let Options { gradient, seed, .. } = self.options;
-            let seeds = gradient.seeds(&recorded.outputs()?, self.logits, *seed, index as u64)?;
+            let targets = self.targets.iter().copied().chain(repeat(Target::Boundary));
+            let outputs_of_loss: Vec<_> = recorded.outputs()?.into_iter().zip(targets).collect();
+            let seeds = gradient.seeds(&outputs_of_loss, *seed, index as u64)?;
             recorded.gradients(seeds, &outputs, |site, gradients| {
                 let mut curvature = finite(mean_square(gradients), &sites[site].name, "its gradient", index)?;
                 if sites[site].windows().is_some() {
@@ -223,6 +249,52 @@ impl<'r> Recorder<'r> {
             })?;
         }
         Ok(records)
+    }
+}
+
+/// The values whose errors are the loss: the outputs, of a classifier the logits alone; and the values at which the model
+/// goes on with what cannot be computed here.
+fn targets(model: &Prepared) -> Result<Vec<(String, Target)>> {
+    let outputs = model.outputs()?;
+    let logits = |name: String| (name, Target::Logits);
+    let Some(cut) = model.cut() else {
+        return Ok(match outputs.logits {
+            true => outputs.names.into_iter().take(1).map(logits).collect(),
+            false => outputs.names.into_iter().map(|name| (name, Target::Features)).collect(),
+        });
+    };
+    let is_computed = |name: &String| cut.graph.outputs().iter().any(|output| output.name() == name);
+    let first = outputs.names.first().filter(|name| outputs.logits && is_computed(name)).cloned();
+    let others = if first.is_some() { &[] } else { &outputs.names[..] };
+    let mut found: Vec<(String, Target)> = first.map(logits).into_iter().collect();
+    // Errors of different values are added: all are relative.
+    for name in others.iter().filter(|name| is_computed(name)).chain(&cut.boundary) {
+        if !found.iter().any(|(known, _)| known == name) {
+            found.push((name.clone(), Target::Boundary));
+        }
+    }
+    Ok(found)
+}
+
+/// What is not computed of a model, and what takes its place.
+fn cut_note(model: &Prepared, cut: &Cut) -> String {
+    let labels: Vec<String> = cut.nodes.iter().map(|(id, _)| model.graph().node(*id).label()).collect();
+    let values: Vec<String> = cut.boundary.iter().map(|value| format!("`{value}`")).collect();
+    format!(
+        "warning: {} cannot be computed here ({}): what lies behind stays in float, and the error of {} is part of the \
+         loss",
+        some_of(&labels),
+        cut.nodes[0].1,
+        some_of(&values),
+    )
+}
+
+/// The first few of a list.
+pub(super) fn some_of(names: &[String]) -> String {
+    const SHOWN: usize = 3;
+    match names.len().saturating_sub(SHOWN) {
+        0 => names.join(", "),
+        more => format!("{} and {more} more", names[..SHOWN].join(", ")),
     }
 }
 

@@ -52,6 +52,12 @@ impl ImageArgs {
             Items::Array(_) => {}
         }
         input.shape_for(data.item_shape())?;
+        if let Some(batch) = input.written_out {
+            progress.note(&format!(
+                "the model leaves the batch open, but its Reshapes are for batches of {batch}: images are taken {batch} \
+                 at a time"
+            ));
+        }
         Ok(data)
     }
 

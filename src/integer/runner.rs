@@ -75,11 +75,12 @@ impl Runner {
 
     /// The runner for images of `[C, H, W]`; an error if the file fixes another size.
     pub fn with_image(model: &Prepared, image: [usize; 3]) -> Result<Self> {
-        let (shape, outputs) = (model.input()?.shape_for(image)?, model.outputs()?);
-        let is_first = |output: &ValueInfoProto| output.name() == outputs.names[0];
-        let output = model.graph().outputs().iter().position(is_first).expect("it is one of them");
-        let sites = read(model.graph())?.sites;
-        let graph = lower(model.model(), &sites, shape)?;
+        let (shape, output) = (model.input()?.shape_for(image)?, model.computed_output()?);
+        let computable = model.computable();
+        let is_first = |value: &ValueInfoProto| value.name() == output;
+        let output = computable.outputs().iter().position(is_first).expect("it is one of them");
+        let sites = read(computable)?.sites;
+        let graph = lower(computable.model(), &sites, shape)?;
         let sites: Vec<SiteInfo> = sites.into_iter().map(|site| site.info).collect();
         Ok(Self { plan: fused_plan(&graph)?, plain: Mutex::default(), graph, sites, shape, output })
     }

@@ -30,7 +30,7 @@ pub fn plan(model: &Prepared, exclude: &[String]) -> Result<Plan> {
         .nodes()
         .filter(|(_, node)| node.is_op("ConvTranspose") || PRODUCTS.iter().any(|op| node.is_op(op)))
     {
-        match finder.site(id, node) {
+        match behind_cut(model, id).map_or_else(|| finder.site(id, node), Err) {
             Ok(site) => plan.sites.push(site),
             Err(reason) => plan.float.push(float_node(id, node, reason)),
         }
@@ -50,7 +50,29 @@ pub fn plan(model: &Prepared, exclude: &[String]) -> Result<Plan> {
         return Err(Error::unsupported("no site to quantize in this model", found));
     }
     plan.float.extend(float_by_design(graph));
+    plan.float.extend(cut_nodes(model));
     Ok(plan)
+}
+
+/// Why a node behind an operator that cannot be computed here stays in float: nothing can be recorded there.
+fn behind_cut(model: &Prepared, id: NodeId) -> Option<String> {
+    let first = model.graph().node(model.cut()?.before(id)?);
+    Some(format!("it lies behind {}, which cannot be computed here", first.label()))
+}
+
+/// The nodes at which calibration ends.
+fn cut_nodes(model: &Prepared) -> impl Iterator<Item = FloatNode> {
+    model.cut().into_iter().flat_map(|cut| &cut.nodes).map(|(id, why)| {
+        let node = model.graph().node(*id);
+        let reason = format!("it cannot be computed here ({why}): calibration ends before it");
+        FloatNode {
+            node: node.name_or_output().into(),
+            op: node.op_type().into(),
+            reason,
+            percent: None,
+            product: None,
+        }
+    })
 }
 
 /// An error that names the first tensor with a NaN, or the first weight to quantize with an infinity. (Elsewhere an

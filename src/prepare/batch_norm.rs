@@ -5,7 +5,8 @@ use super::shapes::Ranks;
 use crate::onnx::{Edits, Graph, NodeId, NodeProto, TensorProto, tensor};
 
 /// The edits that put every `BatchNormalization` into the Conv before it, or else a Mul and an Add in its place; `None`
-/// if none is understood. One that trains stays, except on a constant: so is a weight standardized (timm's `StdConv2d`).
+/// if none is understood. One in training mode normalizes by the statistics of its own operand: of a constant, that gives
+/// a constant (a standardized weight, as timm's `StdConv2d` has it), otherwise the operators that compute it.
 pub(super) fn fold(graph: &Graph) -> Option<Edits> {
     let norms = || graph.nodes().filter(|(_, node)| node.is_op("BatchNormalization"));
     norms().next()?;
@@ -18,11 +19,16 @@ pub(super) fn fold(graph: &Graph) -> Option<Edits> {
             continue;
         }
         if norm.attr_int("training_mode").unwrap_or(0) != 0 {
-            let Some((shape, values)) = standardized(graph, norm, &mut budget) else { continue };
-            let mut nodes = Expansion::of(norm, &mut edits);
-            let constant = nodes.constant("standardized", |name| tensor::from_f32(name, &shape, &values));
-            nodes.node("Identity", &[&constant], "copy");
-            let nodes = nodes.into_nodes(&norm.output[0]);
+            let nodes = if let Some((shape, values)) = standardized(graph, norm, &mut budget) {
+                let mut nodes = Expansion::of(norm, &mut edits);
+                let constant = nodes.constant("standardized", |name| tensor::from_f32(name, &shape, &values));
+                nodes.node("Identity", &[&constant], "copy");
+                nodes.into_nodes(&norm.output[0])
+            } else if let Some(nodes) = of_batch(graph, &ranks, norm, &mut edits, &mut budget) {
+                nodes
+            } else {
+                continue;
+            };
             edits.replace_node(id, nodes);
             changed = true;
             continue;
@@ -77,6 +83,43 @@ fn standardized(graph: &Graph, norm: &NodeProto, budget: &mut Budget) -> Option<
         *x = (normal * f64::from(gamma[channel]) + f64::from(beta[channel])) as f32;
     }
     x.iter().all(|x| x.is_finite()).then_some((shape, x))
+}
+
+/// The same of a value that is computed: mean and variance are those of the batch. `None` if the number of axes is not
+/// known.
+fn of_batch(
+    graph: &Graph,
+    ranks: &Ranks,
+    norm: &NodeProto,
+    edits: &mut Edits,
+    budget: &mut Budget,
+) -> Option<Vec<NodeProto>> {
+    let constant = |index| float_constant(graph, norm.operand(index)?);
+    let (x, gamma, beta) = (norm.operand(0)?, constant(1)?, constant(2)?);
+    let rank = ranks.get(x).or(ranks.get(&norm.output[0])).filter(|rank| (2..16).contains(rank))?;
+    let axes: Vec<i64> = (0..rank as i64).filter(|&axis| axis != 1).collect();
+    let channels = tensor::len(gamma);
+    if tensor::len(beta) != channels || !budget.take(2 * channels) {
+        return None;
+    }
+    let mut shape = vec![1; rank - 1];
+    shape[0] = channels;
+    let (gamma, beta) = (tensor::f32s(gamma).ok()?, tensor::f32s(beta).ok()?);
+    let opset = graph.opset();
+    let mut nodes = Expansion::of(norm, edits);
+    let gamma = nodes.constant("gamma", |name| tensor::from_f32(name, &shape, &gamma));
+    let beta = nodes.constant("beta", |name| tensor::from_f32(name, &shape, &beta));
+    let epsilon = nodes.scalar("epsilon", norm.attr_float("epsilon").unwrap_or(1e-5));
+    let mean = nodes.mean(opset, x, &axes, "mean");
+    let centred = nodes.node("Sub", &[x, &mean], "centred");
+    let square = nodes.node("Mul", &[&centred, &centred], "square");
+    let variance = nodes.mean(opset, &square, &axes, "variance");
+    let positive = nodes.node("Add", &[&variance, &epsilon], "positive");
+    let deviation = nodes.node("Sqrt", &[&positive], "deviation");
+    let normal = nodes.node("Div", &[&centred, &deviation], "normal");
+    let scaled = nodes.node("Mul", &[&normal, &gamma], "scaled");
+    nodes.node("Add", &[&scaled, &beta], "shifted");
+    Some(nodes.into_nodes(&norm.output[0]))
 }
 
 /// `y = x·slope + offset`, per channel: `slope = γ/√(σ² + ε)`, `offset = β − μ·slope`.
@@ -259,12 +302,25 @@ mod tests {
     }
 
     #[test]
-    fn one_that_trains_or_is_not_understood_stays() {
+    fn in_training_mode_the_statistics_are_those_of_the_batch() {
+        let training = norm("h", &["y", "", ""]).with(AttributeProto::int("training_mode", 1));
+        let model = after(fold, vec![node("Conv", "", ["x", "w"], ["h"]), training], statistics());
+        assert_eq!(ops(&model), "Conv ReduceMean Sub Mul ReduceMean Add Sqrt Div Mul Add");
+        assert_eq!(model.graph().node[1].attr_ints("axes"), Some(&[0, 2, 3][..]));
+        assert_eq!(floats(&model, 8, 1), (vec![2, 1, 1], vec![4.0, -3.0]));
+        assert_eq!(floats(&model, 9, 1), (vec![2, 1, 1], vec![2.5, 1.0]));
+        assert_eq!(floats(&model, 5, 1).1, [1.0]);
+    }
+
+    #[test]
+    fn one_that_is_not_understood_stays() {
         unchanged(fold, vec![norm("x", &["y"])], statistics());
         let lean = after(fold, vec![norm("x", &["y", "", "m2"])], statistics());
         assert_eq!(lean.graph().node[0].output, ["y"]);
-        let training = norm("h", &["y"]).with(AttributeProto::int("training_mode", 1));
-        unchanged(fold, vec![node("Conv", "", ["x", "w"], ["h"]), training], statistics());
+        // A statistic of training that is used.
+        let training = norm("h", &["y", "m1", "v1"]).with(AttributeProto::int("training_mode", 1));
+        let used = vec![node("Conv", "", ["x", "w"], ["h"]), training, node("Neg", "", ["m1"], ["z"])];
+        unchanged(fold, used, statistics());
         unchanged(fold, vec![node("BatchNormalization", "", [], ["y"])], vec![]);
     }
 }

@@ -65,6 +65,17 @@ impl<'e> Expansion<'e> {
         output
     }
 
+    /// The mean over `axes`, which stay, in a model of this opset.
+    pub(super) fn mean(&mut self, opset: i64, x: &str, axes: &[i64], part: &str) -> String {
+        if opset >= 18 {
+            let axes = self.ints("axes", axes);
+            return self.node("ReduceMean", &[x, &axes], part);
+        }
+        let mean = self.node("ReduceMean", &[x], part);
+        self.with(AttributeProto::int_list("axes", axes));
+        mean
+    }
+
     /// `[N, T, H·D]` as `[N, H, T, D]`.
     pub(super) fn in_heads(&mut self, x: &str, heads: i64, part: &str) -> String {
         let shape = self.ints(&format!("{part}_shape"), &[0, 0, heads, -1]);

@@ -19,7 +19,16 @@ const MAX_NODES: usize = 1 << 17;
 /// The edits that write the body of a function in the place of every call; `None` if there is no call. The functions of
 /// this project stay, and those of another opset than the model's.
 pub(super) fn inline(model: &Model) -> Result<Option<Edits>> {
-    let foreign = || model.proto.functions.iter().filter(|function| function.domain() != DOMAIN);
+    inline_those(model, |domain| domain != DOMAIN)
+}
+
+/// The same with the functions of this project too: what a quantized file computes, operator by operator.
+pub(super) fn inline_all(model: &Model) -> Result<Option<Edits>> {
+    inline_those(model, |_| true)
+}
+
+fn inline_those(model: &Model, wanted: impl Fn(&str) -> bool) -> Result<Option<Edits>> {
+    let foreign = || model.proto.functions.iter().filter(|function| wanted(function.domain()));
     let imports = model.proto.opset_import.iter().map(|import| (plain(import.domain()), import.version()));
     let versions: HashMap<&str, i64> = imports.collect();
     let domains: HashSet<&str> = foreign().map(FunctionProto::domain).collect();
@@ -61,18 +70,26 @@ fn key_of(function: &FunctionProto) -> Key<'_> {
 }
 
 /// Whether the nodes of `function` mean the same in the model, which imports `versions` and defines functions of `domains`.
-/// One that redefines a standard operator is not asked for, and one with graphs inside (If, Loop, Scan) would be refused
-/// later.
+/// One that redefines a standard operator is not asked for. Of graphs inside, those of an If can be written out: they take
+/// nothing but values from around them.
 fn can_inline(function: &FunctionProto, versions: &HashMap<&str, i64>, domains: &HashSet<&str>) -> bool {
     let same = |import: &OperatorSetIdProto| {
         domains.contains(import.domain()) || versions.get(plain(import.domain())) == Some(&import.version())
     };
     let imported: HashSet<&str> = function.opset_import.iter().map(|import| plain(import.domain())).collect();
-    let is_clear =
-        |node: &NodeProto| imported.contains(plain(node.domain())) && node.subgraphs().next().is_none();
     !is_standard(function.domain())
         && function.opset_import.iter().all(same)
-        && function.node.iter().all(is_clear)
+        && function.node.iter().all(|node| is_clear(node, &imported))
+}
+
+/// Whether `node` is of a domain among those `imported`, and so is what a graph inside it has, which calls no function.
+fn is_clear(node: &NodeProto, imported: &HashSet<&str>) -> bool {
+    let is_branch = |graph: &GraphProto| {
+        let plain = graph.input.is_empty() && graph.initializer.is_empty();
+        let inner = |node: &NodeProto| is_standard(node.domain()) && is_clear(node, imported);
+        plain && graph.sparse_initializer.is_empty() && graph.node.iter().all(inner)
+    };
+    imported.contains(plain(node.domain())) && node.subgraphs().all(is_branch)
 }
 
 /// The domain, that of the standard operators in one spelling.
@@ -124,8 +141,8 @@ impl<'m> Inliner<'m> {
             self.spend(call, 1, inner.encoded_len())?;
             let mut new = inner.clone();
             resolve(&mut new, call, function);
-            for value in inner.output.iter().filter(|value| !value.is_empty()) {
-                if !names.contains_key(value.as_str()) {
+            for value in results(inner) {
+                if !names.contains_key(value) {
                     names.insert(value, self.edits.fresh(&format!("{base}/{value}")));
                 }
             }
@@ -152,8 +169,17 @@ impl<'m> Inliner<'m> {
     }
 }
 
+/// What a node makes, and the nodes of the graphs inside it.
+fn results(node: &NodeProto) -> Vec<&str> {
+    let own = node.output.iter().map(String::as_str).filter(|value| !value.is_empty());
+    own.chain(node.subgraphs().flat_map(|graph| &graph.node).flat_map(results)).collect()
+}
+
 /// Gives the attributes that refer to one of the caller its value, else the default, else drops them.
 fn resolve(node: &mut NodeProto, call: &NodeProto, function: &FunctionProto) {
+    for graph in node.subgraphs_mut() {
+        graph.node.iter_mut().for_each(|node| resolve(node, call, function));
+    }
     node.attribute.retain_mut(|attribute| {
         let referred = attribute.ref_attr_name();
         if referred.is_empty() {
@@ -263,6 +289,37 @@ mod tests {
         let f = function("own", "F", &["a"], &["b"], relu());
         let model = inlined(vec![call("F", &["x"], &["y"])], vec![f, ours]).unwrap().unwrap();
         assert_eq!((ops(&model).as_str(), model.proto.functions.len()), ("Relu", 1));
+    }
+
+    #[test]
+    fn the_branches_of_an_if_are_written_out() {
+        let branch = |op: &str, name: &str| {
+            let body = vec![node(op, "", ["h"], ["t"]).with(AttributeProto::reference(
+                "axis",
+                "axis",
+                AttributeType::Int,
+            ))];
+            AttributeProto { g: Some(graph("", "t", body, vec![])), ..AttributeProto::string(name, "") }
+        };
+        let choice = |then: AttributeProto| {
+            node("If", "choice", ["c"], ["b"]).with(then).with(branch("LogSoftmax", "else_branch"))
+        };
+        let body = |choice| vec![node("Neg", "", ["a"], ["h"]), choice];
+        let f = function("own", "F", &["a", "c"], &["b"], body(choice(branch("Softmax", "then_branch"))));
+        let called = call("F", &["x", "x"], &["y"]).with(AttributeProto::int("axis", 1));
+        let model = inlined(vec![called], vec![f]).unwrap().unwrap();
+        assert_eq!(ops(&model), "Neg If");
+        let chosen = &model.graph().node[1];
+        for (graph, op) in chosen.subgraphs().zip(["Softmax", "LogSoftmax"]) {
+            assert_eq!((graph.node[0].op_type(), graph.node[0].attr_int("axis")), (op, Some(1)));
+            assert_eq!((&*graph.node[0].input[0], graph.output[0].name()), ("call/h", "call/t"));
+        }
+
+        // What a body takes or holds would need names of its own.
+        let mut odd = branch("Softmax", "then_branch");
+        odd.g.as_mut().unwrap().initializer.push(crate::onnx::tensor::from_f32("k", &[], &[1.0]));
+        let f = function("own", "F", &["a", "c"], &["b"], body(choice(odd)));
+        assert!(inlined(vec![call("F", &["x", "x"], &["y"])], vec![f]).unwrap().is_none());
     }
 
     #[test]

@@ -11,6 +11,9 @@ pub struct InputSpec {
     pub name: String,
     /// `[N, C, H, W]`; `None` where the file leaves the size open.
     pub dims: [Option<usize>; 4],
+    /// The batch that the model computes with although the file leaves it open, as the exporter wrote it into the shapes
+    /// of the graph; `None` if it takes any.
+    pub written_out: Option<usize>,
 }
 
 impl InputSpec {
@@ -27,7 +30,7 @@ impl InputSpec {
             Error::unsupported(format!("input `{}`", input.name()), why)
         })?;
         let dims = dims.map(|d| d.and_then(|d| usize::try_from(d).ok()).filter(|&d| d > 0));
-        Ok(Self { name: input.name().to_string(), dims })
+        Ok(Self { name: input.name().to_string(), dims, written_out: None })
     }
 
     /// The dims of the first input, as far as they are known.
@@ -35,9 +38,9 @@ impl InputSpec {
         Self::of(graph).map_or([None; 4], |input| input.dims)
     }
 
-    /// Images per run: the fixed batch of the file, or 1 where it is open.
+    /// Images per run: the fixed batch of the file; where that is open, the one in its shapes, or 1.
     pub fn batch(&self) -> usize {
-        self.dims[0].unwrap_or(1)
+        self.dims[0].or(self.written_out).unwrap_or(1)
     }
 
     /// The shape `[N, C, H, W]` of a run with images of `[C, H, W]`; an error if they do not fit.

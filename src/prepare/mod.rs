@@ -4,11 +4,13 @@
 
 mod arithmetic;
 mod attention;
+mod batch;
 mod batch_norm;
 mod border;
 mod branches;
 mod constants;
 mod contrib;
+mod cut;
 mod einsum;
 mod expansion;
 mod functions;
@@ -27,11 +29,12 @@ use std::sync::OnceLock;
 
 use sha2::{Digest, Sha256};
 
+pub(crate) use cut::Cut;
 pub use interface::{InputSpec, Outputs};
 
-use crate::Result;
 use crate::onnx::{DataType, Edits, Graph, Limits, Model};
 use crate::runtime::{Facts, FloatEngine, infer};
+use crate::{Error, Result};
 
 /// Rewrites a model; `None` for one that does not need it (any more).
 type Step = fn(&Graph) -> Result<Option<Edits>>;
@@ -63,6 +66,9 @@ pub struct Prepared {
     border: Vec<(String, DataType)>,
     sha256: OnceLock<String>,
     facts: OnceLock<Facts>,
+    cut: Option<Cut>,
+    /// The batch that is written into the Reshapes of a file that leaves it open.
+    batch: OnceLock<Option<usize>>,
 }
 
 impl Prepared {
@@ -100,13 +106,44 @@ impl Prepared {
                 graph = Graph::new(model)?;
             }
         }
-        Ok(Self { graph, border, sha256: OnceLock::new(), facts: OnceLock::new() })
+        let cut = Cut::of(&graph, InputSpec::dims_of(&graph))?;
+        Ok(Self {
+            graph,
+            border,
+            sha256: OnceLock::new(),
+            facts: OnceLock::new(),
+            cut,
+            batch: OnceLock::new(),
+        })
     }
 
     /// The normalized model and its index.
     #[doc(hidden)]
     pub fn graph(&self) -> &Graph {
         &self.graph
+    }
+
+    /// What lies before and behind the operators that cannot be computed here; `None` if there are none.
+    pub(crate) fn cut(&self) -> Option<&Cut> {
+        self.cut.as_ref()
+    }
+
+    /// The part of the model that can be computed here: all of it, in most cases.
+    pub(crate) fn computable(&self) -> &Graph {
+        self.cut.as_ref().map_or(&self.graph, |cut| &cut.graph)
+    }
+
+    /// The FLOAT output that is compared; an error if it cannot be computed here.
+    pub(crate) fn computed_output(&self) -> Result<String> {
+        let output = self.outputs()?.names.swap_remove(0);
+        let cut = self.cut.as_ref();
+        match cut.and_then(|cut| cut.before(self.graph.producer(&output)?)) {
+            None => Ok(output),
+            Some(id) => Err(Error::unsupported(
+                self.graph.node(id).label(),
+                format!("output `{output}` depends on it, and it cannot be computed here; ONNX Runtime can"),
+            )),
+        }
     }
 
     /// The normalized model.
@@ -117,7 +154,9 @@ impl Prepared {
 
     /// What the model takes; an error unless it is one tensor of four axes.
     pub fn input(&self) -> Result<InputSpec> {
-        InputSpec::of(&self.graph)
+        let input = InputSpec::of(&self.graph)?;
+        let written_out = *self.batch.get_or_init(|| batch::written_out(self.computable(), &input));
+        Ok(InputSpec { written_out, ..input })
     }
 
     /// What the model gives; an error if it has no FLOAT output.
@@ -128,12 +167,19 @@ impl Prepared {
     /// The float model, ready to run on images of `[C, H, W]`; an error if the file fixes another size.
     pub fn float_engine(&self, image: [usize; 3]) -> Result<FloatEngine> {
         let shape = self.input()?.shape_for(image)?;
-        FloatEngine::new(self.model().clone(), self.outputs()?.names.swap_remove(0), shape)
+        FloatEngine::new(self.computable().model().clone(), self.computed_output()?, shape)
     }
 
     /// What can be told of the values without running the model.
     pub(crate) fn facts(&self) -> &Facts {
-        self.facts.get_or_init(|| infer(self.model(), InputSpec::dims_of(&self.graph)))
+        match &self.cut {
+            Some(cut) => cut.facts(),
+            None => self.facts.get_or_init(|| {
+                let [batch, channels, height, width] = InputSpec::dims_of(&self.graph);
+                let batch = batch.or_else(|| self.input().ok()?.written_out);
+                infer(self.model(), [batch, channels, height, width])
+            }),
+        }
     }
 
     /// Whether some node computes on integer codes, or makes or reads them.

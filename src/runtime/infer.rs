@@ -36,6 +36,11 @@ impl Facts {
         self.facts.get(value)?.shape.rank().concretize().map(|rank| rank as usize)
     }
 
+    /// Whether a value is of a float type; `false` where that cannot be told.
+    pub(crate) fn is_float(&self, value: &str) -> bool {
+        self.facts.get(value).and_then(|fact| fact.datum_type.concretize()).is_some_and(|t| t.is_float())
+    }
+
     /// The dims of a value, `None` where they depend on what the file leaves open.
     pub(crate) fn dims(&self, value: &str) -> Option<Vec<Option<usize>>> {
         let fact = self.facts.get(value)?;
@@ -90,6 +95,17 @@ impl Facts {
 /// What can be told of `model`, whose input has `dims`, `None` where the file leaves them open; nothing of what tract
 /// cannot read.
 pub(crate) fn infer(model: &Model, dims: [Option<usize>; 4]) -> Facts {
+    // What one node does not tell, the others still do.
+    analyse(model, dims, true).unwrap_or_default()
+}
+
+/// Whether no shape of `model` contradicts another for an input of `shape`.
+pub(crate) fn shapes_agree(model: &Model, shape: [usize; 4]) -> bool {
+    analyse(model, shape.map(Some), false).is_some()
+}
+
+/// What tract's inference finds; `None` if it fails, unless it is `lenient`.
+fn analyse(model: &Model, dims: [Option<usize>; 4], lenient: bool) -> Option<Facts> {
     let infer = || -> TractResult<Facts> {
         let proto = ModelProto::decode(&*without_weights(model).encode_to_vec())?;
         let parsed = import::reader().parse(&proto, None)?;
@@ -110,18 +126,20 @@ pub(crate) fn infer(model: &Model, dims: [Option<usize>; 4]) -> Facts {
             })
             .collect();
         import::enter(&mut inference, InferenceFact::dt_shape(f32::datum_type(), shape), model)?;
-        // What one node does not tell, the others still do.
-        let _ = inference.analyse(true);
+        let outcome = inference.analyse(lenient);
+        if !lenient {
+            outcome?;
+        }
         let fact =
             |(name, outlet): (String, OutletId)| Some((name, inference.outlet_fact(outlet).ok()?.clone()));
         Ok(Facts { facts: outlets.into_iter().filter_map(fact).collect(), symbols })
     };
-    guarded(infer).ok().and_then(Result::ok).unwrap_or_default()
+    guarded(infer).ok()?.ok()
 }
 
 /// The messages of `model` with inputs in the place of its large float constants.
 fn without_weights(model: &Model) -> crate::onnx::ModelProto {
-    let mut proto = import::with_defaults(model);
+    let mut proto = import::respelled(model);
     let Some(graph) = &mut proto.graph else { return proto };
     let is_weight = |tensor: &TensorProto| {
         tensor.data_type() == DataType::Float as i32 && tensor::len(tensor) > LARGEST_VALUE

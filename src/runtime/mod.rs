@@ -9,7 +9,8 @@ mod infer;
 mod session;
 
 pub use float::FloatEngine;
-pub(crate) use infer::{Facts, infer};
+pub(crate) use import::uncomputable;
+pub(crate) use infer::{Facts, infer, shapes_agree};
 pub use session::{Recorded, Session};
 
 use tract_onnx::prelude::{Arc, IntoRunnable as _, TractResult, TypedModel, TypedSimplePlan};

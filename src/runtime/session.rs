@@ -35,6 +35,16 @@ impl Session {
         Ok(Self { network: Network::new(typed, model.limits.tensor_bytes)?, outlets, outputs })
     }
 
+    /// Ends every gradient before an operator that has no rule, on its way from the outputs to the values `wanted`, and
+    /// counts what enters such an operator among the [outputs](Recorded::outputs), behind those of the model. Gives the
+    /// names and operators of these nodes.
+    pub fn end_at_missing_rules(&mut self, wanted: &[&str]) -> Result<Vec<(String, String)>> {
+        let wanted: Vec<OutletId> = wanted.iter().map(|name| self.outlet(name)).collect::<Result<_>>()?;
+        let (nodes, ends) = self.network.end_at_missing_rules(&self.outputs, &wanted);
+        self.outputs.extend(ends);
+        Ok(nodes)
+    }
+
     /// Runs the model on one batch, keeping its outputs and the taps `wanted`.
     pub fn forward(&self, input: ArrayD<f32>, wanted: &[&str]) -> Result<Recorded<'_>> {
         let mut outlets: Vec<OutletId> =
@@ -62,7 +72,7 @@ impl Recorded<'_> {
         self.tape.value(self.session.outlet(name)?)
     }
 
-    /// The model's outputs.
+    /// The model's outputs, and where gradients [end](Session::end_at_missing_rules).
     pub fn outputs(&self) -> Result<Vec<ArrayViewD<'_, f32>>> {
         self.session.outputs.iter().map(|&output| self.tape.value(output)).collect()
     }

@@ -146,7 +146,7 @@ fn layer_norm(graph: &Graph, nodes: &mut Expansion, x: &str, gamma: &str, beta: 
         nodes.with(AttributeProto::float("epsilon", epsilon));
         return;
     }
-    let mean = mean(graph, nodes, x, "mean");
+    let mean = nodes.mean(graph.opset(), x, &[-1], "mean");
     let centred = nodes.node("Sub", &[x, &mean], "centred");
     let scaled = rms_norm(graph, nodes, &centred, gamma, epsilon);
     if let Some(beta) = beta {
@@ -157,23 +157,12 @@ fn layer_norm(graph: &Graph, nodes: &mut Expansion, x: &str, gamma: &str, beta: 
 /// Over the last axis: `x/√(E[x²] + ε)·γ`.
 fn rms_norm(graph: &Graph, nodes: &mut Expansion, x: &str, gamma: &str, epsilon: f32) -> String {
     let square = nodes.node("Mul", &[x, x], "square");
-    let mean = mean(graph, nodes, &square, "mean_square");
+    let mean = nodes.mean(graph.opset(), &square, &[-1], "mean_square");
     let epsilon = nodes.scalar("epsilon", epsilon);
     let sum = nodes.node("Add", &[&mean, &epsilon], "positive");
     let root = nodes.node("Sqrt", &[&sum], "deviation");
     let normal = nodes.node("Div", &[x, &root], "normal");
     nodes.node("Mul", &[&normal, gamma], "scaled")
-}
-
-/// The mean over the last axis, which stays.
-fn mean(graph: &Graph, nodes: &mut Expansion, x: &str, part: &str) -> String {
-    if graph.opset() >= 18 {
-        let axes = nodes.ints("axes", &[-1]);
-        return nodes.node("ReduceMean", &[x, &axes], part);
-    }
-    let mean = nodes.node("ReduceMean", &[x], part);
-    nodes.with(AttributeProto::int_list("axes", &[-1]));
-    mean
 }
 
 /// `α·A'·B'`, where either may be transposed in its last two axes.

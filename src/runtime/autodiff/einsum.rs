@@ -1,4 +1,4 @@
-//! `EinSum` of two float operands as matrix products of views, without copies, forward and backward.
+//! `EinSum` of float operands as matrix products of views, without copies, forward and backward.
 
 use tract_core::internal::*;
 use tract_core::ops::einsum::EinSum;
@@ -8,27 +8,39 @@ use tract_ndarray::{ArrayBase, ArrayD, ArrayViewD, ArrayViewMutD, Axis, CowArray
 /// The axis of the seeds, which is no letter of tract's.
 const SEEDS: char = '*';
 
-/// `a,b->out`, one letter an axis; `b` is empty for a single operand.
+/// `a,b,…->out`, one letter an axis.
 struct Subscripts {
-    a: Vec<char>,
-    b: Vec<char>,
+    operands: Vec<Vec<char>>,
     out: Vec<char>,
 }
 
-/// Can [`eval`] run it? (One or two plain f32 operands, no diagonals.)
+/// Two operands and what becomes of them.
+struct Pair<'s> {
+    a: &'s [char],
+    b: &'s [char],
+    out: &'s [char],
+}
+
+/// Can [`eval`] run it? (Plain f32 operands, no diagonals.)
 pub(super) fn is_float(op: &EinSum, inputs: &[TValue]) -> bool {
     let float = |input: &TValue| input.datum_type() == f32::datum_type();
-    op.q_params.is_none() && inputs.len() <= 2 && inputs.iter().all(float) && subscripts(op).is_ok()
+    is_differentiable(op) && inputs.iter().all(float)
+}
+
+/// Does [`vjp`] know this form?
+pub(super) fn is_differentiable(op: &EinSum) -> bool {
+    op.q_params.is_none() && subscripts(op).is_ok()
 }
 
 pub(super) fn eval(op: &EinSum, inputs: &[TValue]) -> TractResult<TValue> {
-    let one = tensor0(1f32);
-    let b = inputs.get(1).map_or(&one, |b| b);
-    let out = contract(&subscripts(op)?, &inputs[0].to_plain_array_view()?, &b.to_plain_array_view()?)?;
-    Ok(out.into_tensor().into_tvalue())
+    let Subscripts { operands, out } = subscripts(op)?;
+    let values = inputs.iter().map(|input| input.to_plain_array_view()).collect::<TractResult<Vec<_>>>()?;
+    let factors = operands.iter().map(Vec::as_slice).zip(values).collect();
+    Ok(contract_all(factors, &out)?.into_tensor().into_tvalue())
 }
 
-/// For `a,b->o`: `da = o,b->a` of (dy, b) and `db = a,o->b` of (a, dy), with the axis of the seeds before all others.
+/// For `a,b->o`: `da = o,b->a` of (dy, b) and `db = a,o->b` of (a, dy), with the axis of the seeds before all others; of
+/// more operands the same, with all the others in the place of one.
 pub(super) fn vjp(
     op: &EinSum,
     dy: &ArrayD<f32>,
@@ -36,23 +48,22 @@ pub(super) fn vjp(
     inputs: &[Option<TValue>],
     needed: &[bool],
 ) -> TractResult<Vec<Option<ArrayD<f32>>>> {
-    ensure!(op.q_params.is_none() && inputs.len() <= 2, "only float EinSum of one or two operands");
-    let Subscripts { a, b, out } = subscripts(op)?;
-    let one = Some(tensor0(1f32).into_tvalue());
-    let operands = [&inputs[0], inputs.get(1).unwrap_or(&one)];
+    let Subscripts { operands, out } = subscripts(op)?;
+    let dy_letters = [&[SEEDS], &out[..]].concat();
     let mut grads = Vec::new();
     for (i, &need) in needed.iter().enumerate() {
-        let (of, other) = if i == 0 { (&a, &b) } else { (&b, &a) };
+        let of = &operands[i];
+        let others = || (0..operands.len()).filter(|&j| j != i);
         // What was summed before the product has the same gradient all along.
-        let summed = |c: &char| !out.contains(c) && !other.contains(c);
-        let swapped = Subscripts {
-            a: [&[SEEDS], &out[..]].concat(),
-            b: other.clone(),
-            out: [SEEDS].iter().chain(of.iter().filter(|c| !summed(c))).copied().collect(),
-        };
+        let summed = |c: &char| !out.contains(c) && !others().any(|j| operands[j].contains(c));
+        let kept: Vec<char> = [SEEDS].iter().chain(of.iter().filter(|c| !summed(c))).copied().collect();
         let grad = || -> TractResult<_> {
-            let other = operands[1 - i].as_ref().context("the other operand was not kept")?;
-            let mut grad = contract(&swapped, &dy.view(), &other.to_plain_array_view()?)?;
+            let mut factors = vec![(&dy_letters[..], dy.view())];
+            for j in others() {
+                let other = inputs[j].as_ref().context("another operand was not kept")?;
+                factors.push((&operands[j], other.to_plain_array_view()?));
+            }
+            let mut grad = contract_all(factors, &kept)?;
             if !of.iter().any(summed) {
                 return Ok(grad);
             }
@@ -69,21 +80,45 @@ pub(super) fn vjp(
 }
 
 fn subscripts(op: &EinSum) -> TractResult<Subscripts> {
-    let letters = |slot: InOut| op.axes.axes(slot).map(|axis| axis.repr).collect();
-    let b = if op.axes.input_count() == 2 { letters(InOut::In(1)) } else { vec![] };
-    let s = Subscripts { a: letters(InOut::In(0)), b, out: letters(InOut::Out(0)) };
-    for letters in [&s.a, &s.b, &s.out] {
+    let letters = |slot: InOut| -> Vec<char> { op.axes.axes(slot).map(|axis| axis.repr).collect() };
+    let operands: Vec<_> = (0..op.axes.input_count()).map(|slot| letters(InOut::In(slot))).collect();
+    let s = Subscripts { operands, out: letters(InOut::Out(0)) };
+    for letters in s.operands.iter().chain([&s.out]) {
         let repeated = letters.iter().enumerate().any(|(i, c)| letters[..i].contains(c));
         ensure!(!repeated, "EinSum with a repeated axis in one operand");
     }
     Ok(s)
 }
 
+/// The product of all factors, from left to right: an axis is summed once no factor to come has it.
+fn contract_all(factors: Vec<(&[char], ArrayViewD<f32>)>, out: &[char]) -> TractResult<ArrayD<f32>> {
+    let one = tensor0(1f32);
+    let one: ArrayViewD<f32> = one.to_plain_array_view()?;
+    let last = factors.len() - 1;
+    if let [(letters, value)] = &factors[..] {
+        return contract(&Pair { a: letters, b: &[], out }, value, &one);
+    }
+    let mut letters = factors[0].0.to_vec();
+    let mut product = CowArray::from(factors[0].1.clone());
+    for (i, (next, value)) in factors.iter().enumerate().skip(1) {
+        let mut kept = out.to_vec();
+        if i < last {
+            let is_read =
+                |c: &&char| out.contains(c) || factors[i + 1..].iter().any(|(later, _)| later.contains(c));
+            let new = next.iter().filter(|c| !letters.contains(c));
+            kept = letters.iter().chain(new).filter(is_read).copied().collect();
+        }
+        product = contract(&Pair { a: &letters, b: next, out: &kept }, &product.view(), value)?.into();
+        letters = kept;
+    }
+    Ok(product.into_owned())
+}
+
 /// Moves the axes to `[batch.., m.., k..] · [batch.., k.., n..] = [batch.., m.., n..]`, all of them views, and
 /// multiplies.
-fn contract(s: &Subscripts, a: &ArrayViewD<f32>, b: &ArrayViewD<f32>) -> TractResult<ArrayD<f32>> {
-    let (a, a_letters) = sum_private_axes(a, &s.a, &s.b, &s.out);
-    let (b, b_letters) = sum_private_axes(b, &s.b, &s.a, &s.out);
+fn contract(s: &Pair, a: &ArrayViewD<f32>, b: &ArrayViewD<f32>) -> TractResult<ArrayD<f32>> {
+    let (a, a_letters) = sum_private_axes(a, s.a, s.b, s.out);
+    let (b, b_letters) = sum_private_axes(b, s.b, s.a, s.out);
     let mut dims: HashMap<char, usize> = HashMap::new();
     for (letter, &dim) in a_letters.iter().zip(a.shape()).chain(b_letters.iter().zip(b.shape())) {
         let known = dims.entry(*letter).or_insert(1);
@@ -94,9 +129,9 @@ fn contract(s: &Subscripts, a: &ArrayViewD<f32>, b: &ArrayViewD<f32>) -> TractRe
     let pick = |from: &[char], wanted: &dyn Fn(&char) -> bool| -> Vec<char> {
         from.iter().copied().filter(|c| wanted(c)).collect()
     };
-    let batch = pick(&s.out, &|c| a_letters.contains(c) && b_letters.contains(c));
-    let m = pick(&s.out, &|c| a_letters.contains(c) && !b_letters.contains(c));
-    let n = pick(&s.out, &|c| b_letters.contains(c) && !a_letters.contains(c));
+    let batch = pick(s.out, &|c| a_letters.contains(c) && b_letters.contains(c));
+    let m = pick(s.out, &|c| a_letters.contains(c) && !b_letters.contains(c));
+    let n = pick(s.out, &|c| b_letters.contains(c) && !a_letters.contains(c));
     let k = pick(&a_letters, &|c| b_letters.contains(c) && !s.out.contains(c));
 
     let full = |letters: &[char]| letters.iter().map(|c| dims[c]).collect::<Vec<_>>();
@@ -108,8 +143,8 @@ fn contract(s: &Subscripts, a: &ArrayViewD<f32>, b: &ArrayViewD<f32>) -> TractRe
     let b = b.view().permuted_axes(axes(&b_letters, &b_order));
     let mut a = a.broadcast(full(&a_order)).context("EinSum operands do not broadcast")?;
     let mut b = b.broadcast(full(&b_order)).context("EinSum operands do not broadcast")?;
-    let mut out = ArrayD::zeros(full(&s.out));
-    let mut c = out.view_mut().permuted_axes(axes(&s.out, &[&batch[..], &m, &n].concat()));
+    let mut out = ArrayD::zeros(full(s.out));
+    let mut c = out.view_mut().permuted_axes(axes(s.out, &[&batch[..], &m, &n].concat()));
     let groups = Groups { batch: batch.len(), m: m.len(), n: n.len(), k: k.len() };
     groups.merge(&mut a, &mut b, &mut c);
     groups.multiply(a, b, c)?;

@@ -3,6 +3,7 @@
 //! The graph must be typed but not decluttered (few op kinds, every ONNX value still there). Knows no ONNX.
 
 mod einsum;
+mod grid_sample;
 mod resize;
 mod rules;
 #[cfg(test)]
@@ -10,6 +11,7 @@ mod rules_check;
 mod windows;
 
 use std::collections::hash_map::Entry;
+use std::collections::{BTreeSet, HashSet};
 
 use tract_core::internal::*;
 use tract_core::ops::einsum::EinSum;
@@ -30,6 +32,8 @@ pub(super) struct Network {
     kept: Vec<bool>,
     /// By node: how many read its outputs in the forward pass.
     readers: Vec<usize>,
+    /// By node: does no gradient go through it, because it has no rule?
+    ends: Vec<bool>,
 }
 
 /// The values of one forward pass, kept for the backward pass.
@@ -70,14 +74,41 @@ impl Network {
         let mut readers = vec![0; model.nodes.len()];
         for node in model.nodes.iter().filter(|node| fixed[node.id].is_none()) {
             let varies: Vec<bool> = node.inputs.iter().map(|i| fixed[i.node].is_none()).collect();
-            let rule = rules::find(&node.op.name());
+            let rule = rules::find(node.op.as_ref());
             for (index, input) in node.inputs.iter().enumerate() {
                 readers[input.node] += 1;
                 kept[input.node] |= rule.is_some_and(|(keep, _)| keep.needs_input(index, &varies));
             }
             kept[node.id] |= rule.is_some_and(|(keep, _)| keep == rules::Keep::Output);
         }
-        Ok(Self { model, order, fixed, kept, readers })
+        let ends = vec![false; model.nodes.len()];
+        Ok(Self { model, order, fixed, kept, readers, ends })
+    }
+
+    /// Lets gradients end at every node without a rule on their way from `outputs` to `wanted`: the names and operators
+    /// of these nodes, and the values that enter them, from which gradients can begin anew.
+    pub(super) fn end_at_missing_rules(
+        &mut self,
+        outputs: &[OutletId],
+        wanted: &[OutletId],
+    ) -> (Vec<(String, String)>, Vec<OutletId>) {
+        let leads = self.leads_to(wanted);
+        let mut open = outputs.to_vec();
+        let mut seen: HashSet<OutletId> = outputs.iter().copied().collect();
+        let mut entering: BTreeSet<OutletId> = BTreeSet::new();
+        while let Some(outlet) = open.pop() {
+            let node = &self.model.nodes[outlet.node];
+            let carriers = node.inputs.iter().filter(|i| leads[i.node] && self.is_float(**i));
+            let carriers: Vec<OutletId> = carriers.copied().collect();
+            if outlet.slot > 0 || rules::find(node.op.as_ref()).is_none() {
+                entering.extend(&carriers);
+                self.ends[node.id] |= !carriers.is_empty();
+            }
+            open.extend(carriers.into_iter().filter(|input| seen.insert(*input)));
+        }
+        let ends = self.model.nodes.iter().filter(|node| self.ends[node.id]);
+        let named = ends.map(|node| (node.name.clone(), node.op.name().into_owned())).collect();
+        (named, entering.into_iter().filter(|value| !outputs.contains(value)).collect())
     }
 
     /// Runs the model on `input`; keeps the values of `wanted` and those that rules read.
@@ -104,6 +135,18 @@ impl Network {
             shapes[id] = values[id].iter().flatten().map(|value| value.shape().into()).collect();
         }
         Ok(Tape { network: self, values, shapes })
+    }
+
+    /// By node: is it in `wanted`, or computed from a node that is? What comes through integers or truth values, such
+    /// as an index or a mask, does not count: no gradient flows there.
+    fn leads_to(&self, wanted: &[OutletId]) -> Vec<bool> {
+        let nodes = &self.model.nodes;
+        let mut leads = vec![false; nodes.len()];
+        for &id in &self.order {
+            let through = |i: &OutletId| leads[i.node] && self.is_float(*i);
+            leads[id] = wanted.iter().any(|w| w.node == id) || nodes[id].inputs.iter().any(through);
+        }
+        leads
     }
 
     fn is_float(&self, outlet: OutletId) -> bool {
@@ -135,7 +178,7 @@ impl Tape<'_> {
     /// With S seeds `dy` for each outlet `o` of `from`, `[S, shape of o]`, the gradients
     /// `∂(Σ_o ⟨dy_o, value(o)⟩)/∂value(w)` of each `w` of `wanted`: `found(index of w, [S, shape of w])` is called when
     /// they are known; with zeros where nothing depends on `w`. Values are freed once no rule needs them.
-    /// An error names an op on the way that has no rule.
+    /// An error names an op on the way that has no rule, unless gradients [end](Network::end_at_missing_rules) there.
     pub(super) fn backward(
         mut self,
         from: Vec<(OutletId, ArrayD<f32>)>,
@@ -144,7 +187,7 @@ impl Tape<'_> {
     ) -> Result<()> {
         let network = self.network;
         let model = &network.model;
-        let leads = self.leads_to(wanted);
+        let leads = network.leads_to(wanted);
         let carries = |input: &OutletId| leads[input.node] && network.is_float(*input);
         let count = from.first().map_or(0, |(_, seeds)| seeds.shape()[0]);
         let mut missing = vec![true; wanted.len()];
@@ -159,7 +202,7 @@ impl Tape<'_> {
                     found(index, &dy)?;
                 }
                 let needed: Vec<bool> = node.inputs.iter().map(carries).collect();
-                if !needed.contains(&true) {
+                if network.ends[id] || !needed.contains(&true) {
                     continue;
                 }
                 for (&input, dx) in node.inputs.iter().zip(self.pull_back(node, slot, dy, &needed)?) {
@@ -179,18 +222,6 @@ impl Tape<'_> {
         Ok(())
     }
 
-    /// By node: is it in `wanted`, or computed from a node that is? What comes through integers or truth values, such
-    /// as an index or a mask, does not count: no gradient flows there.
-    fn leads_to(&self, wanted: &[OutletId]) -> Vec<bool> {
-        let nodes = &self.network.model.nodes;
-        let mut leads = vec![false; nodes.len()];
-        for &id in &self.network.order {
-            let through = |i: &OutletId| leads[i.node] && self.network.is_float(*i);
-            leads[id] = wanted.iter().any(|w| w.node == id) || nodes[id].inputs.iter().any(through);
-        }
-        leads
-    }
-
     /// The gradient of each needed input of `node`, in the shape of the broadcast operands.
     fn pull_back(
         &self,
@@ -200,7 +231,7 @@ impl Tape<'_> {
         needed: &[bool],
     ) -> Result<Vec<Option<ArrayD<f32>>>> {
         let name = node.op.name();
-        let (keep, rule) = rules::find(&name).filter(|_| slot == 0).ok_or_else(|| {
+        let (keep, rule) = rules::find(node.op.as_ref()).filter(|_| slot == 0).ok_or_else(|| {
             Error::unsupported(format!("node `{}`", node.name), format!("op {name} has no gradient rule"))
         })?;
         let value = |o: &OutletId| self.values[o.node].as_ref().map(|values| values[o.slot].clone());

@@ -32,7 +32,7 @@ pub(super) fn check(graph: &GraphProto) -> Result<()> {
     graph.node.iter().try_for_each(check_node)
 }
 
-fn check_node(node: &NodeProto) -> Result<()> {
+pub(super) fn check_node(node: &NodeProto) -> Result<()> {
     for attribute in &node.attribute {
         if attribute.subgraphs().next().is_some() {
             let why = "has a graph inside (If, Loop, Scan): vision transformers need none";

@@ -5,6 +5,9 @@
 
 mod attributes;
 mod guard;
+mod slices;
+mod spelling;
+mod support;
 
 use std::collections::HashMap;
 
@@ -15,8 +18,11 @@ use tract_onnx::prelude::*;
 use tract_onnx::tract_hir::internal::{InferenceFact, OutletId};
 
 use crate::error::guarded;
-use crate::onnx::{AttributeProto, Model, tensor};
+use crate::onnx::Model;
 use crate::{Error, Result};
+
+pub(super) use spelling::respelled;
+pub(crate) use support::uncomputable;
 
 /// What is done to the graph between reading and inference: by name, the outlet of every value.
 pub(crate) type Edit<'e> = dyn Fn(&mut InferenceModel, &HashMap<String, OutletId>) -> TractResult<()> + 'e;
@@ -27,14 +33,16 @@ pub(crate) type Edit<'e> = dyn Fn(&mut InferenceModel, &HashMap<String, OutletId
 /// [limit](crate::onnx::Limits).
 pub(crate) fn typed(model: &Model, shape: [usize; 4], edit: &Edit) -> Result<TypedModel> {
     attributes::check(model.graph())?;
-    let proto = ModelProto::decode(&*with_defaults(model).encode_to_vec())
+    let proto = ModelProto::decode(&*respelled(model).encode_to_vec())
         .map_err(|e| Error::model("model", format!("tract cannot read it: {e}")))?;
     let typed = guarded(|| -> TractResult<TypedModel> {
         let parsed = reader().parse(&proto, None)?;
         let mut inference = parsed.model;
         edit(&mut inference, &parsed.outlets_by_name)?;
         enter(&mut inference, InferenceFact::dt_shape(f32::datum_type(), shape), model)?;
-        inference.into_typed()
+        let mut typed = inference.into_typed()?;
+        slices::gather(&mut typed)?;
+        Ok(typed)
     });
     match typed {
         Ok(Ok(typed)) => Ok(typed),
@@ -58,17 +66,6 @@ pub(super) fn enter(inference: &mut InferenceModel, input: InferenceFact, model:
     inference.set_input_fact(0, input)?;
     guard::wrap(inference, model.limits.tensor_bytes);
     Ok(())
-}
-
-/// The messages of `model`, with a default in the open that tract gets wrong: `ConstantOfShape` makes FLOAT zeros.
-pub(super) fn with_defaults(model: &Model) -> crate::onnx::ModelProto {
-    let mut proto = model.proto.clone();
-    for node in proto.graph.iter_mut().flat_map(|graph| &mut graph.node) {
-        if node.is_op("ConstantOfShape") && node.attr("value").is_none() {
-            node.attribute.push(AttributeProto::tensor("value", tensor::from_f32("", &[1], &[0.0])));
-        }
-    }
-    proto
 }
 
 /// Shapes come from the input alone.

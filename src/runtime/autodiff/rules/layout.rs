@@ -1,10 +1,7 @@
 //! Rules of ops that move elements.
 
 use tract_core::internal::*;
-use tract_core::ops::array::{
-    Gather, GatherElements, GatherNd, Pad, PadMode, ScatterElements, ScatterNd, ScatterReduction,
-    Slice as SliceOp, Topk, TypedConcat,
-};
+use tract_core::ops::array::{Gather, GatherElements, Pad, PadMode, Slice as SliceOp, Topk, TypedConcat};
 use tract_core::ops::change_axes::AxisOp;
 use tract_ndarray::{Array2, ArrayD, Axis, Slice};
 
@@ -107,7 +104,7 @@ pub(super) fn moved_elements(dy: &ArrayD<f32>, saved: &Saved, moved: &[usize]) -
 }
 
 /// `first`, `first + 1`, … in `shape`.
-fn numbers(first: usize, shape: &[usize]) -> TractResult<TValue> {
+pub(super) fn numbers(first: usize, shape: &[usize]) -> TractResult<TValue> {
     let numbers: Vec<i64> = (first as i64..).take(shape.iter().product()).collect();
     Ok(tensor1(&numbers).into_shape(shape)?.into_tvalue())
 }
@@ -122,35 +119,6 @@ fn add_at(dy: &ArrayD<f32>, sources: &Tensor, len: usize) -> TractResult<Array2<
         }
     }
     Ok(all)
-}
-
-pub(super) fn scatter_elements(dy: ArrayD<f32>, saved: &Saved) -> Grads {
-    let op = op_as::<ScatterElements>(saved)?;
-    scatter(dy, saved, op.reduction, &GatherElements::new(op.axis))
-}
-
-pub(super) fn scatter_nd(dy: ArrayD<f32>, saved: &Saved) -> Grads {
-    scatter(dy, saved, op_as::<ScatterNd>(saved)?.reduction, &GatherNd::new(0))
-}
-
-/// Updates that replace elements are moves. Those that are added have `d data = dy` and `d updates = gather(dy)`.
-fn scatter(dy: ArrayD<f32>, saved: &Saved, reduction: ScatterReduction, gather: &dyn TypedOp) -> Grads {
-    match reduction {
-        ScatterReduction::None => moved_elements(&dy, saved, &[0, 2]),
-        ScatterReduction::Add => {
-            let inputs = tvec!(numbers(0, saved.shapes[0])?, saved.input(1)?.clone());
-            let sources = gather.eval(&EvalContext::out_of_plan(), inputs)?.remove(0);
-            let sources = sources.to_plain_array_view::<i64>()?;
-            let mut updates = ArrayD::zeros([&dy.shape()[..1], saved.shapes[2]].concat());
-            for (mut updates, dy) in updates.outer_iter_mut().zip(dy.outer_iter()) {
-                let dy = dy.as_standard_layout();
-                let dy = dy.as_slice().context("standard layout")?;
-                updates.iter_mut().zip(&sources).for_each(|(update, &source)| *update = dy[source as usize]);
-            }
-            Ok(vec![Some(dy), None, Some(updates)])
-        }
-        other => bail!("reduction {}", other.as_str()),
-    }
 }
 
 /// `dx[index of i] += dy[i]` along the axis.

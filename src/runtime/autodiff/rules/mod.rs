@@ -6,21 +6,22 @@
 mod elementwise;
 mod layout;
 mod reduce;
+mod scatter;
 
 use std::f32::consts::FRAC_2_SQRT_PI;
 
 use tract_core::internal::*;
 use tract_core::ops::einsum::EinSum;
+use tract_core::ops::nn::GridSample;
 use tract_ndarray::{ArrayD, ArrayViewD};
 
 use self::elementwise::{
     binary, gelu_tanh_slope, hard_swish_slope, leaky_relu_slope, select, silu_slope, sum, unary,
 };
-use self::layout::{
-    concat, gather, move_axis, moved_elements, pad, same_elements, scatter_elements, scatter_nd, slice, top_k,
-};
+use self::layout::{concat, gather, move_axis, moved_elements, pad, same_elements, slice, top_k};
 use self::reduce::{cumulative_sum, extreme, mean_of_squares, product, softmax, summed};
-use super::{einsum, resize, windows};
+use self::scatter::{scatter_elements, scatter_nd};
+use super::{einsum, grid_sample, resize, windows};
 
 /// What the forward pass kept of one node.
 pub(super) struct Saved<'a> {
@@ -45,8 +46,6 @@ pub(super) enum Keep {
     Others,
     /// The first: a condition.
     First,
-    /// The second: indices.
-    Second,
     /// All but the first: indices and sizes.
     Rest,
 }
@@ -59,7 +58,6 @@ impl Keep {
             Self::Inputs => true,
             Self::Others => varies.iter().enumerate().any(|(i, &varies)| varies && i != index),
             Self::First => index == 0,
-            Self::Second => index == 1,
             Self::Rest => index > 0,
         }
     }
@@ -98,6 +96,7 @@ pub(super) const RULES: &[(&str, Keep, Rule)] = &[
     ("SumPool", Keep::Nothing, |dy, s| windows::sum_pool(&dy, s)),
     ("MaxPool", Keep::Inputs, |dy, s| windows::max_pool(&dy, s)),
     ("Resize",  Keep::Rest, resize::vjp),
+    ("GridSample", Keep::Inputs, |dy, s| grid_sample::vjp(&dy, s)),
     ("Add",     Keep::Nothing, |dy, s| Ok(sum(dy, s, |dy| dy))),
     ("Sub",     Keep::Nothing, |dy, s| Ok(sum(dy, s, |dy| -dy))),
     ("Mul",     Keep::Others, |dy, s| binary(dy, s, |dy, _, b| dy * b, |dy, a, _| dy * a)),
@@ -164,15 +163,20 @@ pub(super) const RULES: &[(&str, Keep, Rule)] = &[
     ("Trilu",   Keep::Rest, |dy, s| moved_elements(&dy, s, &[0])),
     ("GatherElements", Keep::Rest, |dy, s| moved_elements(&dy, s, &[0])),
     ("GatherNd", Keep::Rest, |dy, s| moved_elements(&dy, s, &[0])),
-    ("ScatterElements", Keep::Second, scatter_elements),
-    ("ScatterNd", Keep::Second, scatter_nd),
+    ("ScatterElements", Keep::Inputs, scatter_elements),
+    ("ScatterNd", Keep::Inputs, scatter_nd),
     ("Topk",    Keep::Inputs, |dy, s| top_k(&dy, s)),
     // What was broadcast is summed by the driver.
     ("MultiBroadcastTo", Keep::Nothing, |dy, _| Ok(vec![Some(dy)])),
 ];
 
-pub(super) fn find(op_name: &str) -> Option<(Keep, Rule)> {
-    RULES.iter().find(|(name, ..)| *name == op_name).map(|(_, keep, rule)| (*keep, *rule))
+/// The rule of `op`; `None` also for a form of it that the rule does not know.
+pub(super) fn find(op: &dyn TypedOp) -> Option<(Keep, Rule)> {
+    let op_name = op.name();
+    let (_, keep, rule) = RULES.iter().find(|(name, ..)| *name == op_name)?;
+    let known = op.downcast_ref::<EinSum>().is_none_or(einsum::is_differentiable)
+        && op.downcast_ref::<GridSample>().is_none_or(grid_sample::is_differentiable);
+    known.then_some((*keep, *rule))
 }
 
 /// The op itself.

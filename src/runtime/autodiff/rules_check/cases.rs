@@ -16,7 +16,8 @@ use tract_core::ops::identity::Identity;
 use tract_core::ops::logic::Iff;
 use tract_core::ops::math;
 use tract_core::ops::nn::{
-    DataFormat, GeluApproximate, HardSwish, LeakyRelu, Reduce, Reducer, Sigmoid, Silu, Softmax, SoftmaxKind,
+    DataFormat, GeluApproximate, GridSample, HardSwish, InterpolationMode, LeakyRelu, PaddingMode, Reduce,
+    Reducer, Sigmoid, Silu, Softmax, SoftmaxKind,
 };
 use tract_onnx::pb;
 use tract_onnx::prelude::{Framework, InferenceModelExt};
@@ -171,6 +172,9 @@ fn products() -> Vec<Case> {
         case(einsum("bmk,bkn->nbm"), &[&[2, 3, 4], &[1, 4, 2]]),
         case(einsum("amk,kn->an"), &[&[2, 3, 4], &[4, 5]]),
         case(einsum("abc->b"), &[&[2, 3, 4]]),
+        case(einsum("ak,kn,an->a"), &[&[2, 3], &[3, 4], &[2, 4]]),
+        case(einsum("abk,akc,dc->bda"), &[&[2, 3, 4], &[1, 4, 2], &[5, 2]]),
+        case(einsum("a,b,c,ad->cb"), &[&[2], &[3], &[4], &[2, 3]]),
     ]
 }
 
@@ -201,7 +205,23 @@ fn windows() -> Vec<Case> {
         resize("linear", "half_pixel"),
         resize("linear", "align_corners"),
         resize("cubic", "half_pixel"),
+        grid_sample(InterpolationMode::Nearest, PaddingMode::Zeros, false),
+        grid_sample(InterpolationMode::Nearest, PaddingMode::Reflection, true),
+        grid_sample(InterpolationMode::Bilinear, PaddingMode::Zeros, false),
+        grid_sample(InterpolationMode::Bilinear, PaddingMode::Zeros, true),
+        grid_sample(InterpolationMode::Bilinear, PaddingMode::Border, false),
+        grid_sample(InterpolationMode::Bilinear, PaddingMode::Border, true),
+        grid_sample(InterpolationMode::Bilinear, PaddingMode::Reflection, false),
+        grid_sample(InterpolationMode::Bilinear, PaddingMode::Reflection, true),
     ]
+}
+
+/// At points within the image and without, on all sides.
+fn grid_sample(mode: InterpolationMode, padding_mode: PaddingMode, align_corners: bool) -> Case {
+    let points = [-0.63, 0.21, 0.55, -0.32, 0.07, 0.9, -1.35, 0.4, 1.62, -2.9, 0.33, 3.4];
+    let mut case = case(GridSample { mode, padding_mode, align_corners }, &[&[2, 3, 4, 5], &[2, 1, 3, 2]]);
+    case.inputs[1] = Tensor::from_shape(&[2, 1, 3, 2], &points.map(|x: f64| x as f32)).unwrap();
+    case
 }
 
 fn elementwise() -> Vec<Case> {
@@ -325,8 +345,14 @@ fn layout() -> Vec<Case> {
         with_constants(GatherNd::new(1), &[2, 3, 2], vec![table(&[2, 1], &[2, 0])]),
         scatter_elements(ScatterReduction::None),
         scatter_elements(ScatterReduction::Add),
+        scatter_elements(ScatterReduction::Mul),
+        scatter_elements(ScatterReduction::Min),
+        scatter_elements(ScatterReduction::Max),
         scatter_nd(ScatterReduction::None),
         scatter_nd(ScatterReduction::Add),
+        scatter_nd(ScatterReduction::Mul),
+        scatter_nd(ScatterReduction::Min),
+        scatter_nd(ScatterReduction::Max),
         top_k(true),
         top_k(false),
         case(to(&[2, 3, 4]), &[&[3, 1]]),
