@@ -18,7 +18,7 @@ pub(super) fn lower(model: &Model, sites: &[Site], shape: [usize; 4]) -> Result<
     let ops = sites.iter().enumerate().map(|(index, site)| SiteOp::new(index, site));
     let ops: Vec<SiteOp> = ops.collect::<Result<_>>()?;
     let model = with_placeholders(model, sites)?;
-    let mut typed = import::typed(&model, shape, &|inference, outlets| {
+    let typed = import::typed(&model, shape, &|inference, outlets| {
         for (site, op) in sites.iter().zip(&ops) {
             let name = &site.info.output;
             let outlet = outlets.get(name).with_context(|| format!("no value is named `{name}`"))?;
@@ -26,21 +26,24 @@ pub(super) fn lower(model: &Model, sites: &[Site], shape: [usize; 4]) -> Result<
         }
         Ok(())
     })?;
-    rewriting(|| {
+    Ok(rewritten(typed, |typed| {
         typed.declutter()?;
-        fuse::rows(&mut typed)
-    })?;
-    Ok(typed)
+        fuse::rows(typed)
+    }))
+}
+
+/// `typed` after `rewrite`, or as it is where that fails.
+fn rewritten(typed: TypedModel, rewrite: impl Fn(&mut TypedModel) -> TractResult<()>) -> TypedModel {
+    let mut copy = typed.clone();
+    rewriting(|| rewrite(&mut copy)).map_or(typed, |()| copy)
 }
 
 /// The plan that computes the same, to the bit, by fewer and larger operators.
 pub(super) fn fused_plan(typed: &TypedModel) -> Result<Arc<TypedSimplePlan>> {
-    let mut typed = typed.clone();
-    rewriting(|| {
-        fuse::attention(&mut typed)?;
-        fuse::epilogues(&mut typed)
-    })?;
-    runnable(typed)
+    runnable(rewritten(typed.clone(), |typed| {
+        fuse::attention(typed)?;
+        fuse::epilogues(typed)
+    }))
 }
 
 /// The model with a node that tract does not know in the place of each site.

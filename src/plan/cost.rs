@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::{FloatNode, Plan};
 use crate::onnx::{Graph, NodeId};
 use crate::prepare::Prepared;
-use crate::runtime::Facts;
+use crate::runtime::{Facts, infer};
 
 /// The multiplications of the matrix products and convolutions of a model, for one image.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -31,8 +31,15 @@ impl Plan {
         model: &Prepared,
         [channels, height, width]: [usize; 3],
     ) -> Option<Multiplications> {
-        let (graph, facts) = (model.graph(), model.facts());
-        let count = |id| multiplications(graph, facts, id, [1, channels, height, width]);
+        let shape = [1, channels, height, width];
+        self.count_by(model, model.facts(), shape).or_else(|| {
+            // Where open dims leave shapes open, they are told for this size.
+            self.count_by(model, &infer(model.model(), shape.map(Some)), shape)
+        })
+    }
+
+    fn count_by(&mut self, model: &Prepared, facts: &Facts, shape: [usize; 4]) -> Option<Multiplications> {
+        let count = |id| multiplications(model.graph(), facts, id, shape);
         let integer = self.sites.iter().map(|site| count(site.node)).sum::<Option<u64>>()?;
         let products = self.float.iter().map(|node| node.product.map_or(Some(0), count));
         let products: Vec<u64> = products.collect::<Option<_>>()?;

@@ -39,9 +39,10 @@ pub(crate) fn rewriting<T>(work: impl FnOnce() -> TractResult<T>) -> Result<T> {
         .map_err(|e| Error::unsupported("tract", format!("{e:#}")))
 }
 
-/// tract's optimized plan of a graph.
+/// tract's optimized plan of a graph; the plan as it is where an optimization of tract fails.
 pub(crate) fn runnable(typed: TypedModel) -> Result<Arc<TypedSimplePlan>> {
-    rewriting(|| typed.into_optimized()?.into_runnable())
+    let optimized = rewriting(|| typed.clone().into_optimized()).unwrap_or(typed);
+    rewriting(|| optimized.into_runnable())
 }
 
 /// What a run in tract gives. Its errors and its panics are faults of the model.
