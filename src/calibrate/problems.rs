@@ -1,13 +1,13 @@
 //! From the record of a site to its search problems: one per site, or one per head.
 
-use ndarray::{Array2, ArrayD, Ix2, ShapeError};
+use ndarray::{Array2, ArrayD, Ix2, IxDyn, ShapeError};
 
 use super::calibration::SiteScales;
 use super::record::SiteRecord;
 use super::search::{LhsKind, Problem, Rhs, Search};
 use super::{Options, WeightScales, convolution, outliers, shares};
 use crate::onnx::{Graph, tensor};
-use crate::plan::{self, LhsSource, RhsOperand, ScaleOf, Site, WeightLayout};
+use crate::plan::{LhsSource, RhsOperand, ScaleOf, Site, WeightLayout};
 use crate::{Error, Result};
 
 /// An operand or the curvature of one problem, for each image or batch.
@@ -24,15 +24,17 @@ pub(super) fn solve(
     if let Some(windows) = site.windows() {
         return convolution::solve(graph, site, windows, &record, options, search);
     }
-    // The twins that can be written: one over a weight, and the probabilities of attention.
+    let a_rank = record.a[0].ndim();
+    // The twins that can be written: one over a weight, and probabilities of an axis before those of their matrices.
     let a_kind = match (site.a_kind, &site.b) {
-        (LhsSource::Softmax, RhsOperand::Activation(_)) if options.softmax_twin => LhsKind::TwinSoftmax,
+        (LhsSource::Softmax, RhsOperand::Activation { .. }) if options.softmax_twin && a_rank > 2 => {
+            LhsKind::TwinSoftmax
+        }
         (LhsSource::Activation(function), RhsOperand::Weight { .. }) if options.gelu_twin => {
             LhsKind::TwinGelu { reach: function.reach() }
         }
         _ => LhsKind::Uniform,
     };
-    let a_rank = record.a[0].ndim();
     let (mut outliers, mut maxima) = (Vec::new(), None);
     let (problems, b_bits) = match &site.b {
         RhsOperand::Weight { layout, scales, .. } => {
@@ -46,7 +48,7 @@ pub(super) fn solve(
             }
             (vec![problem], options.weight_bits)
         }
-        RhsOperand::Activation(_) => (attention(site, record, a_kind)?, options.activation_bits),
+        RhsOperand::Activation { .. } => (attention(site, &record, a_kind)?, options.activation_bits),
     };
     let mut settings = options.settings(options.activation_bits, b_bits);
     let (name, output) = (site.name.clone(), None);
@@ -77,7 +79,7 @@ pub(super) fn ensure_finite(site: &Site, loss: f64) -> Result<()> {
 pub(super) fn weight_len(graph: &Graph, site: &Site) -> usize {
     match &site.b {
         RhsOperand::Weight { value, .. } => graph.constant(value).map_or(0, tensor::len),
-        RhsOperand::Activation(_) => 0,
+        RhsOperand::Activation { .. } => 0,
     }
 }
 
@@ -114,38 +116,62 @@ fn linear(
     Ok(Problem { a, a_kind, b: Rhs::Weight(b), groups, curvature })
 }
 
-/// The problems of an attention matmul `[…, H, M, K]·[…, H, K, N]`: one per head; one for all where heads lie in the batch.
-fn attention(site: &Site, record: SiteRecord, a_kind: LhsKind) -> Result<Vec<Problem>> {
-    let per_head = |arrays: Vec<ArrayD<f32>>| -> Result<Vec<Matrices>> {
-        let mut heads: Vec<Matrices> = Vec::new();
-        for array in arrays {
-            let (count, &[.., m, n]) = (plan::heads(array.shape()), array.shape()) else {
-                let why = format!("an attention operand has {} axes", array.ndim());
-                return Err(Error::unsupported(place(site), why));
-            };
-            heads.resize_with(count, Vec::new);
-            let images = array.len() / (count * m * n).max(1);
-            let matrices = array.into_shape_with_order((images * count, m, n)).expect("the same elements");
-            for (i, matrix) in matrices.outer_iter().enumerate() {
-                heads[i % count].push(matrix.to_owned());
-            }
-        }
-        Ok(heads)
+/// The problems of a product `[…, H, M, K]·[…, H, K, N]` of two activations: one per head, or one for all where no axis is
+/// that of the heads. The axes before the matrices broadcast.
+fn attention(site: &Site, record: &SiteRecord, a_kind: LhsKind) -> Result<Vec<Problem>> {
+    let misshapen = || {
+        let (a, b) = (record.a[0].shape(), record.b[0].shape());
+        Error::unsupported(place(site), format!("operands {a:?} and {b:?} do not multiply"))
     };
-    let (a, b, mut curvature) = (per_head(record.a)?, per_head(record.b)?, per_head(record.curvature)?);
-    curvature.resize_with(a.len(), Vec::new);
-    let agree = a.len() == b.len()
-        && a.iter()
-            .zip(&b)
-            .all(|(a, b)| a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.ncols() == b.nrows()));
-    if !agree {
-        return Err(Error::unsupported(place(site), "attention operands that broadcast"));
+    let heads = site.heads(record.a[0].shape(), record.b[0].shape());
+    let (mut a, mut b) = (Vec::new(), Vec::new());
+    for (of_a, of_b) in record.a.iter().zip(&record.b) {
+        let leading = leading(of_a.shape(), of_b.shape()).ok_or_else(misshapen)?;
+        a.push(matrices(of_a, &leading).ok_or_else(misshapen)?);
+        b.push(matrices(of_b, &leading).ok_or_else(misshapen)?);
     }
-    let problem = |((a, b), curvature): ((Matrices, Matrices), _)| {
+    let curvature = record.curvature.iter().map(|of_output| {
+        let [leading @ .., _, _] = of_output.shape() else { return Err(misshapen()) };
+        matrices(of_output, leading).ok_or_else(misshapen)
+    });
+    let (mut a, mut b) = (by_head(a, heads), by_head(b, heads));
+    let mut curvature = by_head(curvature.collect::<Result<_>>()?, heads);
+    let problem = |head: usize| {
+        let [a, b, curvature] = [&mut a, &mut b, &mut curvature].map(|all| std::mem::take(&mut all[head]));
         let groups = std::iter::once(0..b[0].ncols()).collect();
         Problem { a, a_kind, b: Rhs::Activation(b), groups, curvature }
     };
-    Ok(a.into_iter().zip(b).zip(curvature).map(problem).collect())
+    Ok((0..heads).map(problem).collect())
+}
+
+/// What the axes before the matrices of two operands broadcast to; `None` unless these are matrices that multiply.
+fn leading(a: &[usize], b: &[usize]) -> Option<Vec<usize>> {
+    let ([of_a @ .., _, k], [of_b @ .., same_k, _]) = (a, b) else { return None };
+    let rank = of_a.len().max(of_b.len());
+    let dim = |of: &[usize], axis: usize| (axis + of.len()).checked_sub(rank).map_or(1, |axis| of[axis]);
+    let dims = (0..rank).map(|axis| match (dim(of_a, axis), dim(of_b, axis)) {
+        (1, dim) | (dim, 1) => Some(dim),
+        (dim, same) => (dim == same).then_some(dim),
+    });
+    dims.collect::<Option<_>>().filter(|_| k == same_k)
+}
+
+/// The matrices of a value, whose axes before these broadcast to `leading`.
+fn matrices(value: &ArrayD<f32>, leading: &[usize]) -> Option<Matrices> {
+    let [.., rows, columns] = *value.shape() else { return None };
+    let count = leading.iter().product();
+    let whole = value.broadcast(IxDyn(&[leading, &[rows, columns]].concat()))?;
+    let stacked = whole.to_shape((count, rows, columns)).ok()?;
+    Some(stacked.outer_iter().map(|matrix| matrix.to_owned()).collect())
+}
+
+/// Deals the matrices of all batches out to the heads.
+fn by_head(batches: Vec<Matrices>, heads: usize) -> Vec<Matrices> {
+    let mut dealt = vec![Matrices::new(); heads];
+    for (i, matrix) in batches.into_iter().flat_map(|batch| batch.into_iter().enumerate()) {
+        dealt[i % heads].push(matrix);
+    }
+    dealt
 }
 
 fn place(site: &Site) -> String {

@@ -12,7 +12,7 @@ use rayon::prelude::*;
 use super::loss::Target;
 use super::{Metric, Options, convolution};
 use crate::data::Dataset;
-use crate::plan::{self, Plan, RhsOperand, Site};
+use crate::plan::{Plan, RhsOperand, Site};
 use crate::prepare::{Cut, Prepared, hex_digest};
 use crate::progress::Progress;
 use crate::runtime::Session;
@@ -76,7 +76,7 @@ fn taps(plan: &Plan) -> Vec<&str> {
     for site in &plan.sites {
         names.insert(site.a.as_str());
         names.insert(site.output.as_str());
-        if let RhsOperand::Activation(b) = &site.b {
+        if let RhsOperand::Activation { value: b, .. } = &site.b {
             names.insert(b.as_str());
         }
     }
@@ -165,11 +165,12 @@ impl<'r> Recorder<'r> {
                 let [a, output] = [floats, rows * outputs].map(|floats| floats * size_of::<f32>());
                 return Ok(SiteFootprint { a, b: 0, output, heads: 1 });
             }
-            let b = match &site.b {
-                RhsOperand::Activation(b) => size(b)?,
-                RhsOperand::Weight { .. } => 0,
+            let (b, heads) = match &site.b {
+                RhsOperand::Activation { value, .. } => {
+                    (size(value)?, site.heads(recorded.shape(&site.a)?, recorded.shape(value)?))
+                }
+                RhsOperand::Weight { .. } => (0, 1),
             };
-            let heads = if b > 0 { plan::heads(recorded.shape(&site.a)?) } else { 1 };
             Ok(SiteFootprint { a: size(&site.a)?, b, output: size(&site.output)?, heads })
         };
         let sites = self.plan.sites.iter().map(of_site).collect::<Result<_>>()?;
@@ -213,7 +214,7 @@ impl<'r> Recorder<'r> {
         let operands: Vec<&str> = sites
             .iter()
             .flat_map(|site| match &site.b {
-                RhsOperand::Activation(b) => vec![site.a.as_str(), b],
+                RhsOperand::Activation { value: b, .. } => vec![site.a.as_str(), b],
                 RhsOperand::Weight { .. } => vec![site.a.as_str()],
             })
             .collect();
@@ -222,7 +223,7 @@ impl<'r> Recorder<'r> {
         for site in sites {
             let value = |name: &str| finite(recorded.value(name)?.to_owned(), &site.name, name, index);
             let b = match &site.b {
-                RhsOperand::Activation(b) => vec![value(b)?],
+                RhsOperand::Activation { value: b, .. } => vec![value(b)?],
                 RhsOperand::Weight { .. } => vec![],
             };
             let a = match site.windows() {

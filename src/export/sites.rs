@@ -22,7 +22,7 @@ impl Emitter<'_> {
         match &site.b {
             RhsOperand::Weight { layout: WeightLayout::Conv(_), .. } => self.conv(site, scales),
             RhsOperand::Weight { .. } => self.linear(site, scales),
-            RhsOperand::Activation(b) => self.attention(site, b, scales),
+            RhsOperand::Activation { value, .. } => self.attention(site, value, scales),
         }
     }
 
@@ -122,6 +122,16 @@ impl Emitter<'_> {
             last = twin.write(&mut w, self.form, &site.a, b);
             self.functions.softmax |= self.form == TwinForm::Function;
             self.functions.bounded_v |= scales.b_bits.get() < 8;
+        } else if scales.a_rank < 3 {
+            // `[1, 1, 1]` would add an axis to the result.
+            let (a_scale, bounds) = uniform(site, one(site, &scales.a)?)?;
+            let a = clipped(&mut w, &site.a, "a", bounds);
+            let a = w.qdq(&a, "a", a_scale, false);
+            let of_b = Quantizer::Uniform { scale: scales.b[0], bits: scales.b_bits };
+            let (b_scale, bounds) = uniform(site, of_b)?;
+            let b = clipped(&mut w, b, "b", bounds);
+            let b = w.qdq(&b, "b", b_scale, false);
+            last = Unnamed::new("MatMul", &[&a, &b]);
         } else {
             let a_scales: Vec<Scale> = scales
                 .a

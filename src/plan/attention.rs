@@ -1,12 +1,16 @@
-//! Attention as formulas: `Softmax(Q·Kᵀ, scaled and masked)·V`, whose operands come from projections.
+//! Attention by what it computes: which products are its scores, which weigh its values, and what makes probabilities.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 
-use crate::onnx::{Graph, NodeId};
-use crate::pattern::{Match, Pattern, any, any_constant, any_op, either, it, op, through, var};
+use super::SiteKind;
+use super::axes::{Axes, Step, axis_of};
+use super::range::is_probability;
+use super::roles::Roles;
+use crate::onnx::{Graph, NodeId, NodeProto, Use};
+use crate::pattern::{Pattern, any, any_constant, any_op, either, it, op, through, var};
 
 /// Operators that move elements without changing them.
-const LAYOUT: &[&str] = &[
+pub(super) const LAYOUT: &[&str] = &[
     "Reshape",
     "Transpose",
     "Split",
@@ -21,27 +25,6 @@ const LAYOUT: &[&str] = &[
 
 /// The operators of matrix products.
 pub(super) const PRODUCTS: &[&str] = &["MatMul", "Gemm", "Conv"];
-
-/// A Softmax, also through dropout, casts, and `Where(IsNaN(p), 0, p)` for a row that is masked whole.
-pub(super) fn softmax() -> Pattern {
-    let steps = [
-        any_op(&["Dropout", "Cast"], [it()]),
-        op("Where", [any(), fixed(), it()]),
-        op("Where", [any(), it(), fixed()]),
-    ];
-    through(steps, op("Softmax", [var("scores")]).node("softmax"))
-}
-
-/// `Q·Kᵀ` before its Softmax, through scale and masks.
-fn scores() -> Pattern {
-    let steps = [
-        any_op(&["Mul", "Add"], [it(), any()]),
-        any_op(&["Div", "Cast", "Reshape"], [it()]),
-        op("Where", [any(), it(), any()]),
-        op("Where", [any(), any(), it()]),
-    ];
-    through(steps, op("MatMul", [any(), any()]).node("product"))
-}
 
 /// The product that makes a value, through layout, scale and bias. The nodes of a match are those on the way.
 pub(super) fn product() -> Pattern {
@@ -68,26 +51,109 @@ fn fixed() -> Pattern {
     either([any_constant(), op("Sqrt", [any()])])
 }
 
-/// The products whose result flows into a Softmax.
-pub(super) fn all_scores(graph: &Graph) -> HashSet<NodeId> {
-    let scores = scores();
-    let softmaxes = graph.nodes().filter(|(_, node)| node.is_op("Softmax"));
-    let inputs = softmaxes.filter_map(|(_, softmax)| softmax.input.first());
-    scores.all_from(graph, inputs.cloned()).iter().map(|found| found.node("product")).collect()
+/// Operators that standardize values over an axis: what comes before is another layer.
+const NORMS: &[&str] =
+    &["LayerNormalization", "RMSNormalization", "InstanceNormalization", "GroupNormalization"];
+
+/// The products of two values that depend on the image.
+pub(super) struct Products {
+    /// What each is in attention.
+    pub(super) kinds: BTreeMap<NodeId, SiteKind>,
+    /// What their operands are.
+    pub(super) roles: Roles,
 }
 
-/// Do the thirds of a projection's columns make Q, K and V? So if its output is reshaped and the axis of three is
-/// moved to the front (`[N, T, 3, H, D]` → `[3, N, H, T, D]`), or if it is split along the last axis.
-pub(super) fn splits_in_thirds(graph: &Graph, way: &Match<Graph>) -> bool {
-    // Nearest to the projection first.
-    let layout = way.nodes.iter().rev().map(|&id| graph.node(id));
-    for node in layout {
-        match node.op_type() {
-            "Transpose" => return node.attr_ints("perm").is_some_and(|p| p.len() == 5 && p[0] == 2),
-            "Split" => return matches!(node.attr_int("axis"), Some(-1 | 2)),
-            "Slice" | "Gather" => return false,
-            _ => {}
+/// Finds the products of two of the `varying` values and tells what they are in attention:
+///
+/// - `P·V`, the values, if the axis that it sums over is one along which a Softmax ran; P may be either operand;
+/// - `Q·Kᵀ`, the scores, if a Softmax runs along its columns, the keys, whatever is done to the scores before, such as a
+///   mask or a linear layer across heads;
+/// - `Q·(Kᵀ·V)`, linear attention, if the one that sums over tokens makes the rows that the other sums over.
+pub(super) fn products(graph: &Graph, axes: &Axes, varying: &HashSet<&str>) -> Products {
+    let computed = |value: &String| varying.contains(value.as_str());
+    let is_product = |node: &NodeProto| node.is_op("MatMul") && node.input.iter().all(computed);
+    let products = graph.nodes().filter(|(_, node)| node.input.len() == 2 && is_product(node));
+    let mut found =
+        Products { kinds: products.map(|(id, _)| (id, SiteKind::Product)).collect(), roles: Roles::new() };
+    found.name_values(graph, axes);
+    found.name_scores(graph, axes);
+    found.name_linear_attention(graph, axes);
+    found
+}
+
+impl Products {
+    /// Whether an axis is followed beyond a node: it is made by products, and what is before a norm is another layer.
+    fn passes(&self, step: &Step) -> bool {
+        let made = self.kinds.contains_key(&step.id) && step.axis + 2 >= step.rank;
+        !made && !NORMS.iter().any(|op| step.node.is_op(op))
+    }
+
+    fn name_values(&mut self, graph: &Graph, axes: &Axes) {
+        let sums_probabilities = |products: &Self, value: &str, from_end: usize| {
+            let mut found = is_probability(graph, value);
+            axes.follow(value, from_end, |step| {
+                let softmax = step.node.is_op("Softmax");
+                found |= softmax && axis_of(step.node, step.rank) == Some(step.axis);
+                !softmax && products.passes(&step)
+            });
+            found
+        };
+        for id in self.kinds.keys().copied().collect::<Vec<_>>() {
+            let [a, b] = &graph.node(id).input[..] else { continue };
+            let input = match () {
+                () if sums_probabilities(self, a, 1) => 1,
+                () if sums_probabilities(self, b, 2) => 0,
+                () => continue,
+            };
+            self.kinds.insert(id, SiteKind::Values);
+            self.roles.insert(Use { node: id, input }, SiteKind::V);
         }
     }
-    false
+
+    fn name_scores(&mut self, graph: &Graph, axes: &Axes) {
+        for (_, softmax) in graph.nodes().filter(|(_, node)| node.is_op("Softmax")) {
+            let Some(scores) = softmax.operand(0) else { continue };
+            let rank = axes.dims(scores).map_or(0, |dims| dims.len());
+            let Some(axis) = axis_of(softmax, rank) else { continue };
+            let mut found = Vec::new();
+            axes.follow(scores, rank - axis, |step| {
+                let columns = step.axis + 1 == step.rank;
+                if columns && self.kinds.get(&step.id) == Some(&SiteKind::Product) {
+                    found.push(step.id);
+                }
+                self.passes(&step)
+            });
+            for node in found {
+                self.kinds.insert(node, SiteKind::Scores);
+                self.roles.insert(Use { node, input: 0 }, SiteKind::Q);
+                self.roles.insert(Use { node, input: 1 }, SiteKind::K);
+            }
+        }
+    }
+
+    /// Names the operands of `Q·(Kᵀ·V)` and of `(V·Kᵀ)·Q`: the inner product sums over tokens, not over channels, and the
+    /// outer one over the channels of K.
+    fn name_linear_attention(&mut self, graph: &Graph, axes: &Axes) {
+        let mut roles = Roles::new();
+        for (&node, _) in self.kinds.iter().filter(|(_, kind)| **kind == SiteKind::Product) {
+            let mut inner = Vec::new();
+            for (input, value) in graph.node(node).input.iter().enumerate() {
+                axes.follow(value, input + 1, |step| {
+                    let made = self.kinds.contains_key(&step.id) && step.axis + 2 >= step.rank;
+                    inner.extend(made.then_some((input, step.id, step.rank - step.axis)));
+                    self.passes(&step)
+                });
+            }
+            let [(input, of_keys, from_end)] = inner[..] else { continue };
+            let lhs = graph.node(of_keys).input[0].as_str();
+            let last = axes.dims(lhs).and_then(|dims| dims.len().checked_sub(1));
+            if last.is_some_and(|last| !axes.is_of_channels(lhs, last)) {
+                let keys = usize::from(from_end == 1);
+                roles.insert(Use { node, input: 1 - input }, SiteKind::Q);
+                roles.insert(Use { node: of_keys, input: keys }, SiteKind::K);
+                roles.insert(Use { node: of_keys, input: 1 - keys }, SiteKind::V);
+            }
+        }
+        self.roles.extend(roles);
+    }
 }

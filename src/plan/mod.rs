@@ -2,9 +2,12 @@
 
 mod activations;
 mod attention;
+mod axes;
 mod bias;
 mod cost;
 mod foreign;
+mod range;
+mod roles;
 mod sites;
 
 use ndarray::ArrayD;
@@ -67,8 +70,10 @@ pub enum SiteKind {
     V,
     /// `Q·Kᵀ`.
     Scores,
-    /// `softmax(·)·V`.
+    /// `softmax(·)·V`, or `V·softmax(·)`.
     Values,
+    /// Any other product of two values that depend on the image.
+    Product,
     /// The projection after attention.
     Proj,
     /// The linear layer before the activation function.
@@ -86,7 +91,7 @@ pub enum SiteKind {
 pub enum LhsSource {
     /// Nothing of note.
     Plain,
-    /// A Softmax along the last axis.
+    /// A Softmax, perhaps with its axes moved, or gated: the elements are from 0 to 1.
     Softmax,
     /// An activation function with a short negative tail.
     Activation(Activation),
@@ -104,8 +109,13 @@ pub enum RhsOperand {
         /// What has a scale of its own, where weights have one per tensor.
         scales: ScaleOf,
     },
-    /// A value `[…, H, K, N]` computed at run time: see [`heads`].
-    Activation(String),
+    /// A value `[…, K, N]` computed at run time.
+    Activation {
+        /// Its name.
+        value: String,
+        /// Are the heads the axis before the two of the matrices? See [`Site::heads`].
+        by_head: bool,
+    },
 }
 
 /// What of a weight has a scale of its own.
@@ -156,6 +166,20 @@ impl Site {
         }
     }
 
+    /// The heads of operands of these shapes, each with a scale of its own: the axis before the two of the matrices. One
+    /// for all where another axis is there, such as windows, whose number is that of one image size; where heads and images
+    /// lie in one axis; and where one operand serves several matrices of the other.
+    pub fn heads(&self, a: &[usize], b: &[usize]) -> usize {
+        match (&self.b, a, b) {
+            (RhsOperand::Activation { by_head: true, .. }, [of_a @ .., _, _], [of_b @ .., _, _])
+                if of_a.len() > 1 && of_a == of_b =>
+            {
+                of_a[of_a.len() - 1]
+            }
+            _ => 1,
+        }
+    }
+
     /// The constant rhs, in the axes that it has in the file.
     ///
     /// # Panics
@@ -184,20 +208,12 @@ impl SiteKind {
             Self::V => "v",
             Self::Scores => "scores",
             Self::Values => "values",
+            Self::Product => "product",
             Self::Proj => "proj",
             Self::Fc1 => "fc1",
             Self::Fc2 => "fc2",
             Self::Head => "head",
             Self::Linear => "linear",
         }
-    }
-}
-
-/// The heads of an attention operand of `shape`, each with a scale of its own: the axis before the two of the matrix.
-/// Where that is the first axis, heads and images lie in it together, and cannot be told apart: one for all.
-pub fn heads(shape: &[usize]) -> usize {
-    match shape {
-        [_, .., heads, _, _] => *heads,
-        _ => 1,
     }
 }

@@ -1,10 +1,13 @@
 //! From the nodes of a graph to its sites.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
-use super::attention::{self, PRODUCTS, splits_in_thirds};
+use super::attention::{self, PRODUCTS, Products};
+use super::axes::Axes;
+use super::range::is_probability;
 use super::{
-    FloatNode, LhsSource, Plan, RhsOperand, ScaleOf, Site, SiteKind, WeightLayout, activations, bias, foreign,
+    FloatNode, LhsSource, Plan, RhsOperand, ScaleOf, Site, SiteKind, WeightLayout, activations, bias,
+    foreign, roles,
 };
 use crate::onnx::{Graph, NodeId, NodeProto, ValueInfoProto, tensor};
 use crate::pattern::Pattern;
@@ -32,7 +35,7 @@ pub fn plan(model: &Prepared, exclude: &[String]) -> Result<Plan> {
     {
         match behind_cut(model, id).map_or_else(|| finder.site(id, node), Err) {
             Ok(site) => plan.sites.push(site),
-            Err(reason) => plan.float.push(float_node(id, node, reason)),
+            Err(reason) => plan.float.push(finder.float_node(id, node, reason)),
         }
     }
     finder.name_places(&mut plan.sites);
@@ -41,7 +44,7 @@ pub fn plan(model: &Prepared, exclude: &[String]) -> Result<Plan> {
         let site = plan.sites.remove(at.ok_or_else(|| {
             Error::usage(format!("no site is called `{name}`, so none can be excluded by that name"))
         })?);
-        plan.float.push(float_node(site.node, graph.node(site.node), "excluded on request".into()));
+        plan.float.push(finder.float_node(site.node, graph.node(site.node), "excluded on request".into()));
     }
     if plan.sites.is_empty() {
         let found: Vec<String> =
@@ -151,27 +154,21 @@ fn gemm_layout(node: &NodeProto) -> Result<WeightLayout, String> {
 
 /// The patterns, and what is known of the whole graph.
 struct Finder<'g> {
-    model: &'g Prepared,
     graph: &'g Graph,
-    softmax: Pattern,
+    axes: Axes<'g>,
     product: Pattern,
-    /// The products `Q·Kᵀ`.
-    scores: HashSet<NodeId>,
+    /// The products without a weight.
+    products: Products,
     /// The values that depend on what the image shows.
     varying: HashSet<&'g str>,
 }
 
 impl<'g> Finder<'g> {
     fn new(model: &'g Prepared) -> Self {
-        let graph = model.graph();
-        Self {
-            model,
-            graph,
-            softmax: attention::softmax(),
-            product: attention::product(),
-            scores: attention::all_scores(graph),
-            varying: varying(graph),
-        }
+        let (graph, axes) = (model.graph(), Axes::new(model));
+        let varying = varying(graph);
+        let products = attention::products(graph, &axes, &varying);
+        Self { graph, axes, product: attention::product(), products, varying }
     }
 
     /// The site at a product, its place not yet known; or why it stays in float.
@@ -179,6 +176,9 @@ impl<'g> Finder<'g> {
         let graph = self.graph;
         let input = |i: usize| node.input.get(i).cloned().ok_or("an operand is missing");
         let (a, b) = (input(0)?, input(1)?);
+        if !self.depends_on_image(node) {
+            return Err("it does not depend on the image".into());
+        }
         if !self.varying.contains(a.as_str()) {
             return Err("its lhs does not depend on the image".into());
         }
@@ -192,17 +192,18 @@ impl<'g> Finder<'g> {
             ("ConvTranspose", _) => return Err("no runtime has an integer ConvTranspose".into()),
             ("Gemm", Some(2)) => (SiteKind::Linear, weight(b, gemm_layout(node)?)),
             ("MatMul", Some(2)) => (SiteKind::Linear, self.linear(&a, b)),
-            ("MatMul", None) if self.softmax.matches(graph, &*a).is_some() => {
-                (SiteKind::Values, RhsOperand::Activation(b))
-            }
-            ("MatMul", None) if self.scores.contains(&id) => (SiteKind::Scores, RhsOperand::Activation(b)),
-            ("MatMul", None) => {
-                return Err("two computed operands, but no Softmax before or after: no attention".into());
+            ("MatMul", None) if self.varying.contains(b.as_str()) => {
+                let ranks = [&a, &b].map(|value| self.axes.dims(value).map(|dims| dims.len()));
+                if ranks.iter().flatten().any(|&rank| rank < 2) {
+                    return Err("one of its operands is a vector".into());
+                }
+                let by_head = [&a, &b].iter().any(|value| self.is_by_head(node, value));
+                (self.products.kinds[&id], RhsOperand::Activation { value: b, by_head })
             }
             (op, None) => return Err(format!("the weight of this {op} is computed, not constant")),
             (op, Some(rank)) => return Err(format!("the weight of this {op} has {rank} axes")),
         };
-        let a_kind = self.lhs_source(&a)?;
+        let a_kind = self.lhs_source(&a);
         let (name, output) = (node.name_or_output().to_string(), node.output[0].clone());
         let site = Site { name, node: id, kind, a, a_kind, b, output, bias: None };
         Ok(Site { bias: bias::find(graph, &site)?, ..site })
@@ -217,19 +218,36 @@ impl<'g> Finder<'g> {
         RhsOperand::Weight { value: b, layout: WeightLayout::Kn, scales }
     }
 
-    fn lhs_source(&self, value: &str) -> Result<LhsSource, String> {
-        let Some(found) = self.softmax.matches(self.graph, value) else {
-            let activation = activations::find(self.graph, value);
-            return Ok(activation.map_or(LhsSource::Plain, |(function, _)| LhsSource::Activation(function)));
-        };
-        let softmax = self.graph.node(found.node("softmax"));
-        let axis = softmax.attr_int("axis").unwrap_or(-1);
-        // Where the number of axes can't be told, the scores of attention have four.
-        let rank = || self.model.facts().rank(&softmax.output[0]).unwrap_or(4) as i64;
-        if axis == -1 || axis == rank() - 1 {
-            return Ok(LhsSource::Softmax);
+    fn depends_on_image(&self, node: &NodeProto) -> bool {
+        node.output.iter().any(|output| self.varying.contains(output.as_str()))
+    }
+
+    /// A product that stays in float. Its multiplications are counted if an image takes them.
+    fn float_node(&self, id: NodeId, node: &NodeProto, reason: String) -> FloatNode {
+        FloatNode {
+            node: node.name_or_output().into(),
+            op: node.op_type().into(),
+            reason,
+            percent: None,
+            product: self.depends_on_image(node).then_some(id),
         }
-        Err(format!("its Softmax {} is on axis {axis}, expected the last", softmax.label()))
+    }
+
+    /// Whether the axis before the matrices of an operand is one of heads: a factor of the channels of a projection.
+    fn is_by_head(&self, node: &'g NodeProto, operand: &str) -> bool {
+        let operand = node.input.iter().find(|value| *value == operand);
+        operand.is_some_and(|value| {
+            let rank = self.axes.dims(value).map_or(0, |dims| dims.len());
+            rank > 3 && self.axes.is_of_channels(value, rank - 3)
+        })
+    }
+
+    fn lhs_source(&self, value: &str) -> LhsSource {
+        if is_probability(self.graph, value) {
+            return LhsSource::Softmax;
+        }
+        let activation = activations::find(self.graph, value);
+        activation.map_or(LhsSource::Plain, |(function, _)| LhsSource::Activation(function))
     }
 
     /// Tells the linear layers apart by what they are connected to.
@@ -249,7 +267,8 @@ impl<'g> Finder<'g> {
                 places.extend(fc1.map(|id| (id, SiteKind::Fc1)));
             }
         }
-        places.extend(self.sources().iter().filter_map(|(id, source)| Some((*id, source.kind()?))));
+        let linear = sites.iter().filter(|site| site.kind == SiteKind::Linear);
+        places.extend(linear.filter_map(|site| Some((site.node, self.role(site)?))));
         places.extend(self.heads().into_iter().map(|id| (id, SiteKind::Head)));
         for (node, kind) in places {
             let Some(site) = at.get(&node).map(|&i| &mut sites[i]) else { continue };
@@ -264,29 +283,12 @@ impl<'g> Finder<'g> {
         }
     }
 
-    /// The products behind the operands of attention, also of such that stays float.
-    fn sources(&self) -> BTreeMap<NodeId, Source> {
-        let graph = self.graph;
-        let mut sources: BTreeMap<NodeId, Source> = BTreeMap::new();
-        for (id, node) in graph.nodes().filter(|(_, node)| node.is_op("MatMul")) {
-            let [a, b] = &node.input[..] else { continue };
-            let operands = if graph.constant(b).is_some() {
-                continue;
-            } else if self.softmax.matches(graph, a).is_some() {
-                vec![(b, SiteKind::V)]
-            } else if self.scores.contains(&id) {
-                vec![(a, SiteKind::Q), (b, SiteKind::K)]
-            } else {
-                continue;
-            };
-            for (operand, role) in operands {
-                let Some(way) = self.product.matches(graph, operand) else { continue };
-                let source = sources.entry(way.node("product")).or_default();
-                source.roles.insert(role);
-                source.in_thirds |= splits_in_thirds(graph, &way);
-            }
-        }
-        sources
+    /// What a linear layer projects to, if attention takes the whole of it.
+    fn role(&self, site: &Site) -> Option<SiteKind> {
+        let is_conv = matches!(site.b, RhsOperand::Weight { layout: WeightLayout::Conv(_), .. });
+        let channels = if is_conv { 1 } else { self.axes.dims(&site.output)?.len().checked_sub(1)? };
+        let roles = &self.products.roles;
+        roles::of_projection(&self.axes, &self.varying, roles, self.graph, &site.output, channels)
     }
 
     /// The classifiers: what makes an output of two axes, alone or as one of two whose sum is taken.
@@ -308,34 +310,6 @@ impl<'g> Finder<'g> {
     /// The product that makes `value` through layout, scale and bias.
     fn product_of(&self, value: &str) -> Option<NodeId> {
         Some(self.product.matches(self.graph, value)?.node("product"))
-    }
-}
-
-/// What one projection makes of attention's operands.
-#[derive(Default)]
-struct Source {
-    roles: BTreeSet<SiteKind>,
-    in_thirds: bool,
-}
-
-impl Source {
-    fn kind(&self) -> Option<SiteKind> {
-        let mut roles = self.roles.iter();
-        match (roles.next(), roles.next(), roles.next()) {
-            (Some(_), Some(_), Some(_)) if self.in_thirds => Some(SiteKind::Qkv),
-            (Some(role), None, None) => Some(*role),
-            _ => None,
-        }
-    }
-}
-
-fn float_node(id: NodeId, node: &NodeProto, reason: String) -> FloatNode {
-    FloatNode {
-        node: node.name_or_output().into(),
-        op: node.op_type().into(),
-        reason,
-        percent: None,
-        product: Some(id),
     }
 }
 

@@ -1,4 +1,5 @@
-//! What operators compute from float constants alone: weights behind a Cast, the sums of low-rank adapters, weight normalization.
+//! What operators compute from float constants alone: weights behind a Cast, the sums of low-rank adapters, weight
+//! normalization, and the small networks of Gemm and Relu that make a bias of relative positions.
 
 use ndarray::{ArrayD, ArrayViewD, Axis, IxDyn, Zip, concatenate};
 
@@ -32,6 +33,8 @@ pub(super) fn compute(
         "Exp" => unary(f32::exp),
         "Abs" => unary(f32::abs),
         "Reciprocal" => unary(f32::recip),
+        "Relu" => unary(|x| if x < 0.0 { 0.0 } else { x }),
+        "Gemm" => gemm(node, inputs, most),
         "MatMul" => match inputs {
             [a, b] => matmul(a, b, most),
             _ => None,
@@ -55,12 +58,12 @@ pub(super) fn compute(
 /// How many of the inputs of `node` are float operands; `None` for operators that [`compute`] does not know.
 pub(super) fn operands(node: &NodeProto) -> Option<usize> {
     const UNARY: &[&str] =
-        &["Cast", "Sqrt", "Neg", "Exp", "Abs", "Reciprocal", "ReduceSum", "ReduceMean", "ReduceL2"];
+        &["Cast", "Sqrt", "Neg", "Exp", "Abs", "Reciprocal", "Relu", "ReduceSum", "ReduceMean", "ReduceL2"];
     const BINARY: &[&str] = &["Add", "Sub", "Mul", "Div", "Pow", "Max", "Min", "MatMul"];
     match node.op_type() {
         op if UNARY.contains(&op) => Some(1),
         op if BINARY.contains(&op) => Some(2),
-        "Concat" => Some(node.input.len()),
+        "Concat" | "Gemm" => Some(node.input.len()),
         _ => None,
     }
 }
@@ -92,6 +95,23 @@ fn matmul(a: &ArrayViewD<f32>, b: &ArrayViewD<f32>, most: usize) -> Option<Array
     let (a, b) = (a?, b?);
     let fits = a.ncols() == b.nrows() && a.nrows().checked_mul(b.ncols())? <= most;
     fits.then(|| a.dot(&b).into_dyn())
+}
+
+/// `αA'·B' + βC`.
+fn gemm(node: &NodeProto, inputs: &[ArrayViewD<f32>], most: usize) -> Option<ArrayD<f32>> {
+    let [a, b, c @ ..] = inputs else { return None };
+    let turned = |x: &ArrayViewD<f32>, flag: &str| match node.attr_int(flag).unwrap_or(0) {
+        0 => x.to_owned(),
+        _ => x.to_owned().reversed_axes(),
+    };
+    let factor = |name: &str| node.attr_float(name).unwrap_or(1.0);
+    let product = matmul(&turned(a, "transA").view(), &turned(b, "transB").view(), most)? * factor("alpha");
+    match c {
+        [] => Some(product),
+        [c] => elementwise(&product.view(), &(c * factor("beta")).view(), most, |x, c| x + c)
+            .filter(|sum| sum.shape() == product.shape()),
+        _ => None,
+    }
 }
 
 /// Along the axes of the attribute or of the second input; along all if neither is there.

@@ -110,7 +110,7 @@ fn row(site: &Site, shape: impl Fn(&str) -> Option<Vec<i64>>) -> SiteRow {
     };
     let (b, weight, qkv_thirds) = match &site.b {
         RhsOperand::Weight { value, scales, .. } => (value, shape(value), *scales == ScaleOf::Thirds),
-        RhsOperand::Activation(value) => (value, None, false),
+        RhsOperand::Activation { value, .. } => (value, None, false),
     };
     let (name, a, b) = (site.name.clone(), site.a.clone(), b.clone());
     SiteRow { name, kind: site.kind.name(), lhs, a, b, weight, qkv_thirds }
