@@ -221,9 +221,9 @@ fn a_batch_behind_a_twin_is_found() {
 }
 
 /// What the float engine gives of `rest`, for two images; and the patches.
-fn computed(rest: Vec<NodeProto>, constants: Vec<TensorProto>) -> (ArrayD<f32>, ArrayD<f32>) {
+fn computed(rest: &[NodeProto], constants: &[TensorProto]) -> (ArrayD<f32>, ArrayD<f32>) {
     let run = |output: &str| {
-        let model = Prepared::new(model(rest.clone(), constants.clone(), &[output])).unwrap();
+        let model = Prepared::new(model(rest.to_vec(), constants.to_vec(), &[output])).unwrap();
         model.float_engine([3, 8, 8]).unwrap().run(&images(2).view()).unwrap()
     };
     (run("patches"), run("y"))
@@ -243,9 +243,9 @@ fn blocks_are_summed_into_an_image() {
         .with(AttributeProto::int_list("strides", &[1, 2]))
         .with(AttributeProto::int_list("dilations", &[2, 1]))
         .with(AttributeProto::int_list("pads", &[0, 1, 1, 0]));
-    let nodes = vec![node("Reshape", "", ["patches", "shape"], ["blocks"]), fold];
-    let constants = vec![ints("shape", &[-1, 8, 6]), ints("image", &[3, 6]), ints("window", &[2, 2])];
-    let (patches, y) = computed(nodes, constants);
+    let nodes = [node("Reshape", "", ["patches", "shape"], ["blocks"]), fold];
+    let constants = [ints("shape", &[-1, 8, 6]), ints("image", &[3, 6]), ints("window", &[2, 2])];
+    let (patches, y) = computed(&nodes, &constants);
     let blocks = patches.into_shape_with_order(IxDyn(&[2, 8, 6])).unwrap();
     let mut expected = ArrayD::zeros(IxDyn(&[2, 2, 3, 6]));
     for (index, block) in blocks.indexed_iter() {
@@ -267,7 +267,7 @@ fn channels_are_normalized_by_their_neighbours() {
         .with(AttributeProto::float("alpha", 0.5))
         .with(AttributeProto::float("beta", 0.6))
         .with(AttributeProto::float("bias", 1.5));
-    let (x, y) = computed(vec![lrn], vec![]);
+    let (x, y) = computed(&[lrn], &[]);
     let expected = ArrayD::from_shape_fn(x.raw_dim(), |at| {
         let mut other = at.clone();
         let channels = at[1].saturating_sub(1)..(at[1] + 3).min(12);
@@ -287,11 +287,11 @@ fn channels_are_normalized_by_their_neighbours() {
 fn slices_may_have_steps() {
     for (start, end, step) in [(0, i64::MAX, 2), (1, 11, 3), (-1, i64::MIN, -2)] {
         let slice = node("Slice", "slice", ["rows", "starts", "ends", "axes", "steps"], ["y"]);
-        let nodes = vec![node("Reshape", "", ["patches", "shape"], ["rows"]), slice];
+        let nodes = [node("Reshape", "", ["patches", "shape"], ["rows"]), slice];
         let [starts, ends, steps] =
             [("starts", start), ("ends", end), ("steps", step)].map(|(name, x)| ints(name, &[x]));
-        let constants = vec![ints("shape", &[0, 16, 3]), ints("axes", &[1]), starts, ends, steps];
-        let (x, y) = computed(nodes, constants);
+        let constants = [ints("shape", &[0, 16, 3]), ints("axes", &[1]), starts, ends, steps];
+        let (x, y) = computed(&nodes, &constants);
         let x = x.into_shape_with_order(IxDyn(&[2, 16, 3])).unwrap();
         let kept: Vec<usize> = match step {
             2 => (0..16).step_by(2).collect(),

@@ -35,8 +35,8 @@ pub(super) fn is_differentiable(op: &EinSum) -> bool {
 pub(super) fn eval(op: &EinSum, inputs: &[TValue]) -> TractResult<TValue> {
     let Subscripts { operands, out } = subscripts(op)?;
     let values = inputs.iter().map(|input| input.to_plain_array_view()).collect::<TractResult<Vec<_>>>()?;
-    let factors = operands.iter().map(Vec::as_slice).zip(values).collect();
-    Ok(contract_all(factors, &out)?.into_tensor().into_tvalue())
+    let factors: Vec<_> = operands.iter().map(Vec::as_slice).zip(values).collect();
+    Ok(contract_all(&factors, &out)?.into_tensor().into_tvalue())
 }
 
 /// For `a,b->o`: `da = o,b->a` of (dy, b) and `db = a,o->b` of (a, dy), with the axis of the seeds before all others; of
@@ -63,7 +63,7 @@ pub(super) fn vjp(
                 let other = inputs[j].as_ref().context("another operand was not kept")?;
                 factors.push((&operands[j], other.to_plain_array_view()?));
             }
-            let mut grad = contract_all(factors, &kept)?;
+            let mut grad = contract_all(&factors, &kept)?;
             if !of.iter().any(summed) {
                 return Ok(grad);
             }
@@ -91,11 +91,11 @@ fn subscripts(op: &EinSum) -> TractResult<Subscripts> {
 }
 
 /// The product of all factors, from left to right: an axis is summed once no factor to come has it.
-fn contract_all(factors: Vec<(&[char], ArrayViewD<f32>)>, out: &[char]) -> TractResult<ArrayD<f32>> {
+fn contract_all(factors: &[(&[char], ArrayViewD<f32>)], out: &[char]) -> TractResult<ArrayD<f32>> {
     let one = tensor0(1f32);
     let one: ArrayViewD<f32> = one.to_plain_array_view()?;
     let last = factors.len() - 1;
-    if let [(letters, value)] = &factors[..] {
+    if let [(letters, value)] = factors {
         return contract(&Pair { a: letters, b: &[], out }, value, &one);
     }
     let mut letters = factors[0].0.to_vec();

@@ -1,4 +1,4 @@
-//! The gradient of GridSample, nearest and linear, in any number of spatial dimensions.
+//! The gradient of `GridSample`, nearest and linear, in any number of spatial dimensions.
 
 use tract_core::internal::*;
 use tract_core::ops::nn::grid_sample::{GridSample, InterpolationMode, PaddingMode};
@@ -40,7 +40,7 @@ pub(super) fn vjp(dy: &ArrayD<f32>, saved: &Saved) -> Grads {
     for image in 0..images {
         let x: ArrayView2<f32> = x.index_axis(Axis(0), image);
         for point in 0..count {
-            for tap in taps(op, grid.index_axis(Axis(0), image).row(point), sizes) {
+            for tap in taps(op, &grid.index_axis(Axis(0), image).row(point), sizes) {
                 let Some(pixel) = tap.pixel else { continue };
                 for seed in 0..seeds {
                     for channel in 0..channels {
@@ -60,7 +60,7 @@ pub(super) fn vjp(dy: &ArrayD<f32>, saved: &Saved) -> Grads {
 }
 
 /// The pixels that make the output at a point of the grid.
-fn taps(op: &GridSample, point: ArrayView1<f32>, sizes: &[usize]) -> Vec<Tap> {
+fn taps(op: &GridSample, point: &ArrayView1<f32>, sizes: &[usize]) -> Vec<Tap> {
     let k = sizes.len();
     let scale = |size: usize| if op.align_corners { (size as f32 - 1.0) / 2.0 } else { size as f32 / 2.0 };
     let centre = |size: usize| (size as f32 - 1.0) / 2.0;

@@ -22,12 +22,11 @@ pub(super) fn gather(model: &mut TypedModel) -> TractResult<()> {
     Ok(())
 }
 
+/// An axis, and the places along it of what is kept.
+type Kept = (usize, Vec<i64>);
+
 /// For every sliced axis, the places of what is kept; `None` if no axis has a step, or if they are not known.
-fn indices(
-    model: &TypedModel,
-    node: &TypedNode,
-    op: &StridedSlice,
-) -> TractResult<Option<Vec<(usize, Vec<i64>)>>> {
+fn indices(model: &TypedModel, node: &TypedNode, op: &StridedSlice) -> TractResult<Option<Vec<Kept>>> {
     let constant = |index: usize| -> TractResult<Option<Arc<Tensor>>> {
         Ok(model.outlet_fact(node.inputs[index])?.konst.clone())
     };

@@ -163,8 +163,8 @@ pub(super) const RULES: &[(&str, Keep, Rule)] = &[
     ("Trilu",   Keep::Rest, |dy, s| moved_elements(&dy, s, &[0])),
     ("GatherElements", Keep::Rest, |dy, s| moved_elements(&dy, s, &[0])),
     ("GatherNd", Keep::Rest, |dy, s| moved_elements(&dy, s, &[0])),
-    ("ScatterElements", Keep::Inputs, scatter_elements),
-    ("ScatterNd", Keep::Inputs, scatter_nd),
+    ("ScatterElements", Keep::Inputs, |dy, s| scatter_elements(&dy, s)),
+    ("ScatterNd", Keep::Inputs, |dy, s| scatter_nd(&dy, s)),
     ("Topk",    Keep::Inputs, |dy, s| top_k(&dy, s)),
     // What was broadcast is summed by the driver.
     ("MultiBroadcastTo", Keep::Nothing, |dy, _| Ok(vec![Some(dy)])),

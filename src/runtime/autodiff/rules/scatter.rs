@@ -9,19 +9,19 @@ use tract_ndarray::ArrayD;
 use super::layout::{moved_elements, numbers};
 use super::{Grads, Saved, op_as};
 
-pub(super) fn scatter_elements(dy: ArrayD<f32>, saved: &Saved) -> Grads {
+pub(super) fn scatter_elements(dy: &ArrayD<f32>, saved: &Saved) -> Grads {
     let op = op_as::<ScatterElements>(saved)?;
     scatter(dy, saved, op.reduction, &GatherElements::new(op.axis))
 }
 
-pub(super) fn scatter_nd(dy: ArrayD<f32>, saved: &Saved) -> Grads {
+pub(super) fn scatter_nd(dy: &ArrayD<f32>, saved: &Saved) -> Grads {
     scatter(dy, saved, op_as::<ScatterNd>(saved)?.reduction, &GatherNd::new(0))
 }
 
 /// Updates that replace elements are moves. Of the others, `d data = dy · slope` and `d updates = gather(dy) · slope`.
-fn scatter(dy: ArrayD<f32>, saved: &Saved, reduction: ScatterReduction, gather: &dyn TypedOp) -> Grads {
+fn scatter(dy: &ArrayD<f32>, saved: &Saved, reduction: ScatterReduction, gather: &dyn TypedOp) -> Grads {
     if reduction == ScatterReduction::None {
-        return moved_elements(&dy, saved, &[0, 2]);
+        return moved_elements(dy, saved, &[0, 2]);
     }
     let inputs = tvec!(numbers(0, saved.shapes[0])?, saved.input(1)?.clone());
     let places = gather.eval(&EvalContext::out_of_plan(), inputs)?.remove(0);
@@ -57,19 +57,14 @@ fn slopes(
     for (place, all) in met {
         // The element itself comes first.
         let values: Vec<f32> = std::iter::once(data[place]).chain(all.iter().map(|&k| updates[k])).collect();
-        let slopes: Vec<f32> = match reduction {
-            ScatterReduction::Mul => {
-                let others =
-                    |i: usize| values.iter().enumerate().filter(move |(j, _)| *j != i).map(|(_, x)| x);
-                (0..values.len()).map(|i| others(i).product()).collect()
-            }
-            _ => {
-                let least = reduction == ScatterReduction::Min;
-                let best =
-                    values.iter().copied().fold(values[0], |a, b| if least { a.min(b) } else { a.max(b) });
-                let share = 1.0 / values.iter().filter(|&&x| x == best).count() as f32;
-                values.iter().map(|&x| if x == best { share } else { 0.0 }).collect()
-            }
+        let slopes: Vec<f32> = if reduction == ScatterReduction::Mul {
+            let others = |i: usize| values.iter().enumerate().filter(move |(j, _)| *j != i).map(|(_, x)| x);
+            (0..values.len()).map(|i| others(i).product()).collect()
+        } else {
+            let least = reduction == ScatterReduction::Min;
+            let best = values.iter().copied().fold(values[0], |a, b| if least { a.min(b) } else { a.max(b) });
+            let share = 1.0 / values.iter().filter(|&&x| x == best).count() as f32;
+            values.iter().map(|&x| if x == best { share } else { 0.0 }).collect()
         };
         of_data[place] = slopes[0];
         all.iter().zip(&slopes[1..]).for_each(|(&k, &slope)| of_updates[k] = slope);
