@@ -36,7 +36,7 @@ def main() -> None:
     for name in args.models:
         architecture = ARCHITECTURES[name]
         model = seeded(architecture.small, seed=SEED, small=True)
-        images = images(architecture.side)
+        images = wave_images(architecture.side)
         save(args.out / f"{name}.json.gz", json.dumps(golden(model, images[:1])).encode())
         for exporter, how in order:
             if how.dynamo and architecture.biased_attention:
@@ -59,7 +59,7 @@ def save(path: Path, encoded: bytes) -> None:
         file.write(encoded)
 
 
-def images(side: int) -> Tensor:
+def wave_images(side: int) -> Tensor:
     """f32 [2, 3, side, side], `sin(i)` of the element's number: the same in every language."""
     return torch.arange(2 * 3 * side * side, dtype=torch.float64).sin().float().view(2, 3, side, side)
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import timm
 import torch
 import transformers
+from hybrid import Hybrid
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import VisionTransformer
@@ -108,6 +109,7 @@ ARCHITECTURES = {
         },
         biased_attention=True,
     ),
+    "hybrid": Architecture(small=Hybrid, side=16, full={}),
     "hf_vit": Architecture(
         small=_small_hugging("ViTForImageClassification", Logits, "ViTConfig", num_labels=4),
         side=8,

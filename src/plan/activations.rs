@@ -3,7 +3,7 @@
 use std::f64::consts::FRAC_1_SQRT_2;
 
 use crate::onnx::Graph;
-use crate::pattern::{Pattern, op, var};
+use crate::pattern::{Match, Pattern, op, scalar, var};
 
 /// A function with a short negative and a long positive range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,6 +16,12 @@ pub enum Activation {
     Silu,
     /// `x·σ(1.702x)`.
     QuickGelu,
+    /// `x·clamp(x/6 + ½, 0, 1)`.
+    HardSwish,
+    /// `x·tanh(ln(1 + eˣ))`.
+    Mish,
+    /// `x` where it is positive, elsewhere `eˣ − 1`.
+    Elu,
 }
 
 impl Activation {
@@ -26,6 +32,9 @@ impl Activation {
             Self::GeluTanh => 0.170_041,
             Self::Silu => 0.278_465,
             Self::QuickGelu => 0.163_611, // SiLU's, over 1.702
+            Self::HardSwish => 0.375,
+            Self::Mish => 0.308_844,
+            Self::Elu => 1.0,
         }
     }
 
@@ -36,6 +45,9 @@ impl Activation {
             Self::GeluTanh => "GELU (tanh)",
             Self::Silu => "SiLU",
             Self::QuickGelu => "QuickGELU",
+            Self::HardSwish => "HardSwish",
+            Self::Mish => "Mish",
+            Self::Elu => "ELU",
         }
     }
 }
@@ -48,9 +60,32 @@ pub(super) fn find(graph: &Graph, value: &str) -> Option<(Activation, String)> {
         (silu(), Activation::Silu),
         (quick_gelu(), Activation::QuickGelu),
         (gelu_op(), gelu_op_kind(graph, value)),
+        (op("HardSwish", [x()]), Activation::HardSwish),
+        (x() * op("Clip", [x() + 3.0, scalar("zero"), scalar("six")]) * (1.0 / 6.0), Activation::HardSwish),
+        (x() * op("HardSigmoid", [x()]), Activation::HardSwish),
+        (op("Mish", [x()]), Activation::Mish),
+        (x() * op("Tanh", [op("Softplus", [x()])]), Activation::Mish),
+        (op("Elu", [x()]), Activation::Elu),
     ]
     .into_iter()
-    .find_map(|(pattern, kind)| Some((kind, pattern.matches(graph, value)?.value("x").clone())))
+    .find_map(|(pattern, kind)| {
+        let found = pattern.matches(graph, value).filter(|found| has_its_numbers(graph, found))?;
+        Some((kind, found.value("x").clone()))
+    })
+}
+
+/// Whether the attributes and the bounds of a match are those of the function.
+fn has_its_numbers(graph: &Graph, found: &Match<Graph>) -> bool {
+    found.nodes.iter().map(|&id| graph.node(id)).all(|node| {
+        let is =
+            |name, default, expected: f32| (node.attr_float(name).unwrap_or(default) - expected).abs() < 1e-6;
+        match node.op_type() {
+            "HardSigmoid" => is("alpha", 0.2, 1.0 / 6.0) && is("beta", 0.5, 0.5),
+            "Elu" => is("alpha", 1.0, 1.0),
+            "Clip" => found.scalar("zero") == 0.0 && found.scalar("six") == 6.0,
+            _ => true,
+        }
+    })
 }
 
 fn x() -> Pattern {
@@ -154,15 +189,48 @@ mod tests {
         }
     }
 
+    #[test]
+    fn the_numbers_of_a_function_are_looked_at() {
+        let with = |op: &str, attributes: &[(&str, f32)]| {
+            let node = node(op, "a", ["x"], ["a"]);
+            attributes.iter().fold(node, |node, (name, x)| node.with(AttributeProto::float(name, *x)))
+        };
+        let of = |nodes: Vec<NodeProto>, constants: &[(&str, f32)]| {
+            let graph = Graph::new(model(nodes, constants)).unwrap();
+            find(&graph, graph.outputs()[0].name()).map(|(function, _)| function)
+        };
+        let gated = |gate: NodeProto| vec![gate, node("Mul", "y", ["x", "a"], ["y"])];
+        let sixth = 1.0 / 6.0;
+        assert_eq!(of(gated(with("HardSigmoid", &[("alpha", sixth)])), &[]), Some(Activation::HardSwish));
+        assert_eq!(of(gated(with("HardSigmoid", &[])), &[]), None);
+        assert_eq!(of(vec![with("Elu", &[])], &[]), Some(Activation::Elu));
+        assert_eq!(of(vec![with("Elu", &[("alpha", 0.5)])], &[]), None);
+        assert_eq!(of(vec![with("HardSwish", &[])], &[]), Some(Activation::HardSwish));
+        assert_eq!(of(vec![with("Mish", &[])], &[]), Some(Activation::Mish));
+        let clipped = || {
+            vec![
+                node("Add", "s", ["x", "three"], ["s"]),
+                node("Clip", "c", ["s", "zero", "top"], ["c"]),
+                node("Mul", "m", ["x", "c"], ["m"]),
+                node("Div", "y", ["m", "six"], ["y"]),
+            ]
+        };
+        let constants = |top| [("three", 3.0), ("zero", 0.0), ("top", top), ("six", 6.0)];
+        assert_eq!(of(clipped(), &constants(6.0)), Some(Activation::HardSwish));
+        assert_eq!(of(clipped(), &constants(5.0)), None);
+    }
+
     /// `reach` against the function's minimum on a fine grid.
     #[test]
     fn the_reach_is_the_depth_of_the_minimum() {
         let sigmoid = |x: f64| 1.0 / (1.0 + (-x).exp());
         let tanh_gelu = |x: f64| 0.5 * x * (1.0 + (0.797_884_560_8 * (x + 0.044_715 * x.powi(3))).tanh());
-        let functions: [(Activation, &dyn Fn(f64) -> f64); 3] = [
+        let functions: [(Activation, &dyn Fn(f64) -> f64); 5] = [
             (Activation::GeluTanh, &tanh_gelu),
             (Activation::Silu, &|x| x * sigmoid(x)),
             (Activation::QuickGelu, &|x| x * sigmoid(1.702 * x)),
+            (Activation::HardSwish, &|x| x * (x / 6.0 + 0.5).clamp(0.0, 1.0)),
+            (Activation::Mish, &|x| x * x.exp().ln_1p().tanh()),
         ];
         for (function, f) in functions {
             let depth = (0..40_000).map(|i| -f(-f64::from(i) * 1e-4)).fold(0.0, f64::max);

@@ -141,7 +141,8 @@ fn conv(graph: &Graph, node: &NodeProto, weight: &[usize]) -> Result<(SiteKind, 
         };
         return Err(format!("{of}: integer kernels are slower than float ones for it"));
     }
-    Ok((SiteKind::Conv, windows))
+    // A kernel of one pixel is a linear layer over the channels.
+    Ok((if windows.are_pixels() { SiteKind::Linear } else { SiteKind::Conv }, windows))
 }
 
 fn gemm_layout(node: &NodeProto) -> Result<WeightLayout, String> {
@@ -197,8 +198,9 @@ impl<'g> Finder<'g> {
                 if ranks.iter().flatten().any(|&rank| rank < 2) {
                     return Err("one of its operands is a vector".into());
                 }
+                let kind = self.products.kinds.get(&id).copied().ok_or("it takes other than two operands")?;
                 let by_head = [&a, &b].iter().any(|value| self.is_by_head(node, value));
-                (self.products.kinds[&id], RhsOperand::Activation { value: b, by_head })
+                (kind, RhsOperand::Activation { value: b, by_head })
             }
             (op, None) => return Err(format!("the weight of this {op} is computed, not constant")),
             (op, Some(rank)) => return Err(format!("the weight of this {op} has {rank} axes")),

@@ -264,7 +264,7 @@ mod tests {
 
     #[test]
     fn what_is_no_layout_or_makes_no_sense_stays() {
-        assert_eq!(weight(vec![node("Relu", "", ["w"], ["W"])], &[]), None);
+        assert_eq!(weight(vec![node("Sigmoid", "", ["w"], ["W"])], &[]), None);
         let check = |op: &str, ints: &[i64]| {
             assert_eq!(weight(vec![node(op, "", ["w", "i"], ["W"])], &[("i", ints)]), None, "{op} {ints:?}");
         };
