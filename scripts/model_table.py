@@ -106,23 +106,24 @@ def exported(args: argparse.Namespace, key: str, small: Small) -> Path:
         if path.exists() or failure.exists():
             break
         try:
-            limited(args.limit, save, small, exporter, path)
+            limited(args.limit, export_model, small, exporter, path)
         except Exception as error:
             errors.append(str(error))
     if errors and not path.exists():
         failure.write_text(errors[-1])
     if not path.exists():
-        raise RuntimeError(f"export: {failure.read_text()}")
+        raise RuntimeError(failure.read_text())
     return path
 
 
-def save(small: Small, exporter: Exporter, path: Path) -> None:
+def export_model(small: Small, exporter: Exporter, path: Path) -> None:
     images = small.images(IMAGES)
     proto = export(small.model(), images, exporter, small.outputs)
     np.save(path.with_suffix(".npy"), images.numpy())
     unfinished = path.with_suffix(".unfinished")
     onnx.save(proto, unfinished)
-    runtime(unfinished, path.with_suffix(".npy"))
+    if not np.isfinite(onnx_runtime(unfinished, path.with_suffix(".npy"))).all():
+        raise RuntimeError("the exported file computes NaN or infinity")
     unfinished.rename(path)
 
 
@@ -134,7 +135,7 @@ def measured(args: argparse.Namespace, source: Path, small: Small, found: dict) 
     found["float"] = collections.Counter()
     for node in said["float"]:
         found["float"][f"{node['op']}: {node['reason']}"] += node.get("percent") or 0
-    floats = limited(args.limit, runtime, source, images)
+    floats = limited(args.limit, onnx_runtime, source, images)
     call(args, "run", source, "--input", images, "-o", output)
     error = float(np.abs(np.load(output) - floats).max() / max(np.abs(floats).max(), 1.0))
     if not error < LARGEST_ERROR:
@@ -143,9 +144,9 @@ def measured(args: argparse.Namespace, source: Path, small: Small, found: dict) 
     started = time.monotonic()
     call(args, "quantize", source, "--calib", images, "-o", quantized)
     found["seconds"] = round(time.monotonic() - started, 1)
-    theirs = limited(args.limit, runtime, quantized, images)
+    theirs = limited(args.limit, onnx_runtime, quantized, images)
     found["sqnr"] = sqnr(floats, theirs)
-    found["optimized_sqnr"] = sqnr(floats, limited(args.limit, runtime, quantized, images, True))
+    found["optimized_sqnr"] = sqnr(floats, limited(args.limit, onnx_runtime, quantized, images, True))
 
     sites = args.work / "sites"
     sites.mkdir(exist_ok=True)
@@ -177,10 +178,10 @@ def at_shape(args: argparse.Namespace, source: Path, quantized: Path, shape: tup
     images, output = args.work / "x.npy", args.work / "y.npy"
     np.save(images, np.random.default_rng(0).standard_normal(shape, dtype=np.float32))
     try:
-        floats = limited(args.limit, runtime, source, images, False, shape[0])
+        floats = limited(args.limit, onnx_runtime, source, images, False, shape[0])
     except RuntimeError:
         return None
-    theirs = limited(args.limit, runtime, quantized, images, False, shape[0])
+    theirs = limited(args.limit, onnx_runtime, quantized, images, False, shape[0])
     call(args, "run", quantized, "--input", images, "-o", output)
     ours, found = np.load(output), sqnr(floats, theirs)
     if ours.shape != theirs.shape or sqnr(theirs, ours) < found - TIES:
@@ -203,7 +204,7 @@ def compare_sites(quantized: Path, folder: Path) -> tuple[int, int, str]:
     return len(sites) - len(errors), len(sites), max(errors)[1] if errors else ""
 
 
-def runtime(path: Path, images: Path, optimized: bool = False, batch: int = 1) -> np.ndarray:
+def onnx_runtime(path: Path, images: Path, optimized: bool = False, batch: int = 1) -> np.ndarray:
     """The first output of the model in ONNX Runtime, from batches of this size."""
     levels, options = onnxruntime.GraphOptimizationLevel, onnxruntime.SessionOptions()
     options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimized else levels.ORT_DISABLE_ALL
@@ -237,6 +238,7 @@ def call(args: argparse.Namespace, command: str, *words: object) -> str:
 def limited(seconds: int, work: Callable, *given: object):
     """What `work` returns, from a process of its own, which is stopped after so many seconds."""
     ours, theirs = multiprocessing.Pipe(duplex=False)
+    step = work.__name__.replace("_", " ")
 
     def run() -> None:
         with open(os.devnull, "w") as null:  # the exporters say much
@@ -245,18 +247,18 @@ def limited(seconds: int, work: Callable, *given: object):
         try:
             theirs.send((True, work(*given)))
         except BaseException as error:
-            said = " ".join(str(error).split())
-            theirs.send((False, f"{work.__name__}: {type(error).__name__}: {said[:500]}"))
+            said = " ".join(re.sub(r"\x1b\[\d*m", "", str(error)).split())
+            theirs.send((False, f"{step}: {type(error).__name__}: {said[:500]}"))
 
     process = multiprocessing.get_context("fork").Process(target=run)
     process.start()
     theirs.close()
     try:
         if not ours.poll(seconds):
-            raise RuntimeError(f"{work.__name__}: stopped after {seconds} s")
+            raise RuntimeError(f"{step}: stopped after {seconds} s")
         good, found = ours.recv()
     except EOFError:
-        good, found = False, f"{work.__name__}: the process died"
+        good, found = False, f"{step}: the process died"
     finally:
         process.kill()
         process.join()

@@ -34,5 +34,5 @@ class Small:
             norm.momentum = 1.0
         if norms:
             with torch.no_grad():
-                model(self.images(4))
+                model(self.images(16))
         return model.eval()
