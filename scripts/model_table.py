@@ -25,7 +25,7 @@ import onnx
 import onnxruntime
 import torch
 from exporters import ZOO_EXPORTERS, Exporter, export
-from runtime_check import OnnxRuntime, cut, judge_exact, load_sites
+from runtime_check import OnnxRuntime, Site, cut, judge_exact, load_sites
 from small_hugging_face import HUGGING_FACE
 from small_models import Small
 from small_timm import TIMM
@@ -44,6 +44,8 @@ IMAGES = 4
 LARGEST_ERROR = 1e-3
 # Decibels: rounding ties are a smaller error than the quantization itself, or at least not a much larger one.
 TIES = 10
+# Of the elements of a quantized output, the share that may be rounded to the next code.
+TIED = 1e-3
 
 
 def main() -> int:
@@ -195,13 +197,26 @@ def compare_sites(quantized: Path, folder: Path) -> tuple[int, int, str]:
     sites, errors = load_sites(folder), []
     for site in sites:
         try:
-            exact, error, _ = judge_exact(plain.load(cut(model, site)), site)
+            part = cut(model, site)
+            run = plain.load(part)
+            exact, error, _ = judge_exact(run, site)
+            exact = exact or ties_of_output(run, part, site)
         except Exception as fault:
             exact, error = False, float("inf")
             site.name += f": {fault}"
         if not exact:
             errors.append((error, f"site `{site.name}` is {error:.1e} from ONNX Runtime"))
     return len(sites) - len(errors), len(sites), max(errors)[1] if errors else ""
+
+
+def ties_of_output(run: Callable, part: onnx.ModelProto, site: Site) -> bool:
+    """Whether few elements of a quantized output are the next code: ONNX Runtime rounds a sum of floats."""
+    last = part.graph.node[-1]
+    scales = [tensor for tensor in part.graph.initializer if tensor.name in last.input[1:2]]
+    if last.op_type != "DequantizeLinear" or not scales:
+        return False
+    codes = np.abs(run(site.inputs) - site.expected) / onnx.numpy_helper.to_array(scales[0]).max()
+    return codes.max() < 1.5 and (codes > 0.5).mean() < TIED
 
 
 def onnx_runtime(path: Path, images: Path, optimized: bool = False, batch: int = 1) -> np.ndarray:
