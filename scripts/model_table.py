@@ -322,7 +322,7 @@ def line(name: str, of: dict[str, dict]) -> str:
 
 
 def short(error: str) -> str:
-    error = re.sub(r"(/\S*)?/([^/\s]+\.onnx)", r"\2", error).replace("|", "\\|")
+    error = re.sub(r"(/\S*)?/([^/\s]+\.(?:onnx|unfinished))", r"\2", error).replace("|", "\\|")
     return error if len(error) <= 140 else error[:137] + "..."
 
 
