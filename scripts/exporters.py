@@ -23,6 +23,7 @@ class Exporter:
     opset: int
     fused: bool
     fixed_batch: bool = False
+    open_size: bool = False  # height and width, by TorchScript only
 
 
 EXPORTERS = {
@@ -54,6 +55,8 @@ def export(
         )
         return without_source_traces(program.model_proto)
     axes = None if exporter.fixed_batch else {name: {0: "batch"} for name in ["images", *outputs]}
+    if exporter.open_size:
+        axes["images"] |= {2: "height", 3: "width"}
     out = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the tracer warns of every shape check in timm

@@ -72,10 +72,10 @@ def main() -> int:
 
 def row(args, model, images, exporter, how, outputs) -> dict:
     source, quantized = args.work / "float.onnx", args.work / "quantized.onnx"
-    images, found = args.work / "x.npy", args.work / "y.npy"
+    calibration, found = args.work / "x.npy", args.work / "y.npy"
     for path in args.work.glob("*.onnx*"):
         path.unlink()
-    np.save(images, images.numpy())
+    np.save(calibration, images.numpy())
     proto = export(model, images, how, outputs)
     if exporter in EXTERNAL:
         onnx.save(proto, source, save_as_external_data=True, location="float.onnx.data", size_threshold=1024)
@@ -83,15 +83,15 @@ def row(args, model, images, exporter, how, outputs) -> dict:
         onnx.save(proto, source)
     del proto
 
-    call([args.binary, "run", source, "--input", images, "-o", found])
+    call([args.binary, "run", source, "--input", calibration, "-o", found])
     expected = runtime(source, images)
     error = float(np.abs(np.load(found) - expected).max() / max(np.abs(expected).max(), 1.0))
     if error > LARGEST_ERROR:
         raise RuntimeError(f"the float model is {error:.1e} from ONNX Runtime")
-    _, usage = call([args.binary, "quantize", source, "--calib", images, "-o", quantized, "--json"])
+    _, usage = call([args.binary, "quantize", source, "--calib", calibration, "-o", quantized, "--json"])
     sites = collections.Counter(site["kind"] for site in json.loads(call([args.binary, "inspect", source, "--json"])[0])["sites"])
-    checked = json.loads(call([args.binary, "check", source, quantized, "--data", images, "--json"])[0])
-    call([args.binary, "run", quantized, "--input", images, "-o", found])
+    checked = json.loads(call([args.binary, "check", source, quantized, "--data", calibration, "--json"])[0])
+    call([args.binary, "run", quantized, "--input", calibration, "-o", found])
     theirs = runtime(quantized, images, optimized=False)
     agreement = float(10 * np.log10((theirs**2).sum() / ((theirs - np.load(found)) ** 2).sum()))
     return {

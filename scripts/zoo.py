@@ -169,7 +169,7 @@ def seeded(build: Callable[[], nn.Module], *, seed: int, small: bool) -> nn.Modu
     torch.manual_seed(seed)
     model = build().eval()
     for name, parameter in model.named_parameters():
-        if parameter.dim() == 1:
+        if parameter.dim() <= 1:
             nn.init.trunc_normal_(parameter, mean=parameter.mean().item(), std=0.02)
         elif small and ("pos" in name or "token" in name or "probe" in name):
             nn.init.normal_(parameter, std=0.3)
