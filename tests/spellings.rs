@@ -242,6 +242,23 @@ fn convolutions_are_sites() {
     check(b.classified(&tokens), "patch conv conv linear linear head");
 }
 
+/// Over three axes, and from each pixel to a patch.
+#[test]
+fn other_convolutions_of_one_pixel_are_linear_layers() {
+    let mut b = Builder::default();
+    let map = b.conv("x", &[40, 3, 4, 4], 4);
+    let (w, bias) = (b.weight(&[40, 12, 2, 2]), b.weight(&[12]));
+    let map = b.op("ConvTranspose", &[&map, &w, &bias]);
+    b.with(AttributeProto::int_list("strides", &[2, 2]));
+    let shape = b.ints(&[0, 48, 4]);
+    let flat = b.op("Reshape", &[&map, &shape]);
+    let (w, bias) = (b.weight(&[12, 48, 1]), b.weight(&[12]));
+    let flat = b.op("Conv", &[&flat, &w, &bias]);
+    let tokens = b.op("Transpose", &[&flat]);
+    b.with(AttributeProto::int_list("perm", &[0, 2, 1]));
+    check(b.classified(&tokens), "patch linear linear head");
+}
+
 /// A weight behind a Cast, the sum of a weight and a product of two thin ones (a low-rank adapter), a normalized weight, and
 /// what a small network makes of constants.
 #[test]

@@ -44,7 +44,7 @@ fn architecture(name: &str, exporter: &str) -> (String, usize) {
             (format!("patch {}{kv} (scores) values proj fc1 fc2", apart.repeat(2)), 8)
         }
         "hybrid" => {
-            let convolutions = "(conv) fc1 (conv) fc2~ conv";
+            let convolutions = "(conv) linear (conv) fc2~ conv";
             let talking_heads = "qkv scores linear linear values proj";
             let attentions = "qkv scores values proj qkv product product linear";
             (format!("{convolutions} {talking_heads} {attentions} head"), 16)

@@ -6,8 +6,8 @@ use super::attention::{self, PRODUCTS, Products};
 use super::axes::Axes;
 use super::range::is_probability;
 use super::{
-    FloatNode, LhsSource, Plan, RhsOperand, ScaleOf, Site, SiteKind, WeightLayout, activations, bias,
-    foreign, roles,
+    Activation, FloatNode, LhsSource, Plan, RhsOperand, ScaleOf, Site, SiteKind, WeightLayout, activations,
+    bias, foreign, roles,
 };
 use crate::onnx::{Graph, NodeId, NodeProto, ValueInfoProto, tensor};
 use crate::pattern::Pattern;
@@ -122,10 +122,11 @@ fn weight(value: String, layout: WeightLayout) -> RhsOperand {
     RhsOperand::Weight { value, layout, scales: ScaleOf::Tensor }
 }
 
-/// What a Conv is as a site. By measurement, integer kernels of runtimes are slower than float ones where a group has few
-/// channels on either side.
+/// What a Conv is as a site. By measurement, integer kernels of runtimes are slower than float ones where few channels go
+/// into an output, or a group makes few.
 fn conv(graph: &Graph, node: &NodeProto, weight: &[usize]) -> Result<(SiteKind, Windows), String> {
     const LEAST_CHANNELS: usize = 8;
+    const LARGE_DEPTH: usize = 256;
     let windows = Windows::of(node, weight)?;
     if node.operand(2).is_some_and(|bias| graph.constant(bias).is_none()) {
         return Err("the bias of this Conv is computed, not constant".into());
@@ -134,7 +135,8 @@ fn conv(graph: &Graph, node: &NodeProto, weight: &[usize]) -> Result<(SiteKind, 
         return Ok((SiteKind::Patch, windows));
     }
     let (inputs, outputs) = (weight[1], weight[0] / windows.groups());
-    if inputs < LEAST_CHANNELS || outputs < LEAST_CHANNELS {
+    let depth = weight[1..].iter().product::<usize>();
+    if inputs < LEAST_CHANNELS && depth < LARGE_DEPTH || windows.groups() > 1 && outputs < LEAST_CHANNELS {
         let of = match inputs {
             1 => "a depthwise Conv".into(),
             _ => format!("a Conv from {inputs} to {outputs} channels"),
@@ -244,17 +246,28 @@ impl<'g> Finder<'g> {
         })
     }
 
+    /// The activation function that makes `value`, also through other axes, and the name of its argument.
+    fn activation(&self, value: &str) -> Option<(Activation, String)> {
+        const AXES: &[&str] = &["Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze"];
+        let mut made = self.graph.resolve(value);
+        while let Some(node) = self.graph.producer(made).map(|id| self.graph.node(id))
+            && AXES.iter().any(|op| node.is_op(op))
+        {
+            made = self.graph.resolve(node.operand(0)?);
+        }
+        activations::find(self.graph, made)
+    }
+
     fn lhs_source(&self, value: &str) -> LhsSource {
         if is_probability(self.graph, value) {
             return LhsSource::Softmax;
         }
-        let activation = activations::find(self.graph, value);
+        let activation = self.activation(value);
         activation.map_or(LhsSource::Plain, |(function, _)| LhsSource::Activation(function))
     }
 
     /// Tells the linear layers apart by what they are connected to.
     fn name_places(&self, sites: &mut [Site]) {
-        let graph = self.graph;
         let at: HashMap<NodeId, usize> = sites.iter().enumerate().map(|(i, s)| (s.node, i)).collect();
         let mut places: Vec<(NodeId, SiteKind)> = Vec::new();
         for site in sites.iter().filter(|site| site.kind == SiteKind::Linear) {
@@ -264,7 +277,7 @@ impl<'g> Finder<'g> {
             }
             if let LhsSource::Activation(_) = site.a_kind {
                 places.push((site.node, SiteKind::Fc2));
-                let argument = activations::find(graph, &site.a).map(|(_, x)| x);
+                let argument = self.activation(&site.a).map(|(_, x)| x);
                 let fc1 = argument.and_then(|x| self.product_of(&x));
                 places.extend(fc1.map(|id| (id, SiteKind::Fc1)));
             }

@@ -4,10 +4,10 @@ use std::collections::HashMap;
 
 use super::interface::InputSpec;
 use crate::onnx::node::{node, rename};
-use crate::onnx::{Edits, Graph, GraphProto, NodeProto};
+use crate::onnx::{AttributeProto, Edits, Graph, GraphProto, NodeProto, tensor};
 use crate::runtime::{Facts, infer};
 
-/// The edits that take every such branch; `None` if there is none.
+/// The edits that take every such branch, and that write out what is counted for a condition; `None` if there is none.
 pub(super) fn take(graph: &Graph) -> Option<Edits> {
     if !graph.nodes().any(|(_, node)| node.is_op("If")) {
         return None;
@@ -21,7 +21,21 @@ pub(super) fn take(graph: &Graph) -> Option<Edits> {
         edits.replace_node(id, nodes);
         found = true;
     }
+    for (id, size) in graph.nodes().filter(|(_, node)| node.is_op("Size")) {
+        if let Some(count) = counted(graph, size, &facts) {
+            let value = AttributeProto::tensor("value", tensor::from_i64("", &[], &[count]));
+            let output = size.output.iter().map(String::as_str);
+            edits.replace_node(id, vec![node("Constant", size.name(), [], output).with(value)]);
+            found = true;
+        }
+    }
     found.then_some(edits)
+}
+
+/// How many elements the operand of a `Size` has: of a Shape the rank, which is known where dims are open.
+fn counted(graph: &Graph, size: &NodeProto, facts: &Facts) -> Option<i64> {
+    let dims = facts.dims(graph.resolve(size.operand(0)?))?;
+    dims.into_iter().try_fold(1i64, |count, dim| count.checked_mul(i64::try_from(dim?).ok()?))
 }
 
 fn taken<'n>(graph: &Graph, node: &'n NodeProto, facts: &Facts) -> Option<&'n GraphProto> {
@@ -61,7 +75,7 @@ fn inlined(branch: &GraphProto, call: &NodeProto, edits: &mut Edits) -> Vec<Node
 mod tests {
     use super::*;
     use crate::onnx::proto::attribute_proto::AttributeType;
-    use crate::onnx::{AttributeProto, ValueInfoProto, tensor, testing};
+    use crate::onnx::{ValueInfoProto, testing};
 
     /// `y = If(c, x + 1, Relu(x))`, where `c` is computed from what `nodes` make.
     fn operators(nodes: Vec<NodeProto>) -> Option<Vec<String>> {
@@ -108,6 +122,18 @@ mod tests {
         let mut nodes = dim_is_three("axis");
         nodes[2].output[0] = "e".into();
         assert_eq!(operators([nodes, not].concat()).unwrap(), ["Relu", "Identity"]);
+    }
+
+    /// Exporters ask for the rank in this way, of values with open dims too.
+    #[test]
+    fn the_branch_that_a_rank_decides_is_taken() {
+        let nodes = vec![
+            node("Shape", "shape", ["x"], ["s"]),
+            node("Size", "size", ["s"], ["n"]),
+            node("Cast", "cast", ["n"], ["c"]).with(AttributeProto::int("to", 9)),
+        ];
+        let written = operators(nodes.clone()).unwrap();
+        assert_eq!(written, ["Shape", "Constant", "Cast", "If"]);
     }
 
     #[test]

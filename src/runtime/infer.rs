@@ -106,6 +106,9 @@ pub(crate) fn shapes_agree(model: &Model, shape: [usize; 4]) -> bool {
 
 /// What tract's inference finds; `None` if it fails, unless it is `lenient`.
 fn analyse(model: &Model, dims: [Option<usize>; 4], lenient: bool) -> Option<Facts> {
+    if !import::are_in_range(model.graph()) {
+        return None;
+    }
     let infer = || -> TractResult<Facts> {
         let proto = ModelProto::decode(&*without_weights(model).encode_to_vec())?;
         let parsed = import::reader().parse(&proto, None)?;

@@ -32,6 +32,14 @@ pub(super) fn check(graph: &GraphProto) -> Result<()> {
     graph.node.iter().try_for_each(check_node)
 }
 
+/// Whether no attribute is out of range, in the graphs inside of nodes too.
+pub(in crate::runtime) fn are_in_range(graph: &GraphProto) -> bool {
+    graph.node.iter().all(|node| {
+        let mut inside = node.subgraphs().peekable();
+        (inside.peek().is_some() || check_node(node).is_ok()) && inside.all(are_in_range)
+    })
+}
+
 pub(super) fn check_node(node: &NodeProto) -> Result<()> {
     for attribute in &node.attribute {
         if attribute.subgraphs().next().is_some() {

@@ -21,6 +21,7 @@ use crate::error::guarded;
 use crate::onnx::Model;
 use crate::{Error, Result};
 
+pub(super) use attributes::are_in_range;
 pub(super) use spelling::respelled;
 pub(crate) use support::uncomputable;
 
