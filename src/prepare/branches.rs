@@ -34,7 +34,14 @@ pub(super) fn take(graph: &Graph) -> Option<Edits> {
 
 /// How many elements the operand of a `Size` has: of a Shape the rank, which is known where dims are open.
 fn counted(graph: &Graph, size: &NodeProto, facts: &Facts) -> Option<i64> {
-    let dims = facts.dims(graph.resolve(size.operand(0)?))?;
+    let operand = graph.resolve(size.operand(0)?);
+    let maker = |value: &str| graph.producer(value).map(|id| graph.node(id));
+    if let Some(shape) = maker(operand).filter(|node| node.is_op("Shape") && node.attribute.is_empty()) {
+        let value = graph.resolve(shape.operand(0)?);
+        let flat = maker(value).filter(|node| node.is_op("Flatten")).map(|_| 2);
+        return i64::try_from(flat.or(facts.rank(value))?).ok();
+    }
+    let dims = facts.dims(operand)?;
     dims.into_iter().try_fold(1i64, |count, dim| count.checked_mul(i64::try_from(dim?).ok()?))
 }
 
@@ -133,7 +140,7 @@ mod tests {
             node("Cast", "cast", ["n"], ["c"]).with(AttributeProto::int("to", 9)),
         ];
         let written = operators(nodes.clone()).unwrap();
-        assert_eq!(written, ["Shape", "Constant", "Cast", "If"]);
+        assert_eq!(written, ["Constant", "Cast", "If"]);
     }
 
     #[test]

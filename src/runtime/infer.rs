@@ -7,6 +7,7 @@ use tract_onnx::pb::ModelProto;
 use tract_onnx::prelude::*;
 use tract_onnx::tract_hir::infer::Factoid;
 use tract_onnx::tract_hir::internal::{DimLike as _, InferenceFact};
+use tract_onnx::tract_hir::ops::unimpl::UnimplementedOp;
 
 use super::import;
 use crate::error::guarded;
@@ -129,6 +130,13 @@ fn analyse(model: &Model, dims: [Option<usize>; 4], lenient: bool) -> Option<Fac
             })
             .collect();
         import::enter(&mut inference, InferenceFact::dt_shape(f32::datum_type(), shape), model)?;
+        // What takes a result of an If says nothing of the branch that is not taken.
+        for id in 0..inference.nodes().len() {
+            if inference.node(id).op.name() == "If" {
+                let outputs = inference.node(id).outputs.len();
+                inference.node_mut(id).op = Box::new(UnimplementedOp::new(outputs, "If", "not decided"));
+            }
+        }
         let outcome = inference.analyse(lenient);
         if !lenient {
             outcome?;
