@@ -31,10 +31,10 @@ impl Emitter<'_> {
     /// changes nothing.
     fn conv(&mut self, site: &Site, scales: &SiteScales) -> Result<()> {
         let weight = WeightCodes::of(self.graph, site, scales)?;
-        let (scale, bounds) = uniform(site, one(site, &scales.a)?)?;
+        let (a_scale, bounds) = uniform(site, one(site, &scales.a)?)?;
         let mut w = Writer::new(self.edits, site);
         let x = clipped(&mut w, &site.a, "a", bounds);
-        let x = w.qdq(&x, "a", scale, false);
+        let x = w.qdq(&x, "a", a_scale, false);
         let [codes, scale, zeros] = weight_constants(&mut w, &weight, 0);
         let b = dequantized_weight(&mut w, &codes, &scale, &zeros, &weight, 0, "w_dq");
         let mut conv = self.graph.node(site.node).clone();
@@ -46,6 +46,13 @@ impl Emitter<'_> {
             self.edits.replace_node(site.node, nodes);
             return Ok(());
         };
+        if let Some(bias) = conv.operand(2).and_then(|bias| self.graph.constant(bias)) {
+            let scale =
+                |channel: usize| a_scale * weight.scales[if weight.scales.len() == 1 { 0 } else { channel }];
+            let bias = tensor::f32s(bias)?.into_iter().enumerate();
+            let bias: Vec<f32> = bias.map(|(channel, x)| in_steps_of(scale(channel), x)).collect();
+            conv.input[2] = w.constant("bias", |name| tensor::from_f32(name, &[bias.len()], &bias));
+        }
         let result = w.name("conv");
         conv.output[0].clone_from(&result);
         w.nodes.push(conv);
@@ -244,6 +251,13 @@ fn per_head_qdq(w: &mut Writer, x: &str, part: &str, scales: &[Scale], bits: Bit
     let scale = w.per_head(&format!("{part}_head_scale"), &values);
     let units = w.node("Div", &[&x, &scale], &format!("{part}_u"));
     w.qdq(&units, part, 1.0, false)
+}
+
+/// A bias as the whole number of steps that a runtime with integer biases makes of it: so all compute the same.
+fn in_steps_of(step: f32, bias: f32) -> f32 {
+    const MOST: f32 = 16_777_216.0; // where f32 stops to hold every integer
+    let steps = (bias / step).round_ties_even();
+    if steps.abs() < MOST { steps * step } else { bias }
 }
 
 /// Codes, scales and zero points of a weight as initializers.
