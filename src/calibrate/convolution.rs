@@ -6,7 +6,7 @@ use ndarray::{Array2, Array3, ArrayD, ArrayViewD, Axis, Ix2, Ix4, s};
 use rayon::prelude::*;
 
 use super::calibration::SiteScales;
-use super::problems::ensure_finite;
+use super::problems::{ensure_finite, place};
 use super::record::SiteRecord;
 use super::search::{LhsKind, Problem, Rhs, Search};
 use super::{Options, WeightScales, shares};
@@ -109,30 +109,24 @@ pub(super) fn solve(
         return Err(Error::model(place(site), why));
     }
     let each_channel = options.weights == WeightScales::PerChannel && groups == 1;
-    let mut problem = problem(record, &weight, groups, each_channel);
+    let problem = problem(record, &weight, groups, each_channel);
     // Rounding what the residual stream begins with costs more than it gains.
     let output = match site.kind {
         SiteKind::Patch => None,
         _ => Some(output_scale(&problem, bias(graph, site)?.as_deref())?),
     };
-    let mut settings = options.settings(options.activation_bits, options.weight_bits);
+    let settings = options.settings(options.activation_bits, options.weight_bits);
     // The scale of a patch projection is the paper's: one for all channels.
-    let maxima = (!each_channel && site.kind != SiteKind::Patch).then(|| {
-        let maxima = shares::divide(&mut problem, options.metric);
-        settings.metric = shares::metric(&problem, options.metric);
-        maxima
-    });
-    let solution = search.run(problem, &settings)?;
-    ensure_finite(site, solution.loss)?;
-    let b = match maxima {
-        Some(maxima) => shares::scales(&maxima, solution.b[0])?,
-        None => solution.b,
+    let solution = match each_channel || site.kind == SiteKind::Patch {
+        true => search.run(problem, &settings)?,
+        false => shares::run(problem, &settings, search)?,
     };
+    ensure_finite(site, solution.loss)?;
     Ok(SiteScales {
         name: site.name.clone(),
         a_rank: 4,
         a: vec![solution.a],
-        b,
+        b: solution.b,
         output,
         outliers: vec![],
         b_bits: options.weight_bits,
@@ -170,13 +164,9 @@ fn problem(record: &SiteRecord, weight: &Array2<f32>, groups: usize, each_channe
 /// The scale of the 8-bit codes of the output: of some shares of its largest value, the one of the least error.
 fn output_scale(problem: &Problem, bias: Option<&[f32]>) -> Result<Scale> {
     let bits = Bits::new(8).expect("8 bits are in range");
-    let b = match &problem.b {
-        Rhs::Weight(b) => std::slice::from_ref(b),
-        Rhs::Activation(b) => &b[..],
-    };
     // Each output, and the weight of its squared error.
     let mut outputs: Vec<(f32, f32)> = Vec::new();
-    for (group, (a, b)) in problem.a.iter().zip(b).enumerate() {
+    for (group, (a, b)) in problem.a.iter().zip(problem.b.matrices()).enumerate() {
         for ((row, i), product) in a.dot(b).indexed_iter() {
             let bias = bias.map_or(0.0, |bias| bias[group * b.ncols() + i]);
             let weight = problem.curvature.get(group).map_or(1.0, |curvature| curvature[[row, i]]);
@@ -207,8 +197,4 @@ fn bias(graph: &Graph, site: &Site) -> Result<Option<Vec<f32>>> {
         return Ok(None);
     };
     tensor::f32s(constant).map(Some)
-}
-
-fn place(site: &Site) -> String {
-    format!("site `{}`", site.name)
 }

@@ -35,7 +35,7 @@ pub(super) fn solve(
         }
         _ => LhsKind::Uniform,
     };
-    let (mut outliers, mut maxima) = (Vec::new(), None);
+    let (mut outliers, mut by_share) = (Vec::new(), false);
     let (problems, b_bits) = match &site.b {
         RhsOperand::Weight { layout, scales, .. } => {
             let weight = site.weight(graph)?;
@@ -43,25 +43,20 @@ pub(super) fn solve(
             if options.outliers && a_rank > 2 {
                 outliers = outliers::take(&mut problem);
             }
-            if *scales == ScaleOf::Channel && options.weights == WeightScales::PerTensor {
-                maxima = Some(shares::divide(&mut problem, options.metric));
-            }
+            by_share = *scales == ScaleOf::Channel && options.weights == WeightScales::PerTensor;
             (vec![problem], options.weight_bits)
         }
         RhsOperand::Activation { .. } => (attention(site, &record, a_kind)?, options.activation_bits),
     };
-    let mut settings = options.settings(options.activation_bits, b_bits);
+    let settings = options.settings(options.activation_bits, b_bits);
     let (name, output) = (site.name.clone(), None);
     let mut scales = SiteScales { name, a_rank, a: vec![], b: vec![], output, outliers, b_bits, loss: 0.0 };
     for problem in problems {
-        if maxima.is_some() {
-            settings.metric = shares::metric(&problem, options.metric);
-        }
-        let mut solution = search.run(problem, &settings)?;
+        let solution = match by_share {
+            true => shares::run(problem, &settings, search)?,
+            false => search.run(problem, &settings)?,
+        };
         ensure_finite(site, solution.loss)?;
-        if let Some(maxima) = &maxima {
-            solution.b = shares::scales(maxima, solution.b[0])?;
-        }
         scales.a.push(solution.a);
         scales.b.extend(solution.b);
         scales.loss += solution.loss;
@@ -174,7 +169,7 @@ fn by_head(batches: Vec<Matrices>, heads: usize) -> Vec<Matrices> {
     dealt
 }
 
-fn place(site: &Site) -> String {
+pub(super) fn place(site: &Site) -> String {
     format!("site `{}`", site.name)
 }
 

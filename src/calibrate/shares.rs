@@ -3,22 +3,30 @@
 use ndarray::Array2;
 
 use super::Metric;
-use super::search::{Problem, Rhs};
+use super::search::{Problem, Search, Settings, Solution, column_maxima};
 use crate::Result;
 use crate::quant::Scale;
 
+/// Searches the share of `problem`; the solution has the scale of every channel, those of a second matrix of `B` after
+/// those of the first.
+pub(super) fn run(mut problem: Problem, settings: &Settings, search: Search) -> Result<Solution> {
+    let maxima = divide(&mut problem, settings.metric);
+    let metric = if problem.curvature.is_empty() { settings.metric } else { Metric::Hessian };
+    let solution = search.run(problem, &Settings { metric, ..*settings })?;
+    let share = solution.b[0].get();
+    let scale = |max: &f32| Scale::new((share * max).max(f32::MIN_POSITIVE));
+    Ok(Solution { b: maxima.iter().map(scale).collect::<Result<_>>()?, ..solution })
+}
+
 /// Divides every column of `B` by its largest magnitude, which makes the outputs larger: the curvature makes up for it.
-/// Gives the magnitudes; those of a second matrix of `B` follow those of the first.
-pub(super) fn divide(problem: &mut Problem, metric: Metric) -> Vec<f32> {
-    let matrices = match &mut problem.b {
-        Rhs::Weight(b) => std::slice::from_mut(b),
-        Rhs::Activation(b) => &mut b[..],
-    };
+/// Gives the magnitudes.
+fn divide(problem: &mut Problem, metric: Metric) -> Vec<f32> {
+    let matrices = problem.b.matrices_mut();
     let one_matrix = matrices.len() == 1;
     let mut maxima = Vec::new();
     for b in matrices {
-        for mut column in b.columns_mut() {
-            let max = column.iter().fold(0f32, |max, x| max.max(x.abs()));
+        let of_columns = column_maxima(std::slice::from_ref(b));
+        for (mut column, max) in b.columns_mut().into_iter().zip(of_columns) {
             // A channel of zeros has no errors, whatever its scale.
             let max = if max > 0.0 { max } else { 1.0 };
             column /= max;
@@ -36,14 +44,4 @@ pub(super) fn divide(problem: &mut Problem, metric: Metric) -> Vec<f32> {
         }
     }
     maxima
-}
-
-/// The metric of a problem with divided weights.
-pub(super) fn metric(problem: &Problem, metric: Metric) -> Metric {
-    if problem.curvature.is_empty() { metric } else { Metric::Hessian }
-}
-
-/// The scale of each channel.
-pub(super) fn scales(maxima: &[f32], share: Scale) -> Result<Vec<Scale>> {
-    maxima.iter().map(|max| Scale::new((share.get() * max).max(f32::MIN_POSITIVE))).collect()
 }

@@ -72,6 +72,11 @@ pub(super) struct Weight {
 }
 
 impl Weight {
+    /// Δ of a column.
+    pub(super) fn scale(&self, column: usize) -> f32 {
+        self.scales[if self.scales.len() == 1 { 0 } else { column }]
+    }
+
     /// The smallest k that holds all codes.
     pub(super) fn bits(&self) -> Bits {
         let holds = |bits: &Bits| self.codes.iter().all(|&c| (-bits.half()..bits.half()).contains(&c.into()));

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::attention::{self, PRODUCTS, Products};
-use super::axes::Axes;
+use super::axes::{Axes, RESHAPES};
 use super::range::is_probability;
 use super::{
     Activation, FloatNode, LhsSource, Plan, RhsOperand, ScaleOf, Site, SiteKind, WeightLayout, activations,
@@ -201,7 +201,7 @@ impl<'g> Finder<'g> {
                     return Err("one of its operands is a vector".into());
                 }
                 let kind = self.products.kinds.get(&id).copied().ok_or("it takes other than two operands")?;
-                let by_head = [&a, &b].iter().any(|value| self.is_by_head(node, value));
+                let by_head = [&a, &b].iter().any(|value| self.is_by_head(value));
                 (kind, RhsOperand::Activation { value: b, by_head })
             }
             (op, None) => return Err(format!("the weight of this {op} is computed, not constant")),
@@ -238,20 +238,16 @@ impl<'g> Finder<'g> {
     }
 
     /// Whether the axis before the matrices of an operand is one of heads: a factor of the channels of a projection.
-    fn is_by_head(&self, node: &'g NodeProto, operand: &str) -> bool {
-        let operand = node.input.iter().find(|value| *value == operand);
-        operand.is_some_and(|value| {
-            let rank = self.axes.dims(value).map_or(0, |dims| dims.len());
-            rank > 3 && self.axes.is_of_channels(value, rank - 3)
-        })
+    fn is_by_head(&self, operand: &str) -> bool {
+        let rank = self.axes.dims(operand).map_or(0, |dims| dims.len());
+        rank > 3 && self.axes.is_of_channels(operand, rank - 3)
     }
 
     /// The activation function that makes `value`, also through other axes, and the name of its argument.
     fn activation(&self, value: &str) -> Option<(Activation, String)> {
-        const AXES: &[&str] = &["Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze"];
         let mut made = self.graph.resolve(value);
         while let Some(node) = self.graph.producer(made).map(|id| self.graph.node(id))
-            && AXES.iter().any(|op| node.is_op(op))
+            && (node.is_op("Transpose") || RESHAPES.iter().any(|op| node.is_op(op)))
         {
             made = self.graph.resolve(node.operand(0)?);
         }

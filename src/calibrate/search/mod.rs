@@ -117,9 +117,16 @@ impl Rhs {
     }
 
     /// The distinct matrices.
-    fn matrices(&self) -> &[Array2<f32>] {
+    pub(super) fn matrices(&self) -> &[Array2<f32>] {
         match self {
             Self::Weight(b) => std::slice::from_ref(b),
+            Self::Activation(b) => b,
+        }
+    }
+
+    pub(super) fn matrices_mut(&mut self) -> &mut [Array2<f32>] {
+        match self {
+            Self::Weight(b) => std::slice::from_mut(b),
             Self::Activation(b) => b,
         }
     }

@@ -50,7 +50,6 @@ impl Conv {
         let taps = windows.depth(windows.groups());
         let of_group = weight.k / taps;
         let n = weight.n / windows.groups();
-        let scale = |column: usize| weight.scales[if weight.scales.len() == 1 { 0 } else { column }];
         let group = |group: usize| {
             let columns = group * n..(group + 1) * n;
             let mut codes = Vec::with_capacity(weight.k * n);
@@ -64,7 +63,7 @@ impl Conv {
                 let why = format!("sums over {} codes overflow", weight.k);
                 return Err(Error::unsupported(format!("site `{name}`"), why));
             }
-            let scales: Vec<f32> = columns.clone().map(|column| a.scale() * scale(column)).collect();
+            let scales: Vec<f32> = columns.clone().map(|column| a.scale() * weight.scale(column)).collect();
             let bias = bias.map(|bias| by_panel(&bias[columns]));
             Ok(Group { b, scales: by_panel(&scales), bias })
         };

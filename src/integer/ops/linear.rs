@@ -31,8 +31,7 @@ impl Linear {
         let b = PackedB::pack(&weight.codes, weight.k, weight.n);
         let overflow =
             || Error::unsupported(format!("site `{name}`"), format!("sums over {} codes overflow", weight.k));
-        let scale = |column: usize| weight.scales[if weight.scales.len() == 1 { 0 } else { column }];
-        let scales: Vec<f32> = (0..weight.n).map(|column| a.scale() * scale(column)).collect();
+        let scales: Vec<f32> = (0..weight.n).map(|column| a.scale() * weight.scale(column)).collect();
         Ok(Self {
             a: Lhs::new(a, &b).ok_or_else(overflow)?,
             b: Arc::new(b),

@@ -1,9 +1,9 @@
 //! Convolutions, with the codes of their results where the file has them.
 
 use super::linear::no_head_scales;
-use super::operand::uniform_width;
+use super::operand::{uniform_width, widest};
 use super::{Reader, Unnamed, formulas};
-use crate::integer::site::{Product, Weight, widths};
+use crate::integer::site::{Product, Weight};
 use crate::onnx::NodeProto;
 use crate::quant::Quantizer;
 use crate::windows::Windows;
@@ -21,8 +21,8 @@ impl Reader<'_> {
         if codes.unsigned {
             return Err(Error::unsupported(node.label(), "uint8 codes of the result of a Conv"));
         }
-        let bits = widths().last().expect("8 bits");
-        *output = Some(Quantizer::Uniform { scale: Self::scale(&node.label(), codes.scale)?, bits });
+        let scale = Self::scale(&node.label(), codes.scale)?;
+        *output = Some(Quantizer::Uniform { scale, bits: widest() });
         site.nodes.extend(found.nodes);
         Ok(Some(site))
     }

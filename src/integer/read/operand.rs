@@ -98,6 +98,6 @@ pub(super) fn uniform_width(scales: &[f32], mins: &[f32], maxs: &[f32]) -> Optio
     })
 }
 
-fn widest() -> Bits {
+pub(super) fn widest() -> Bits {
     widths().last().expect("8 bits")
 }
