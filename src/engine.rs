@@ -87,6 +87,38 @@ impl fmt::Display for Arithmetic {
     }
 }
 
+/// How an output is read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Reading {
+    /// Logits of classes along this axis; of an output with two axes the second, else features, if it is not known.
+    Logits(Option<usize>),
+    /// Probabilities of classes along the last axis.
+    Probabilities,
+    /// A logit per label.
+    LabelLogits,
+    /// A probability per label.
+    LabelProbabilities,
+    /// Numbers, each with a meaning of its own.
+    Numbers,
+    /// Features, maps, boxes.
+    #[default]
+    Features,
+}
+
+impl fmt::Display for Reading {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Logits(_) => "logits",
+            Self::Probabilities => "probabilities",
+            Self::LabelLogits => "logits of labels",
+            Self::LabelProbabilities => "probabilities of labels",
+            Self::Numbers => "numbers",
+            Self::Features => "features",
+        })
+    }
+}
+
 /// What a model gives for some images.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Tapped {

@@ -64,14 +64,15 @@ pub use runtime::FloatEngine;
 /// The choices that [`Quantize`] and [`Preprocess`] take.
 pub mod options {
     pub use crate::calibrate::{Gradient, Method, Metric, WeightScales};
-    pub use crate::data::{Interpolation, Selection};
+    pub use crate::data::{Color, Interpolation, Resize, Selection, Values};
     pub use crate::export::TwinForm;
     pub use crate::onnx::Limits;
+    pub use crate::prepare::{InputValue, Task};
 }
 
 /// What [`Prepared`], [`Engine`] and [`check`] tell.
 pub mod results {
-    pub use crate::check::{Accuracy, Classifier, SiteFigures, Sqnr, TopK};
-    pub use crate::engine::{Arithmetic, OperatorTime, Tapped};
-    pub use crate::prepare::{InputSpec, Outputs};
+    pub use crate::check::{Accuracy, Classifier, Labels, Numbers, SiteFigures, Sqnr, TopK};
+    pub use crate::engine::{Arithmetic, OperatorTime, Reading, Tapped};
+    pub use crate::prepare::{Affine, Extra, InputSpec, Layout, Outputs, Pixels};
 }

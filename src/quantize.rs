@@ -6,12 +6,12 @@ use crate::calibrate::{
     Calibration, Gradient, Method, Metric, Options, Run, Search, WeightScales, calibrate,
 };
 use crate::check::{Comparison, Scope, compare};
-use crate::data::{Dataset, Preprocess, Selection};
+use crate::data::{Arrays, Color, Dataset, Preprocess, Selection, Values};
 use crate::export::{TwinForm, export};
 use crate::integer::Runner;
 use crate::onnx::{Model, Storage};
 use crate::plan::{Plan, plan};
-use crate::prepare::Prepared;
+use crate::prepare::{InputSpec, Pixels, Prepared};
 use crate::progress::Progress;
 use crate::quant::Bits;
 use crate::{Error, Result};
@@ -165,7 +165,7 @@ impl Dataset {
     /// The images or arrays at `path` (see [`open`](Self::open)), at most `limit`, for the input of `model`. Images are
     /// prepared as timm does it for a ViT of that size ([`Preprocess::timm_vit`]).
     ///
-    /// An error if they do not fit, or if `path` holds images and the model has no fixed, square size.
+    /// An error if they do not fit, or if `path` holds images and the model has no fixed size.
     pub fn for_model(
         model: &Prepared,
         path: impl AsRef<Path>,
@@ -173,26 +173,35 @@ impl Dataset {
     ) -> Result<Self> {
         let input = model.input()?;
         let (path, selection) = (path.as_ref(), Selection { limit: limit.into(), seed: 0 });
-        let size = match input.dims {
-            [_, _, Some(height), Some(width)] if height == width => u32::try_from(height).ok(),
-            _ => None,
-        };
         let array = path.extension().is_some_and(|e| e == "npy" || e == "npz");
-        let size = size.or(array.then_some(224)).ok_or_else(|| {
-            let why =
-                format!("{} has no fixed, square size: state how images are prepared", input.describe());
-            Error::usage(format!("input `{}`: {why}", input.name))
-        })?;
-        let images = Self::open(path, &Preprocess::timm_vit(size), selection)?;
+        let preprocess = if array { Preprocess::timm_vit(224) } else { preprocess_for(&input)? };
+        let arrays = Arrays { name: &input.name, arrange: &|array| input.arrange(array) };
+        let images = Self::open_with(path, &preprocess, selection, &arrays)?;
         input.shape_for(images.item_shape())?;
         Ok(images)
     }
 }
 
+/// As timm does it for a `ViT` of this size, with the values that the model takes.
+fn preprocess_for(input: &InputSpec) -> Result<Preprocess> {
+    let sides = |side: Option<usize>| side.and_then(|side| u32::try_from(side).ok());
+    let (Some(height), Some(width)) = (sides(input.dims[2]), sides(input.dims[3])) else {
+        let why = format!("{} has no fixed size: state how images are prepared", input.describe());
+        return Err(Error::usage(format!("input `{}`: {why}", input.name)));
+    };
+    let preprocess = Preprocess::timm(height, width, Color::with_channels(input.dims[1].unwrap_or(3))?);
+    let values = match input.pixels {
+        Pixels::Bytes(_) => Values::Bytes,
+        Pixels::Unit(_) => Values::Unit,
+        Pixels::Normalized => preprocess.values,
+    };
+    Ok(Preprocess { values, ..preprocess })
+}
+
 /// Runs a float model and the one quantized from it on the same images, the latter in integer arithmetic.
 pub fn check(float: &Prepared, quantized: &Prepared, images: &Dataset) -> Result<Comparison> {
     let size = images.item_shape();
-    let scope = Scope { logits: float.outputs()?.logits, ..Scope::default() };
+    let scope = Scope { reading: float.outputs()?.compared.1, ..Scope::default() };
     let (float, quantized) = (float.float_engine(size)?, Runner::with_image(quantized, size)?);
     compare(&float, &quantized, images, &scope, &())
 }

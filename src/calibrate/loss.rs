@@ -7,6 +7,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use serde::{Deserialize, Serialize};
 
+use crate::prepare::Loss;
 use crate::{Error, Result};
 
 /// Where the curvature `(∂L/∂O)²` of Eq. (7) comes from.
@@ -51,32 +52,19 @@ impl From<Gradient> for String {
     }
 }
 
-/// Which error of a value is the loss.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Target {
-    /// Cross-entropy: the logits of a classifier, if there are two axes; else as features.
-    Logits,
-    /// The squared error.
-    Features,
-    /// The squared error relative to the squares of the value, which is a noise-to-signal ratio: a value at which the
-    /// differentiated part of the model ends.
-    Boundary,
-}
-
 impl Gradient {
     /// The gradients to back-propagate from each of `outputs`, `[probes, its shape]`. `stream` numbers the batch, so that
     /// every batch has probes of its own, whatever the order in which batches are run.
     pub fn seeds(
         self,
-        outputs: &[(ArrayViewD<f32>, Target)],
+        outputs: &[(ArrayViewD<f32>, Loss)],
         seed: u64,
         stream: u64,
     ) -> Result<Vec<ArrayD<f32>>> {
-        let is_logits = |output: &ArrayViewD<f32>, target| target == Target::Logits && output.ndim() == 2;
         match self {
             Self::PseudoLabel => match outputs {
-                [(output, target)] if is_logits(output, *target) => {
-                    Ok(vec![pseudo_label(output).insert_axis(Axis(0))])
+                [(output, loss)] if let Some(axis) = classes(output, *loss) => {
+                    Ok(vec![pseudo_label(output, axis).insert_axis(Axis(0))])
                 }
                 _ => Err(Error::unsupported(
                     "gradient `pseudo-label`",
@@ -90,12 +78,13 @@ impl Gradient {
                 let shape = |output: &ArrayViewD<f32>| [&[probes], output.shape()].concat();
                 let mut seeds: Vec<_> = outputs.iter().map(|(o, _)| ArrayD::zeros(shape(o))).collect();
                 for probe in 0..probes {
-                    for ((output, target), seeds) in outputs.iter().zip(&mut seeds) {
+                    for ((output, loss), seeds) in outputs.iter().zip(&mut seeds) {
                         let signs = ArrayD::from_shape_simple_fn(output.raw_dim(), &mut sign);
-                        let seed = match target {
-                            _ if is_logits(output, *target) => fisher(output, &signs),
-                            Target::Boundary => signs / norm(output),
-                            Target::Logits | Target::Features => signs,
+                        let seed = match (loss, classes(output, *loss)) {
+                            (_, Some(axis)) => fisher(output, &signs, axis),
+                            (Loss::BinaryCrossEntropy, _) => binary_fisher(output, &signs),
+                            (Loss::Relative, _) => signs / norm(output),
+                            (Loss::CrossEntropy(_) | Loss::Squares, _) => signs,
                         };
                         seeds.index_axis_mut(Axis(0), probe).assign(&seed);
                     }
@@ -106,28 +95,40 @@ impl Gradient {
     }
 }
 
-/// `∂CE/∂logits = p − onehot(argmax)`, for logits `[N, classes]`.
-///
-/// # Panics
-/// Like [`fisher`], if `logits` has not two axes.
-pub fn pseudo_label(logits: &ArrayViewD<f32>) -> ArrayD<f32> {
-    assert_eq!(logits.ndim(), 2, "logits are [N, classes]");
-    let mut gradient = softmax(logits);
-    for mut row in gradient.rows_mut() {
+/// The axis of the classes of which the cross-entropy is taken.
+fn classes(output: &ArrayViewD<f32>, loss: Loss) -> Option<Axis> {
+    match loss {
+        Loss::CrossEntropy(Some(axis)) if axis < output.ndim() => Some(Axis(axis)),
+        Loss::CrossEntropy(None) if output.ndim() == 2 => Some(Axis(1)),
+        _ => None,
+    }
+}
+
+/// `∂CE/∂logits = p − onehot(argmax)`, for logits of classes along `axis`.
+fn pseudo_label(logits: &ArrayViewD<f32>, axis: Axis) -> ArrayD<f32> {
+    let mut gradient = softmax(logits, axis);
+    for mut row in gradient.lanes_mut(axis) {
         let best = (0..row.len()).fold(0, |best, i| if row[i] > row[best] { i } else { best });
         row[best] -= 1.0;
     }
     gradient
 }
 
-/// `u = √p∘v − p·(√p·v)` for logits `[N, classes]`: its covariance over random signs `v` is `diag(p) − p pᵀ`, the
+/// `u = √p∘v − p·(√p·v)` for logits of classes along `axis`: its covariance over random signs `v` is `diag(p) − p pᵀ`, the
 /// Hessian of the cross-entropy with soft targets. (For features `u = v`, the Hessian of their squared error.)
-pub fn fisher(logits: &ArrayViewD<f32>, signs: &ArrayD<f32>) -> ArrayD<f32> {
-    assert_eq!(logits.ndim(), 2, "logits are [N, classes]");
-    let p = softmax(logits);
+fn fisher(logits: &ArrayViewD<f32>, signs: &ArrayD<f32>, axis: Axis) -> ArrayD<f32> {
+    let p = softmax(logits, axis);
     let root = Zip::from(&p).and(signs).map_collect(|p, v| p.sqrt() * v);
-    let inner = root.sum_axis(Axis(1)).insert_axis(Axis(1));
+    let inner = root.sum_axis(axis).insert_axis(axis);
     root - p * inner
+}
+
+/// `u = √(p(1 − p))∘v` for a logit per label: its covariance is the Hessian of the binary cross-entropy.
+fn binary_fisher(logits: &ArrayViewD<f32>, signs: &ArrayD<f32>) -> ArrayD<f32> {
+    Zip::from(logits).and(signs).map_collect(|&x, v| {
+        let p = 1.0 / (1.0 + (-x).exp());
+        (p * (1.0 - p)).sqrt() * v
+    })
 }
 
 /// The root of the sum of squares; 1 of zeros, whose errors are relative to nothing.
@@ -136,9 +137,9 @@ fn norm(value: &ArrayViewD<f32>) -> f32 {
     if norm > 0.0 { norm } else { 1.0 }
 }
 
-fn softmax(logits: &ArrayViewD<f32>) -> ArrayD<f32> {
+fn softmax(logits: &ArrayViewD<f32>, axis: Axis) -> ArrayD<f32> {
     let mut p = logits.to_owned();
-    for mut row in p.rows_mut() {
+    for mut row in p.lanes_mut(axis) {
         let max = row.fold(f32::NEG_INFINITY, |a, &b| a.max(b));
         row.mapv_inplace(|x| (x - max).exp());
         let sum = row.sum();
@@ -155,11 +156,11 @@ mod tests {
     #[test]
     fn fisher_probes_have_the_covariance_of_the_hessian() {
         let logits = ArrayD::from_shape_vec(vec![1, 3], vec![0.3, -1.2, 0.9]).unwrap();
-        let p = softmax(&logits.view());
+        let p = softmax(&logits.view(), Axis(1));
         let mut covariance = [[0f32; 3]; 3];
         for bits in 0..8 {
             let signs = (0..3).map(|i| if bits >> i & 1 == 0 { 1.0 } else { -1.0 }).collect();
-            let u = fisher(&logits.view(), &ArrayD::from_shape_vec(vec![1, 3], signs).unwrap());
+            let u = fisher(&logits.view(), &ArrayD::from_shape_vec(vec![1, 3], signs).unwrap(), Axis(1));
             for (i, row) in covariance.iter_mut().enumerate() {
                 for (j, c) in row.iter_mut().enumerate() {
                     *c += u[[0, i]] * u[[0, j]] / 8.0;
@@ -179,7 +180,7 @@ mod tests {
     fn the_error_of_a_boundary_is_relative() {
         let value = ArrayD::from_shape_vec(vec![1, 2], vec![3.0, -4.0]).unwrap();
         let magnitudes = |value: ArrayD<f32>| {
-            let seeds = Gradient::Fisher(1).seeds(&[(value.view(), Target::Boundary)], 0, 0).unwrap();
+            let seeds = Gradient::Fisher(1).seeds(&[(value.view(), Loss::Relative)], 0, 0).unwrap();
             seeds[0].iter().map(|x| x.abs()).collect::<Vec<_>>()
         };
         assert_eq!(magnitudes(value.clone()), [0.2; 2]);

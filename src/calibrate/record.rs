@@ -6,14 +6,13 @@ use std::ops::Range;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use ndarray::ArrayD;
+use ndarray::{ArrayD, Axis};
 use rayon::prelude::*;
 
-use super::loss::Target;
 use super::{Metric, Options, convolution};
 use crate::data::Dataset;
 use crate::plan::{Plan, RhsOperand, Site};
-use crate::prepare::{Cut, Prepared, hex_digest};
+use crate::prepare::{Cut, Loss, Outputs, Prepared, hex_digest};
 use crate::progress::Progress;
 use crate::runtime::Session;
 use crate::{Error, Result};
@@ -62,8 +61,8 @@ pub(super) struct Recorder<'r> {
     images: &'r Dataset,
     /// `[N, C, H, W]` of one batch.
     shape: [usize; 4],
-    /// What the session's outputs are to the loss; those beyond are boundaries.
-    targets: Vec<Target>,
+    /// The loss at the session's outputs; at those beyond it is relative.
+    losses: Vec<Loss>,
     /// What the user should know of the loss.
     notes: Vec<String>,
     /// SHA-256 of each batch, known once it was loaded.
@@ -92,15 +91,9 @@ impl<'r> Recorder<'r> {
     ) -> Result<Self> {
         let input = model.input()?;
         let batch = input.batch();
-        if !images.len().is_multiple_of(batch) {
-            return Err(Error::data(
-                "calibration set",
-                format!("{} images do not fill batches of {batch}, the model's fixed batch", images.len()),
-            ));
-        }
         let shape = input.shape_for(images.item_shape())?;
-        let (names, targets): (Vec<String>, Vec<Target>) = targets(model)?.into_iter().unzip();
-        let mut session = Session::new(model.computable().model(), shape, &names, &taps(plan))?;
+        let (names, losses): (Vec<String>, Vec<Loss>) = losses(model)?.into_iter().unzip();
+        let mut session = Session::new(&model.computable_for(shape)?, shape, &names, &taps(plan))?;
         let mut notes: Vec<String> = model.cut().map(|cut| cut_note(model, cut)).into_iter().collect();
         if options.metric == Metric::Hessian {
             let wanted: Vec<&str> = plan.sites.iter().map(|site| site.output.as_str()).collect();
@@ -112,8 +105,8 @@ impl<'r> Recorder<'r> {
                 )
             }));
         }
-        let digests = vec![OnceLock::new(); images.len() / batch];
-        Ok(Self { session, plan, options, images, shape, targets, notes, digests })
+        let digests = vec![OnceLock::new(); images.len().div_ceil(batch)];
+        Ok(Self { session, plan, options, images, shape, losses, notes, digests })
     }
 
     /// What the user should know of the loss.
@@ -126,9 +119,14 @@ impl<'r> Recorder<'r> {
         self.digests.len()
     }
 
+    /// Batch `index`; the last one is filled up with the first images, so that each counts nearly the same.
     fn load(&self, index: usize) -> Result<ArrayD<f32>> {
-        let size = self.shape[0];
-        let batch = self.images.batch(index * size..(index + 1) * size)?;
+        let (size, total) = (self.shape[0], self.images.len());
+        let mut batch = self.images.batch(index * size..total.min((index + 1) * size))?;
+        while batch.len_of(Axis(0)) < size {
+            let more = self.images.batch(0..total.min(size - batch.len_of(Axis(0))))?;
+            batch.append(Axis(0), more.view()).expect("all images have one shape");
+        }
         self.digests[index].get_or_init(|| {
             let bytes: Vec<u8> = batch.iter().flat_map(|x| x.to_le_bytes()).collect();
             hex_digest(&bytes)
@@ -237,8 +235,8 @@ impl<'r> Recorder<'r> {
         if self.options.metric == Metric::Hessian {
             let outputs: Vec<&str> = sites.iter().map(|site| site.output.as_str()).collect();
             let Options { gradient, seed, .. } = self.options;
-            let targets = self.targets.iter().copied().chain(repeat(Target::Boundary));
-            let outputs_of_loss: Vec<_> = recorded.outputs()?.into_iter().zip(targets).collect();
+            let losses = self.losses.iter().copied().chain(repeat(Loss::Relative));
+            let outputs_of_loss: Vec<_> = recorded.outputs()?.into_iter().zip(losses).collect();
             let seeds = gradient.seeds(&outputs_of_loss, *seed, index as u64)?;
             recorded.gradients(seeds, &outputs, |site, gradients| {
                 let mut curvature = finite(mean_square(gradients), &sites[site].name, "its gradient", index)?;
@@ -253,25 +251,22 @@ impl<'r> Recorder<'r> {
     }
 }
 
-/// The values whose errors are the loss: the outputs, of a classifier the logits alone; and the values at which the model
-/// goes on with what cannot be computed here.
-fn targets(model: &Prepared) -> Result<Vec<(String, Target)>> {
-    let outputs = model.outputs()?;
-    let logits = |name: String| (name, Target::Logits);
-    let Some(cut) = model.cut() else {
-        return Ok(match outputs.logits {
-            true => outputs.names.into_iter().take(1).map(logits).collect(),
-            false => outputs.names.into_iter().map(|name| (name, Target::Features)).collect(),
-        });
+/// The values whose errors are the loss; of a model of which a part is computed, what is computed of them, and the values at
+/// which it goes on with the rest.
+fn losses(model: &Prepared) -> Result<Vec<(String, Loss)>> {
+    let Outputs { loss, names, .. } = model.outputs()?;
+    let Some(cut) = model.cut() else { return Ok(loss) };
+    let graph = model.graph();
+    let is_computed = |name: &str| graph.producer(name).is_none_or(|id| cut.before(id).is_none());
+    let of_classes = |(name, loss): &(String, Loss)| {
+        is_computed(name) && matches!(loss, Loss::CrossEntropy(_) | Loss::BinaryCrossEntropy)
     };
-    let is_computed = |name: &String| cut.graph.outputs().iter().any(|output| output.name() == name);
-    let first = outputs.names.first().filter(|name| outputs.logits && is_computed(name)).cloned();
-    let others = if first.is_some() { &[] } else { &outputs.names[..] };
-    let mut found: Vec<(String, Target)> = first.map(logits).into_iter().collect();
+    let mut found: Vec<(String, Loss)> = loss.into_iter().filter(of_classes).collect();
+    let others = if found.is_empty() { names } else { Vec::new() };
     // Errors of different values are added: all are relative.
-    for name in others.iter().filter(|name| is_computed(name)).chain(&cut.boundary) {
-        if !found.iter().any(|(known, _)| known == name) {
-            found.push((name.clone(), Target::Boundary));
+    for name in others.into_iter().filter(|name| is_computed(name)).chain(cut.boundary.iter().cloned()) {
+        if !found.iter().any(|(known, _)| *known == name) {
+            found.push((name, Loss::Relative));
         }
     }
     Ok(found)

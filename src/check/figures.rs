@@ -65,6 +65,18 @@ pub fn kl(o: &[f32], quantized: &[f32]) -> f64 {
     log_softmax(o).zip(log_softmax(quantized)).map(|(p, q)| p.exp() * (p - q)).sum()
 }
 
+/// `KL(o ‖ ô)` in nats, of probabilities; none is taken for smaller than the smallest positive f32.
+pub fn probability_kl(o: &[f32], quantized: &[f32]) -> f64 {
+    let positive = |p: f32| f64::from(p.max(f32::MIN_POSITIVE));
+    o.iter().zip(quantized).map(|(&p, &q)| positive(p) * (positive(p).ln() - positive(q).ln())).sum()
+}
+
+/// The sum over labels of the KL divergence, in nats, of a label's probability from another.
+pub fn binary_kl(o: &[f32], quantized: &[f32]) -> f64 {
+    let of = |(&p, &q): (&f32, &f32)| probability_kl(&[p, 1.0 - p], &[q, 1.0 - q]);
+    o.iter().zip(quantized).map(of).sum()
+}
+
 /// `⟨o, ô⟩ / (|o|·|ô|)`; 1 if both are zero, 0 if one is.
 pub fn cosine(o: &[f32], quantized: &[f32]) -> f64 {
     let dot =

@@ -7,11 +7,11 @@ mod verdict;
 use rayon::prelude::*;
 use serde::Serialize;
 
-pub use figures::{Sqnr, cosine, kl, rank, top};
+pub use figures::{Sqnr, binary_kl, cosine, kl, probability_kl, rank, top};
 pub use verdict::{Thresholds, Verdict};
 
 use crate::data::Dataset;
-use crate::engine::Engine;
+use crate::engine::{Engine, Reading};
 use crate::progress::Progress;
 use crate::{Error, Result};
 use tally::Tally;
@@ -26,6 +26,10 @@ pub struct Comparison {
     pub accuracy: Option<Accuracy>,
     /// What only a classifier has.
     pub classifier: Option<Classifier>,
+    /// What only labels have, of which an image may have several.
+    pub labels: Option<Labels>,
+    /// What only numbers have.
+    pub numbers: Option<Numbers>,
     /// Of all outputs together: `10·log10(Σo² / Σ(ô−o)²)`.
     pub sqnr_db: Sqnr,
     /// Mean over the images of the cosine between both outputs.
@@ -64,6 +68,27 @@ pub struct Classifier {
     pub kl: f64,
 }
 
+/// How alike the labels are that both models give.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct Labels {
+    /// Labels on the same side of probability 0.5, in percent of all labels of all images.
+    pub agreement: f64,
+    /// Mean over the images of the sum over the labels of the KL divergence of the one probability from the other, in nats.
+    pub kl: f64,
+}
+
+/// How far apart the numbers are that both models give.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct Numbers {
+    /// `1 − Σ(ô−o)²/Σ(o−ō)²`, where ō is the mean of each number over the images; `None` if the float model gives the same
+    /// numbers for all of them.
+    pub r2: Option<f64>,
+    /// The largest `|ô−o|`.
+    pub largest_error: f64,
+}
+
 /// One site's output in the quantized model, against the same value of the float model.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[non_exhaustive]
@@ -78,8 +103,8 @@ pub struct SiteFigures {
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct Scope {
-    /// The output is the logits of a classifier, not features.
-    pub logits: bool,
+    /// How the output is read.
+    pub reading: Reading,
     /// The sites: their names, and the names of their outputs, which both models have.
     pub sites: Vec<(String, String)>,
 }
@@ -135,7 +160,7 @@ fn one_batch(
     let expected = float.run_tapped(&images.view(), &taps)?;
     let names = &data.names[start..end];
     let labels = data.labels.as_ref().map(|labels| &labels[start..end]);
-    let mut tally = Tally::of_outputs(&expected.output, &found.output, scope.logits, names, labels)?;
+    let mut tally = Tally::of_outputs(&expected.output, &found.output, scope.reading, names, labels)?;
     for (((name, _), found), expected) in scope.sites.iter().zip(&found.values).zip(&expected.values) {
         tally.add_site(name, expected, found)?;
     }

@@ -48,12 +48,13 @@ impl Thresholds {
             verdict.criteria.push(format!("top-1 drop {drop:.2} points (at most {most} allowed)"));
         }
         if let Some(least) = self.min_agreement {
-            let classifier = comparison
-                .classifier
-                .ok_or_else(|| Error::usage("a smallest agreement needs a classifier"))?;
-            let agreement = classifier.agreement;
+            let classes = comparison.classifier.map(|classes| ("top-1 agreement", classes.agreement));
+            let labels = comparison.labels.map(|labels| ("agreement of labels", labels.agreement));
+            let (of, agreement) = classes.or(labels).ok_or_else(|| {
+                Error::usage("a smallest agreement needs a model that gives classes or labels")
+            })?;
             verdict.passed &= within(least, agreement);
-            verdict.criteria.push(format!("top-1 agreement {agreement:.2} % (at least {least} asked)"));
+            verdict.criteria.push(format!("{of} {agreement:.2} % (at least {least} asked)"));
         }
         Ok(Some(verdict).filter(|verdict| !verdict.criteria.is_empty()))
     }
@@ -75,6 +76,8 @@ mod tests {
             images: 1000,
             accuracy: Some(Accuracy { float: top(91.6), quantized: top(91.2) }),
             classifier: Some(Classifier { agreement: 97.2, kl: 0.0152 }),
+            labels: None,
+            numbers: None,
             sqnr_db: Sqnr::default(),
             cosine: 1.0,
             sites: Vec::new(),

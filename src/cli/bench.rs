@@ -9,13 +9,15 @@ use anyhow::Result;
 use ndarray::Array4;
 use onnx_ptq4vit::Error;
 use onnx_ptq4vit::engine::{Arithmetic, Engine, OperatorTime};
+use onnx_ptq4vit::prepare::Pixels;
 use onnx_ptq4vit::report::{Align, table};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 
-use super::model::{ModelArgs, engine};
+use super::model::{InputArgs, ModelArgs, engine};
 use super::output::print;
+use super::values;
 
 /// Measure how fast a model runs
 ///
@@ -35,9 +37,9 @@ pub(super) struct Args {
     /// How long to measure
     #[arg(long, value_name = "SECONDS", default_value_t = 5.0, value_parser = seconds)]
     seconds: f64,
-    /// Both sides of an image, where the model leaves them open
-    #[arg(long, value_name = "PIXELS", default_value_t = 224, value_parser = clap::value_parser!(u16).range(1..))]
-    size: u16,
+    /// The size of an image, where the model leaves it open
+    #[arg(long, value_name = "PIXELS|HxW", default_value = "224")]
+    size: values::Pixels,
     /// Also say where the time of a quantized model goes, by operator
     #[arg(long)]
     profile: bool,
@@ -46,6 +48,8 @@ pub(super) struct Args {
     json: bool,
     #[command(flatten)]
     reading: ModelArgs,
+    #[command(flatten)]
+    inputs: InputArgs,
 }
 
 const EXAMPLES: &str = "\
@@ -80,10 +84,11 @@ struct Candidate {
 impl Candidate {
     fn load(path: &Path, args: &Args) -> Result<Self> {
         let start = Instant::now();
-        let model = args.reading.read(path)?;
-        let [_, channels, height, width] = model.input()?.dims;
-        let side = usize::from(args.size);
-        let image = [channels.unwrap_or(3), height.unwrap_or(side), width.unwrap_or(side)];
+        let model = args.inputs.give(args.reading.read(path)?, Path::new(""))?;
+        let input = model.input()?;
+        let [_, channels, height, width] = input.dims;
+        let [open_height, open_width] = args.size.sides().map(|side| side as usize);
+        let image = [channels.unwrap_or(3), height.unwrap_or(open_height), width.unwrap_or(open_width)];
         let engine = engine(&model, image)?;
         let load = start.elapsed();
         let batch = usize::from(args.batch);
@@ -93,9 +98,11 @@ impl Candidate {
             return Err(Error::usage(why).into());
         }
         let mut random = ChaCha8Rng::seed_from_u64(0);
-        let images = Array4::from_shape_simple_fn([batch, image[0], image[1], image[2]], || {
-            random.random_range(-1.0..1.0)
-        });
+        let images =
+            Array4::from_shape_simple_fn([batch, image[0], image[1], image[2]], || match input.pixels {
+                Pixels::Bytes(_) => f32::from(random.random::<u8>()),
+                _ => random.random_range(-1.0..1.0),
+            });
         Ok(Self { name: path.display().to_string(), engine, images, load })
     }
 

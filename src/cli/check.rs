@@ -12,7 +12,7 @@ use onnx_ptq4vit::prepare::Prepared;
 use onnx_ptq4vit::report::CheckReport;
 
 use super::images::ImageArgs;
-use super::model::ModelArgs;
+use super::model::{InputArgs, ModelArgs, say};
 use super::output::print;
 use super::progress::Stderr;
 use super::values::percent;
@@ -56,6 +56,8 @@ pub(super) struct Args {
     images: ImageArgs,
     #[command(flatten)]
     reading: ModelArgs,
+    #[command(flatten)]
+    inputs: InputArgs,
 }
 
 const EXAMPLES: &str = "\
@@ -66,9 +68,10 @@ Examples:
 
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let progress = Stderr::new();
-    let float = args.reading.read(&args.float)?;
+    let float = args.inputs.give(args.reading.read(&args.float)?, &args.data)?;
     let input = float.input()?;
-    let quantized = args.reading.read(&args.quantized)?;
+    let quantized = args.inputs.give(args.reading.read(&args.quantized)?, &args.data)?;
+    say(&float, &progress)?;
 
     let selection = Selection { limit: args.limit, seed: args.seed };
     let mut data = args.images.open(&args.data, &input, selection, &progress)?;
@@ -81,7 +84,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
 
     let image = data.item_shape();
     let mut scope = Scope::default();
-    scope.logits = float.outputs()?.logits;
+    scope.reading = float.outputs()?.compared.1;
     if args.sites {
         scope.sites = same_values(&float, &quantized)?;
     }

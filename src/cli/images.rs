@@ -3,29 +3,31 @@
 use std::path::Path;
 
 use clap::Args;
-use onnx_ptq4vit::data::{Dataset, Interpolation, Items, Preprocess, Selection};
-use onnx_ptq4vit::prepare::InputSpec;
+use onnx_ptq4vit::data::{
+    Arrays, Color, Dataset, Interpolation, Items, Preprocess, Resize, Selection, Values,
+};
+use onnx_ptq4vit::prepare::{InputSpec, Pixels};
 use onnx_ptq4vit::progress::Progress;
 use onnx_ptq4vit::{Error, Result};
 
-use super::values::Rgb;
+use super::values::{self, PerChannel};
 
 /// What is done to an image before the model sees it.
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Preprocessing (default: timm's ViT; arrays are taken as they are)")]
 pub(super) struct ImageArgs {
-    /// The short side after the resize [default: the crop / 0.9]
-    #[arg(long, value_name = "PIXELS")]
-    resize: Option<u32>,
-    /// Both sides of the centre crop [default: the model's input size]
-    #[arg(long, value_name = "PIXELS")]
-    crop: Option<u32>,
-    /// Subtracted from R, G and B on the scale 0-1 [default: 0.5,0.5,0.5]
+    /// The short side after the resize, or both sides, whatever the proportion [default: the crop / 0.9]
+    #[arg(long, value_name = "PIXELS|HxW")]
+    resize: Option<values::Pixels>,
+    /// The size of the centre crop [default: the model's input size]
+    #[arg(long, visible_alias = "size", value_name = "PIXELS|HxW")]
+    crop: Option<values::Pixels>,
+    /// Subtracted from each channel on the scale 0-1 [default: 0.5, unless the model normalizes pixels itself]
     #[arg(long, value_name = "R,G,B", allow_hyphen_values = true)]
-    mean: Option<Rgb>,
-    /// What R, G and B are divided by, on the scale 0-1 [default: 0.5,0.5,0.5]
+    mean: Option<PerChannel>,
+    /// What each channel is divided by, on the scale 0-1 [default: 0.5, unless the model normalizes pixels itself]
     #[arg(long, value_name = "R,G,B", allow_hyphen_values = true)]
-    std: Option<Rgb>,
+    std: Option<PerChannel>,
     /// The kernel of the resize: bilinear, bicubic or lanczos [default: bicubic]
     #[arg(long, value_name = "KERNEL")]
     interpolation: Option<Interpolation>,
@@ -40,7 +42,11 @@ impl ImageArgs {
         selection: Selection,
         progress: &dyn Progress,
     ) -> Result<Dataset> {
-        let data = Dataset::open(path, &self.preprocess(path, input)?, selection)?;
+        let is_array =
+            path.extension().is_some_and(|e| e.eq_ignore_ascii_case("npy") || e.eq_ignore_ascii_case("npz"));
+        let preprocess = if is_array { Preprocess::timm_vit(224) } else { self.preprocess(input)? };
+        let arrays = Arrays { name: &input.name, arrange: &|array| input.arrange(array) };
+        let data = Dataset::open_with(path, &preprocess, selection, &arrays)?;
         match &data.items {
             Items::Images { preprocess, .. } => progress.note(&format!("images: {preprocess}")),
             Items::Array(_) if self.given() => {
@@ -51,6 +57,7 @@ impl ImageArgs {
             }
             Items::Array(_) => {}
         }
+        data.notes.iter().for_each(|note| progress.note(note));
         input.shape_for(data.item_shape())?;
         if let Some(batch) = input.written_out {
             progress.note(&format!(
@@ -66,38 +73,43 @@ impl ImageArgs {
         resize.is_some() || crop.is_some() || mean.is_some() || std.is_some() || interpolation.is_some()
     }
 
-    fn preprocess(&self, path: &Path, input: &InputSpec) -> Result<Preprocess> {
-        let size = match (self.crop, input.dims[2], input.dims[3]) {
-            (Some(crop), ..) => crop,
-            (None, Some(height), Some(width)) if height == width => height as u32,
-            // An array brings its own size.
-            _ if path
-                .extension()
-                .is_some_and(|e| e.eq_ignore_ascii_case("npy") || e.eq_ignore_ascii_case("npz")) =>
-            {
-                224
-            }
-            (None, Some(_), Some(_)) => {
-                let why = format!("takes {}, which no square crop fits: give an array", input.describe());
-                return Err(Error::unsupported(format!("input `{}`", input.name), why));
+    fn preprocess(&self, input: &InputSpec) -> Result<Preprocess> {
+        let [_, channels, height, width] = input.dims;
+        let color = Color::with_channels(channels.unwrap_or(3))?;
+        let [height, width] = match (self.crop.map(values::Pixels::sides), height, width) {
+            (Some(sides), ..) => sides,
+            (None, Some(height), Some(width)) => {
+                [height, width].map(|side| u32::try_from(side).unwrap_or(u32::MAX))
             }
             _ => {
                 let why = format!(
-                    "input `{}` takes {}, a size left open: give --crop",
+                    "input `{}` takes {}, a size left open: give --size, such as 224 or 384x512",
                     input.name,
                     input.describe()
                 );
                 return Err(Error::usage(why));
             }
         };
-        let default = Preprocess::timm_vit(size);
-        let preprocess = Preprocess {
-            resize: self.resize.unwrap_or(default.resize),
-            crop: size,
-            mean: self.mean.map_or(default.mean, |rgb| rgb.0),
-            std: self.std.map_or(default.std, |rgb| rgb.0),
-            interpolation: self.interpolation.unwrap_or(default.interpolation),
+        let default = Preprocess::timm(height, width, color);
+        let per_channel = |given: &Option<PerChannel>| match given {
+            Some(given) => given.of(color.channels()),
+            None => Ok(vec![0.5; color.channels()]),
         };
+        let values = match &input.pixels {
+            _ if self.mean.is_some() || self.std.is_some() => {
+                Values::Normalized { mean: per_channel(&self.mean)?, std: per_channel(&self.std)? }
+            }
+            Pixels::Bytes(_) => Values::Bytes,
+            Pixels::Unit(_) => Values::Unit,
+            _ => default.values,
+        };
+        let resize = match self.resize {
+            Some(values::Pixels::Square(side)) => Resize::Short(side),
+            Some(values::Pixels::Sides(sides)) => Resize::Exact(sides),
+            None => default.resize,
+        };
+        let interpolation = self.interpolation.unwrap_or(default.interpolation);
+        let preprocess = Preprocess { resize, values, interpolation, ..default };
         preprocess.check()?;
         Ok(preprocess)
     }

@@ -20,7 +20,7 @@ use prost::Message;
 
 use super::images::ImageArgs;
 use super::interrupt::whole;
-use super::model::ModelArgs;
+use super::model::{InputArgs, ModelArgs, say};
 use super::output::{print, same_file};
 use super::progress::Stderr;
 use super::values::{MethodName, MetricName, SearchName, TwinName, WeightsName, Widths};
@@ -101,6 +101,8 @@ pub(super) struct Args {
     images: ImageArgs,
     #[command(flatten)]
     reading: ModelArgs,
+    #[command(flatten)]
+    inputs: InputArgs,
 }
 
 const EXAMPLES: &str = "\
@@ -116,6 +118,8 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let progress = Stderr::new();
     ensure_outputs(args)?;
     let model = args.reading.read(&args.model)?;
+    let model = args.inputs.give(model, args.calib.as_deref().unwrap_or(Path::new("")))?;
+    say(&model, &progress)?;
     let mut plan = plan(&model, &args.exclude).map_err(|error| match error.kind() {
         ErrorKind::Usage => Error::usage(format!("--exclude: {error}; `inspect` lists the names")),
         _ => error,

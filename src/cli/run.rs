@@ -9,7 +9,7 @@ use ndarray::{ArrayD, Axis};
 use onnx_ptq4vit::Error;
 use onnx_ptq4vit::check::top;
 use onnx_ptq4vit::data::{Selection, write_npy};
-use onnx_ptq4vit::engine::Tapped;
+use onnx_ptq4vit::engine::{Reading, Tapped};
 use onnx_ptq4vit::files;
 use onnx_ptq4vit::integer::{self, SiteInfo};
 use onnx_ptq4vit::report::{Align, table};
@@ -17,9 +17,10 @@ use serde::Serialize;
 
 use super::images::ImageArgs;
 use super::interrupt::whole;
-use super::model::{ModelArgs, engine};
+use super::model::{ModelArgs, engine, give, say};
 use super::output::{print, same_file};
 use super::progress::Stderr;
+use super::values::NamedInput;
 
 /// Run a model, float or quantized
 ///
@@ -29,9 +30,10 @@ use super::progress::Stderr;
 pub(super) struct Args {
     /// The model
     model: PathBuf,
-    /// An image, a folder of images, a CSV file with a `path` column, .npy or .npz
-    #[arg(long, value_name = "PATH")]
-    input: PathBuf,
+    /// An image, a folder of images, a CSV file with a `path` column, .npy or .npz; as NAME=VALUE, the value of an input
+    /// beside the images
+    #[arg(long = "input", value_name = "PATH|NAME=VALUE", required = true)]
+    inputs: Vec<String>,
     /// Write the model's output, as .npy
     #[arg(short, long, value_name = "FILE")]
     output: Option<PathBuf>,
@@ -54,19 +56,21 @@ Examples:
 
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let progress = Stderr::new();
+    let (input, others) = inputs(args)?;
     if let Some(output) = &args.output {
-        if same_file(output, &args.model) || same_file(output, &args.input) {
+        if same_file(output, &args.model) || same_file(output, &input) {
             return Err(Error::usage(format!("{}: would overwrite an input", output.display())).into());
         }
         files::ensure_writable(output)?;
     }
-    let model = args.reading.read(&args.model)?;
+    let model = give(args.reading.read(&args.model)?, &others, &input)?;
+    say(&model, &progress)?;
     if args.sites.is_some() && !model.is_quantized() {
         return Err(
             Error::usage(format!("{}: a float model has no quantized sites", args.model.display())).into()
         );
     }
-    let data = args.images.open(&args.input, &model.input()?, Selection::default(), &progress)?;
+    let data = args.images.open(&input, &model.input()?, Selection::default(), &progress)?;
     let sites = if args.sites.is_some() { integer::contents(model.graph())?.sites } else { Vec::new() };
     let taps: Vec<&str> =
         sites.iter().flat_map(|site| site.inputs.iter().chain([&site.output])).map(String::as_str).collect();
@@ -79,12 +83,25 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         let why = format!("expected one for each image, found the shape {:?}", output.shape());
         return Err(Error::model("output", why).into());
     }
-    let results = results(&data.names, &output)?;
+    let results = results(&data.names, &output, model.outputs()?.compared.1)?;
     if let Some(path) = &args.output {
         whole(|| write_npy(path, &output))?;
     }
     print(&results, args.json)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The images, and the inputs beside them.
+fn inputs(args: &Args) -> Result<(PathBuf, Vec<NamedInput>)> {
+    let is_named = |input: &&String| input.contains('=') && !Path::new(input).exists();
+    let (named, paths): (Vec<&String>, Vec<&String>) = args.inputs.iter().partition(is_named);
+    let [path] = paths[..] else {
+        let why = format!("--input: expected one path to images, found {}", paths.len());
+        return Err(Error::usage(why).into());
+    };
+    let named =
+        named.into_iter().map(|input| input.parse().map_err(Error::usage)).collect::<Result<_, _>>()?;
+    Ok((PathBuf::from(path), named))
 }
 
 /// What a site's files are about.
@@ -123,8 +140,10 @@ struct Results {
 #[derive(Serialize)]
 struct Image {
     name: String,
-    /// The most probable classes; empty if the model gives features.
+    /// The most probable classes or labels; empty if the model gives others.
     top: Vec<Class>,
+    /// The numbers that it gives, where each has a meaning of its own.
+    numbers: Vec<f32>,
 }
 
 #[derive(Serialize)]
@@ -133,28 +152,52 @@ struct Class {
     probability: f64,
 }
 
-fn results(names: &[String], output: &ArrayD<f32>) -> Result<Results> {
+fn results(names: &[String], output: &ArrayD<f32>, reading: Reading) -> Result<Results> {
     if let Some(x) = output.iter().find(|x| !x.is_finite()) {
         return Err(Error::model("output", format!("it holds {x}")).into());
     }
     let of_row = |(row, name): (usize, &String)| {
-        let logits: Vec<f32> = output.index_axis(Axis(0), row).iter().copied().collect();
-        let top = if output.ndim() == 2 { most_probable(&logits) } else { Vec::new() };
-        Image { name: name.clone(), top }
+        let values: Vec<f32> = output.index_axis(Axis(0), row).iter().copied().collect();
+        let sigmoid = |x: &f32| 1.0 / (1.0 + (-f64::from(*x)).exp());
+        let plain = |x: &f32| f64::from(*x);
+        let (mut top, mut numbers) = (Vec::new(), Vec::new());
+        match reading {
+            _ if output.ndim() != 2 => {}
+            Reading::Logits(_) => top = most_probable(&values, &softmax(&values)),
+            Reading::LabelLogits => {
+                top = most_probable(&values, &values.iter().map(sigmoid).collect::<Vec<_>>())
+            }
+            Reading::Probabilities | Reading::LabelProbabilities => {
+                top = most_probable(&values, &values.iter().map(plain).collect::<Vec<_>>());
+            }
+            Reading::Numbers => numbers = values,
+            _ => {}
+        }
+        Image { name: name.clone(), top, numbers }
     };
     Ok(Results { shape: output.shape().to_vec(), images: names.iter().enumerate().map(of_row).collect() })
 }
 
-fn most_probable(logits: &[f32]) -> Vec<Class> {
-    let order = top(logits, 5);
-    let max = order.first().map_or(0.0, |&class| f64::from(logits[class]));
-    let weight = |class: usize| (f64::from(logits[class]) - max).exp();
-    let sum: f64 = (0..logits.len()).map(weight).sum();
-    order.into_iter().map(|index| Class { index, probability: weight(index) / sum }).collect()
+fn softmax(logits: &[f32]) -> Vec<f64> {
+    let max = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let weights: Vec<f64> = logits.iter().map(|&x| (f64::from(x) - f64::from(max)).exp()).collect();
+    let sum: f64 = weights.iter().sum();
+    weights.into_iter().map(|weight| weight / sum).collect()
+}
+
+fn most_probable(values: &[f32], probabilities: &[f64]) -> Vec<Class> {
+    top(values, 5).into_iter().map(|index| Class { index, probability: probabilities[index] }).collect()
 }
 
 impl fmt::Display for Results {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.images.iter().any(|image| !image.numbers.is_empty()) {
+            for Image { name, numbers, .. } in &self.images {
+                let numbers: Vec<String> = numbers.iter().map(ToString::to_string).collect();
+                writeln!(f, "{name}  {}", numbers.join("  "))?;
+            }
+            return Ok(());
+        }
         if self.images.iter().all(|image| image.top.is_empty()) {
             return writeln!(f, "features of shape {:?}", self.shape);
         }
@@ -179,7 +222,7 @@ mod tests {
     #[test]
     fn probabilities_are_the_softmax() {
         let logits = array![[0.0, 3f32.ln(), 0.0]].into_dyn();
-        let found = results(&["a.png".into()], &logits).unwrap();
+        let found = results(&["a.png".into()], &logits, Reading::Logits(None)).unwrap();
         let expected =
             "a.png\n  class  probability\n      1      60.00 %\n      0      20.00 %\n      2      20.00 %\n";
         assert_eq!(found.to_string(), expected);
@@ -187,8 +230,8 @@ mod tests {
 
     #[test]
     fn features_are_only_described() {
-        let found = results(&["a.png".into()], &ArrayD::zeros(vec![1, 4, 8])).unwrap();
+        let found = results(&["a.png".into()], &ArrayD::zeros(vec![1, 4, 8]), Reading::Features).unwrap();
         assert_eq!(found.to_string(), "features of shape [1, 4, 8]\n");
-        assert!(results(&["a.png".into()], &array![[f32::NAN]].into_dyn()).is_err());
+        assert!(results(&["a.png".into()], &array![[f32::NAN]].into_dyn(), Reading::Features).is_err());
     }
 }

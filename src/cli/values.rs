@@ -1,10 +1,14 @@
 //! Values of arguments, parsed strictly.
 
+use std::path::Path;
 use std::str::FromStr;
 
 use clap::ValueEnum;
+use onnx_ptq4vit::Error;
 use onnx_ptq4vit::calibrate::{Method, Metric, Search, WeightScales};
+use onnx_ptq4vit::data::read_array;
 use onnx_ptq4vit::export::TwinForm;
+use onnx_ptq4vit::prepare::InputValue;
 use onnx_ptq4vit::quant::Bits;
 
 /// `w8a8`: bits of weights and of activations.
@@ -30,17 +34,97 @@ impl FromStr for Widths {
     }
 }
 
-/// `r,g,b`.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Rgb(pub(super) [f32; 3]);
+/// `r,g,b`, or one number for every channel.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct PerChannel(Vec<f32>);
 
-impl FromStr for Rgb {
+impl PerChannel {
+    /// One number for each of so many channels; an error if there are other than one or as many.
+    pub(super) fn of(&self, channels: usize) -> onnx_ptq4vit::Result<Vec<f32>> {
+        match self.0[..] {
+            [one] => Ok(vec![one; channels]),
+            _ if self.0.len() == channels => Ok(self.0.clone()),
+            _ => {
+                let why =
+                    format!("{:?}: expected one number, or one for each of {channels} channels", self.0);
+                Err(Error::usage(why))
+            }
+        }
+    }
+}
+
+impl FromStr for PerChannel {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
         let numbers: Option<Vec<f32>> = text.split(',').map(|n| n.trim().parse().ok()).collect();
-        let rgb = numbers.and_then(|numbers| <[f32; 3]>::try_from(numbers).ok());
-        rgb.map(Self).ok_or_else(|| "expected three numbers, such as 0.485,0.456,0.406".into())
+        let numbers = numbers.filter(|numbers| numbers.len() <= 4);
+        numbers
+            .map(Self)
+            .ok_or_else(|| "expected a number per channel, such as 0.485,0.456,0.406, or one".into())
+    }
+}
+
+/// `H`, for a square, or `HxW`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Pixels {
+    Square(u32),
+    Sides([u32; 2]),
+}
+
+impl Pixels {
+    /// Height and width.
+    pub(super) fn sides(self) -> [u32; 2] {
+        match self {
+            Self::Square(side) => [side; 2],
+            Self::Sides(sides) => sides,
+        }
+    }
+}
+
+impl FromStr for Pixels {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let side = |text: &str| text.parse::<u32>().ok();
+        let found = match text.split_once('x') {
+            None => side(text).map(Self::Square),
+            Some((height, width)) => side(height).zip(side(width)).map(|(h, w)| Self::Sides([h, w])),
+        };
+        found.ok_or_else(|| "expected a number of pixels, or height x width, such as 384x512".into())
+    }
+}
+
+/// `name=value` of an input beside the images.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct NamedInput {
+    pub(super) name: String,
+    pub(super) value: String,
+}
+
+impl NamedInput {
+    /// A number, `true`, `false`, or the array in a `.npy` file.
+    pub(super) fn read(&self) -> onnx_ptq4vit::Result<InputValue> {
+        match (self.value.as_str(), self.value.parse::<f64>()) {
+            ("true", _) => Ok(InputValue::Fill(1.0)),
+            ("false", _) => Ok(InputValue::Fill(0.0)),
+            (_, Ok(number)) => Ok(InputValue::Fill(number)),
+            (path, _) if path.ends_with(".npy") => Ok(InputValue::Array(read_array(Path::new(path))?)),
+            (other, _) => {
+                let why =
+                    format!("--input {}={other}: expected a number, true, false, or a .npy file", self.name);
+                Err(Error::usage(why))
+            }
+        }
+    }
+}
+
+impl FromStr for NamedInput {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (name, value) = text.split_once('=').ok_or("expected NAME=VALUE")?;
+        Ok(Self { name: name.into(), value: value.into() })
     }
 }
 
@@ -161,10 +245,22 @@ mod tests {
     }
 
     #[test]
-    fn colours_are_three_numbers() {
-        assert_eq!("0.485, 0.456,-1".parse(), Ok(Rgb([0.485, 0.456, -1.0])));
-        for bad in ["", "0.5", "1,2", "1,2,3,4", "r,g,b", "1,,3"] {
-            assert!(bad.parse::<Rgb>().is_err(), "{bad}");
+    fn channels_have_one_number_each() {
+        let of = |text: &str, channels| text.parse::<PerChannel>().map(|found| found.of(channels).ok());
+        assert_eq!(of("0.485, 0.456,-1", 3), Ok(Some(vec![0.485, 0.456, -1.0])));
+        assert_eq!(of("0.5", 3), Ok(Some(vec![0.5; 3])));
+        assert_eq!(of("1,2", 3), Ok(None));
+        for bad in ["", "1,2,3,4,5", "r,g,b", "1,,3"] {
+            assert!(bad.parse::<PerChannel>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn sizes_are_squares_or_two_sides() {
+        assert_eq!("384".parse(), Ok(Pixels::Square(384)));
+        assert_eq!("384x512".parse(), Ok(Pixels::Sides([384, 512])));
+        for bad in ["", "x", "3x", "-1", "3x4x5", "3X4"] {
+            assert!(bad.parse::<Pixels>().is_err(), "{bad}");
         }
     }
 }

@@ -1,52 +1,61 @@
 //! Reads and writes NumPy arrays.
 
 use std::fs::File;
-use std::io::{BufReader, Read, Seek};
+use std::io::{BufReader, Cursor, Read};
 use std::path::Path;
 
-use ndarray::{Array4, ArrayD, Axis, IxDyn, Slice};
-use ndarray_npy::{NpzReader, ReadNpyError, ReadNpyExt, ReadNpzError, ReadableElement, WriteNpyExt};
+use half::f16;
+use ndarray::{Array4, ArrayD, Axis, Dimension as _, Ix4, Slice};
+use ndarray_npy::{ReadNpyExt, WriteNpyExt};
+use zip::ZipArchive;
 
-use super::{Dataset, Items, Selection};
+use super::{Arrays, Dataset, Items, Selection};
 use crate::{Error, Result, files};
 
-/// The names under which an `.npz` may hold its images, the preferred one first.
+/// The names under which an `.npz` may hold its images beside that of the model's input, the preferred one first.
 const INPUT_NAMES: [&str; 3] = ["images", "input", "x"];
 
-pub(super) fn open_npy(path: &Path, selection: Selection) -> Result<Dataset> {
-    let broken = |e: ReadNpyError| Error::data(path.display(), e);
-    let open = || File::open(path).map(BufReader::new).map_err(|e| Error::io(path, e));
-    let array = match ArrayD::<f32>::read_npy(open()?) {
-        Err(ReadNpyError::WrongDescriptor(_)) => match ArrayD::<f64>::read_npy(open()?) {
-            Err(ReadNpyError::WrongDescriptor(found)) => {
-                return Err(Error::data(
-                    path.display(),
-                    format!("elements of type {found}, expected float32 or float64"),
-                ));
-            }
-            array => array.map_err(broken)?.mapv(|x| x as f32),
-        },
-        array => array.map_err(broken)?,
-    };
+/// The longest header of an array: its type and its shape.
+const LONGEST_HEADER: usize = 1 << 16;
+
+pub(super) fn open_npy(path: &Path, selection: Selection, arrays: &Arrays) -> Result<Dataset> {
+    let file = File::open(path).map_err(|e| Error::io(path, e))?;
+    let array = read(BufReader::new(file)).map_err(|why| Error::data(path.display(), why))?;
     let name = path.file_stem().unwrap_or_default().to_string_lossy();
-    dataset(path, &name, array, None, selection)
+    dataset(path, &name, array.floats(), None, selection, arrays)
 }
 
-pub(super) fn open_npz(path: &Path, selection: Selection) -> Result<Dataset> {
-    let broken = |e: ReadNpzError| Error::data(path.display(), e);
-    let file = File::open(path).map_err(|e| Error::io(path, e))?;
-    let mut npz = NpzReader::new(BufReader::new(file)).map_err(broken)?;
-    let names = npz.names().map_err(broken)?;
-    let (name, array) = match INPUT_NAMES.iter().find(|&&known| names.iter().any(|name| name == known)) {
-        Some(&name) => {
-            let array = read_float(&mut npz, name).map_err(broken)?;
-            (name.to_owned(), array.ok_or_else(|| not_float(path, name))?)
-        }
+pub(super) fn open_npz(path: &Path, selection: Selection, arrays: &Arrays) -> Result<Dataset> {
+    let mut npz = Npz::open(path)?;
+    let names = npz.names();
+    let known = [&[arrays.name], &INPUT_NAMES[..]].concat();
+    let (name, array) = match known.iter().find(|&&known| names.iter().any(|name| name == known)) {
+        Some(&name) => (name.to_owned(), npz.read(name)?),
         None => only_input(path, &mut npz, &names)?,
     };
-    let labels =
-        if names.iter().any(|name| name == "labels") { Some(read_labels(path, &mut npz)?) } else { None };
-    dataset(path, &name, array, labels, selection)
+    let labels = if names.iter().any(|name| name == "labels") {
+        Some(labels(path, npz.read("labels")?)?)
+    } else {
+        None
+    };
+    dataset(path, &name, array.floats(), labels, selection, arrays)
+}
+
+/// The array in a `.npy` file.
+pub fn read_array(path: &Path) -> Result<ArrayD<f64>> {
+    let file = File::open(path).map_err(|e| Error::io(path, e))?;
+    let array = read(BufReader::new(file)).map_err(|why| Error::data(path.display(), why))?;
+    Ok(array.doubles())
+}
+
+/// The arrays of an `.npz` file that have one of these names; none of another file.
+pub fn named_arrays(path: &Path, names: &[&str]) -> Result<Vec<(String, ArrayD<f64>)>> {
+    if !path.extension().is_some_and(|e| e.eq_ignore_ascii_case("npz")) {
+        return Ok(Vec::new());
+    }
+    let mut npz = Npz::open(path)?;
+    let present = npz.names().into_iter().filter(|name| names.contains(&name.as_str()));
+    present.map(|name| Ok((name.clone(), npz.read(&name)?.doubles()))).collect()
 }
 
 /// Writes `array` as `.npy`, whole or not at all.
@@ -54,83 +63,206 @@ pub fn write_npy(path: &Path, array: &ArrayD<f32>) -> Result<()> {
     files::write(path, |file| array.write_npy(file).map_err(std::io::Error::other))
 }
 
-type Npz = NpzReader<BufReader<File>>;
+/// As the array is: it must be `[N, C, H, W]`.
+pub(super) fn as_images(array: ArrayD<f32>) -> Result<(Array4<f32>, Option<String>)> {
+    let shape = array.shape().to_vec();
+    let images = array.into_dimensionality::<Ix4>();
+    let images = images
+        .map_err(|_| Error::data("array", format!("has the shape {shape:?}, expected [N, C, H, W]")))?;
+    Ok((images.as_standard_layout().into_owned(), None))
+}
 
-/// The images of an `.npz` that has none of the known names: its only float array with four axes.
-fn only_input(path: &Path, npz: &mut Npz, names: &[String]) -> Result<(String, ArrayD<f32>)> {
+/// An array as it is in its file.
+enum Stored {
+    F32(ArrayD<f32>),
+    F64(ArrayD<f64>),
+    Int(ArrayD<i64>),
+}
+
+impl Stored {
+    fn ndim(&self) -> usize {
+        match self {
+            Self::F32(array) => array.ndim(),
+            Self::F64(array) => array.ndim(),
+            Self::Int(array) => array.ndim(),
+        }
+    }
+
+    fn floats(self) -> ArrayD<f32> {
+        match self {
+            Self::F32(array) => array,
+            Self::F64(array) => array.mapv(|x| x as f32),
+            Self::Int(array) => array.mapv(|x| x as f32),
+        }
+    }
+
+    fn doubles(self) -> ArrayD<f64> {
+        match self {
+            Self::F32(array) => array.mapv(f64::from),
+            Self::F64(array) => array,
+            Self::Int(array) => array.mapv(|x| x as f64),
+        }
+    }
+}
+
+/// An `.npz` file.
+struct Npz<'p> {
+    path: &'p Path,
+    archive: ZipArchive<BufReader<File>>,
+}
+
+impl<'p> Npz<'p> {
+    fn open(path: &'p Path) -> Result<Self> {
+        let file = File::open(path).map_err(|e| Error::io(path, e))?;
+        let archive = ZipArchive::new(BufReader::new(file)).map_err(|e| Error::data(path.display(), e))?;
+        Ok(Self { path, archive })
+    }
+
+    /// The names of its arrays, sorted.
+    fn names(&self) -> Vec<String> {
+        let mut names: Vec<String> = self
+            .archive
+            .file_names()
+            .map(|name| name.strip_suffix(".npy").unwrap_or(name).to_owned())
+            .collect();
+        names.sort_unstable();
+        names
+    }
+
+    fn read(&mut self, name: &str) -> Result<Stored> {
+        let place = format!("{}, `{name}`", self.path.display());
+        let file_name = format!("{name}.npy");
+        let is_there = self.archive.index_for_name(&file_name).is_some();
+        let entry = self.archive.by_name(if is_there { &file_name } else { name });
+        let entry = entry.map_err(|e| Error::data(&place, e))?;
+        read(entry).map_err(|why| Error::data(&place, why))
+    }
+}
+
+/// The images of an `.npz` that has none of the known names: its only array with four axes, or else with two or more.
+fn only_input(path: &Path, npz: &mut Npz, names: &[String]) -> Result<(String, Stored)> {
     let mut found = Vec::new();
-    for name in names {
-        if let Some(array) = read_float(npz, name).map_err(|e| Error::data(path.display(), e))?
-            && array.ndim() == 4
+    for name in names.iter().filter(|name| *name != "labels") {
+        // Arrays of other types are somebody else's.
+        if let Ok(array) = npz.read(name)
+            && array.ndim() >= 2
         {
             found.push((name.clone(), array));
         }
+    }
+    if found.iter().any(|(_, array)| array.ndim() == 4) {
+        found.retain(|(_, array)| array.ndim() == 4);
     }
     match found.len() {
         1 => Ok(found.remove(0)),
         n => Err(Error::data(
             path.display(),
             format!(
-                "{n} float arrays of shape [N, C, H, W]: expected one, or one called {}",
+                "{n} arrays of shape [N, C, H, W]: expected one, or one called {}",
                 INPUT_NAMES.join(" or ")
             ),
         )),
     }
 }
 
-/// Returns `None` if the elements are neither f32 nor f64.
-fn read_float(npz: &mut Npz, name: &str) -> Result<Option<ArrayD<f32>>, ReadNpzError> {
-    if let Some(array) = read_as::<f32, _>(npz, name)? {
-        return Ok(Some(array));
-    }
-    Ok(read_as::<f64, _>(npz, name)?.map(|array| array.mapv(|x| x as f32)))
-}
-
-/// Returns `None` if the elements are of another type.
-fn read_as<T: ReadableElement, R: Read + Seek>(
-    npz: &mut NpzReader<R>,
-    name: &str,
-) -> Result<Option<ArrayD<T>>, ReadNpzError> {
-    match npz.by_name::<ndarray::OwnedRepr<T>, IxDyn>(name) {
-        Err(ReadNpzError::Npy(ReadNpyError::WrongDescriptor(_))) => Ok(None),
-        array => array.map(Some),
-    }
-}
-
-fn not_float(path: &Path, name: &str) -> Error {
-    Error::data(path.display(), format!("`{name}` must hold float32 or float64"))
-}
-
-fn read_labels(path: &Path, npz: &mut Npz) -> Result<Vec<u32>> {
-    macro_rules! try_types {
-        ($($type:ty),*) => {
-            $(if let Some(array) = read_as::<$type, _>(npz, "labels").map_err(|e| Error::data(path.display(), e))? {
-                return array
-                    .iter()
-                    .map(|&label| u32::try_from(label))
-                    .collect::<Result<_, _>>()
-                    .map_err(|_| Error::data(path.display(), "`labels` holds a number that is not a 0-based class"));
-            })*
+/// Reads one array of floats, integers or booleans.
+fn read(mut file: impl Read) -> Result<Stored, String> {
+    let mut header = header(&mut file)?;
+    let found = element(&header).ok_or("not a NumPy array, or one of no plain type")?;
+    let of = |header: Vec<u8>| Cursor::new(header).chain(file);
+    macro_rules! ints {
+        ($type:ty) => {
+            ArrayD::<$type>::read_npy(of(header)).map(|array| Stored::Int(array.mapv(i64::from)))
         };
     }
-    try_types!(i64, i32, i16, i8, u64, u32, u16, u8);
-    Err(Error::data(path.display(), "`labels` must hold integers"))
+    let array = match &found[found.len().saturating_sub(2)..] {
+        "f4" => ArrayD::<f32>::read_npy(of(header)).map(Stored::F32),
+        "f8" => ArrayD::<f64>::read_npy(of(header)).map(Stored::F64),
+        // ndarray-npy has no 16-bit floats: their bits are read as integers.
+        "f2" => {
+            replace(&mut header, found.as_bytes(), found.replace("f2", "u2").as_bytes());
+            ArrayD::<u16>::read_npy(of(header))
+                .map(|bits| Stored::F32(bits.mapv(|bits| f16::from_bits(bits).to_f32())))
+        }
+        "u1" => ints!(u8),
+        "i1" => ints!(i8),
+        "u2" => ints!(u16),
+        "i2" => ints!(i16),
+        "u4" => ints!(u32),
+        "i4" => ints!(i32),
+        "i8" => ArrayD::<i64>::read_npy(of(header)).map(Stored::Int),
+        "u8" => ArrayD::<u64>::read_npy(of(header)).map(|array| Stored::Int(array.mapv(|x| x as i64))),
+        "b1" => ArrayD::<bool>::read_npy(of(header)).map(|array| Stored::Int(array.mapv(i64::from))),
+        _ => return Err(format!("elements of type {found}, expected floats, integers or booleans")),
+    };
+    array.map_err(|e| e.to_string())
 }
 
-/// Takes the first `limit` rows of `array`, which must be `[N, C, H, W]` with finite elements.
+/// The magic, the version and the header of an array, which say its type and its shape.
+fn header(file: &mut impl Read) -> Result<Vec<u8>, String> {
+    let mut bytes = vec![0; 8];
+    let mut more = |bytes: &mut Vec<u8>, count: usize| {
+        let start = bytes.len();
+        bytes.resize(start + count, 0);
+        file.read_exact(&mut bytes[start..]).map_err(|_| "cut short".to_string())
+    };
+    bytes.clear();
+    more(&mut bytes, 8)?;
+    if !bytes.starts_with(b"\x93NUMPY") {
+        return Err("not a NumPy array".into());
+    }
+    let width = if bytes[6] == 1 { 2 } else { 4 };
+    more(&mut bytes, width)?;
+    let length = bytes[8..].iter().rev().fold(0_usize, |length, &byte| length << 8 | usize::from(byte));
+    if length > LONGEST_HEADER {
+        return Err(format!("its header has {length} bytes, expected at most {LONGEST_HEADER}"));
+    }
+    more(&mut bytes, length)?;
+    Ok(bytes)
+}
+
+/// The type in a header, such as `<f4`.
+fn element(header: &[u8]) -> Option<String> {
+    let text = String::from_utf8_lossy(header);
+    let (_, rest) = text.split_once("'descr'")?;
+    let (_, rest) = rest.split_once('\'')?;
+    let (found, _) = rest.split_once('\'')?;
+    (found.len() <= 3 && found.is_ascii()).then(|| found.to_owned())
+}
+
+fn replace(bytes: &mut [u8], from: &[u8], to: &[u8]) {
+    if let Some(at) = bytes.windows(from.len()).position(|window| window == from) {
+        bytes[at..at + from.len()].copy_from_slice(to);
+    }
+}
+
+fn labels(path: &Path, array: Stored) -> Result<Vec<u32>> {
+    let Stored::Int(array) = array else {
+        return Err(Error::data(path.display(), "`labels` must hold integers"));
+    };
+    let label = |&label: &i64| {
+        let why = format!("`labels` holds {label}, a number that is not a 0-based class");
+        u32::try_from(label).map_err(|_| Error::data(path.display(), why))
+    };
+    array.iter().map(label).collect()
+}
+
+/// Takes the first `limit` rows of `array`, whose elements must be finite.
 fn dataset(
     path: &Path,
     name: &str,
-    array: ArrayD<f32>,
+    mut array: ArrayD<f32>,
     labels: Option<Vec<u32>>,
     selection: Selection,
+    arrays: &Arrays,
 ) -> Result<Dataset> {
     let fault = |why: String| Error::data(path.display(), why);
     let shape = array.shape().to_vec();
-    let mut array: Array4<f32> =
-        array.into_dimensionality().ok().filter(|array: &Array4<f32>| !array.is_empty()).ok_or_else(
-            || fault(format!("`{name}` has the shape {shape:?}, expected [N, C, H, W] with no axis of 0")),
-        )?;
+    if array.ndim() == 0 || array.is_empty() {
+        return Err(fault(format!(
+            "`{name}` has the shape {shape:?}, expected [N, C, H, W] with no axis of 0"
+        )));
+    }
     let total = shape[0];
     if let Some(labels) = &labels
         && labels.len() != total
@@ -138,20 +270,20 @@ fn dataset(
         return Err(fault(format!("{} labels for {total} items, expected one per item", labels.len())));
     }
     let used = total.min(selection.limit.unwrap_or(total));
-    if used < total || !array.is_standard_layout() {
-        array = array.slice_axis(Axis(0), Slice::from(..used)).as_standard_layout().into_owned();
+    if used < total {
+        array = array.slice_axis(Axis(0), Slice::from(..used)).to_owned();
     }
     if let Some((at, x)) = array.indexed_iter().find(|(_, x)| !x.is_finite()) {
-        return Err(fault(format!(
-            "`{name}` holds {x} at {:?}, expected finite numbers",
-            <[usize; 4]>::from(at)
-        )));
+        return Err(fault(format!("`{name}` holds {x} at {:?}, expected finite numbers", at.slice())));
     }
+    let (array, note): (Array4<f32>, _) =
+        (arrays.arrange)(array).map_err(|error| fault(format!("`{name}`: {error}")))?;
     Ok(Dataset {
         items: Items::Array(array),
         labels: labels.map(|labels| labels[..used].to_vec()),
         names: (0..used).map(|row| format!("{name}[{row}]")).collect(),
         rows: (0..used).collect(),
         total,
+        notes: note.into_iter().collect(),
     })
 }

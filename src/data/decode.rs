@@ -6,10 +6,10 @@ use std::path::Path;
 
 use fast_image_resize::images::Image;
 use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer};
-use image::{DynamicImage, ImageDecoder, ImageReader, Limits, RgbImage};
+use image::{DynamicImage, ImageDecoder, ImageReader, Limits};
 use ndarray::Array3;
 
-use super::{Interpolation, Preprocess};
+use super::{Color, Interpolation, Preprocess, Resize, Values};
 use crate::{Error, Result};
 
 /// The limit before and after the resize. It stops decompression bombs, and images so thin that a resize makes one.
@@ -17,24 +17,47 @@ const MAX_PIXELS: u64 = 64 << 20;
 /// The most bytes that a decoder may allocate.
 const MAX_BYTES: u64 = 512 << 20;
 
-/// Loads the image at `path` as `[3, crop, crop]`.
+/// Loads the image at `path` as `[C, H, W]`.
 pub(super) fn load(path: &Path, preprocess: &Preprocess) -> Result<Array3<f32>> {
     let pixels = crop_of(path, preprocess)?;
-    let Preprocess { mean, std, .. } = preprocess;
-    Ok(Array3::from_shape_fn((3, preprocess.crop as usize, preprocess.crop as usize), |(channel, y, x)| {
-        let value = f32::from(pixels.get_pixel(x as u32, y as u32)[channel]) / 255.0;
-        (value - mean[channel]) / std[channel]
-    }))
+    let [channels, height, width] = preprocess.shape();
+    let at = |c: usize, y: usize, x: usize| f32::from(pixels[(y * width + x) * channels + c]);
+    let value = |(c, y, x): (usize, usize, usize)| match &preprocess.values {
+        Values::Normalized { mean, std } => (at(c, y, x) / 255.0 - mean[c]) / std[c],
+        Values::Unit => at(c, y, x) / 255.0,
+        Values::Bytes => at(c, y, x),
+    };
+    Ok(Array3::from_shape_fn((channels, height, width), value))
 }
 
-/// Loads the image at `path`, resized and cropped but not yet normalized.
-pub(super) fn crop_of(path: &Path, preprocess: &Preprocess) -> Result<RgbImage> {
+/// The pixels `[H, W, C]` of the image at `path`, resized and cropped but not yet scaled.
+pub(super) fn crop_of(path: &Path, preprocess: &Preprocess) -> Result<Vec<u8>> {
     let image = decode(path)?;
-    let resized = resize(image, preprocess).map_err(|why| Error::data(path.display(), why))?;
-    Ok(centre_crop(&resized, preprocess.crop))
+    let (width, height) = (image.width(), image.height());
+    let (pixels, kind) = match preprocess.color {
+        Color::Gray => (gray(image), PixelType::U8),
+        Color::Rgb => (image.into_rgb8().into_raw(), PixelType::U8x3),
+        Color::Rgba => (image.into_rgba8().into_raw(), PixelType::U8x4),
+    };
+    let broken = |why: String| Error::data(path.display(), why);
+    let image = Image::from_vec_u8(width, height, pixels, kind).map_err(|e| broken(e.to_string()))?;
+    let resized = resize(image, preprocess).map_err(broken)?;
+    Ok(centre_crop(&resized, preprocess.crop, preprocess.color.channels()))
 }
 
-fn decode(path: &Path) -> Result<RgbImage> {
+/// The luma as Pillow computes it, in integers. (An image that is gray already stays as it is.)
+fn gray(image: DynamicImage) -> Vec<u8> {
+    if let DynamicImage::ImageLuma8(image) = image {
+        return image.into_raw();
+    }
+    let luma = |p: &image::Rgb<u8>| {
+        let [r, g, b] = p.0.map(u32::from);
+        ((r * 19595 + g * 38470 + b * 7471 + 0x8000) >> 16) as u8
+    };
+    image.into_rgb8().pixels().map(luma).collect()
+}
+
+fn decode(path: &Path) -> Result<DynamicImage> {
     let file = File::open(path).map_err(|e| Error::io(path, e))?;
     let undecodable = |e| Error::data(path.display(), format!("not an image that can be decoded: {e}"));
     let mut reader =
@@ -51,7 +74,7 @@ fn decode(path: &Path) -> Result<RgbImage> {
     let orientation = decoder.orientation().map_err(undecodable)?;
     let mut image = DynamicImage::from_decoder(decoder).map_err(undecodable)?;
     image.apply_orientation(orientation);
-    Ok(image.into_rgb8())
+    Ok(image)
 }
 
 fn few_pixels(width: u32, height: u32) -> bool {
@@ -62,19 +85,16 @@ fn too_large(width: u32, height: u32) -> String {
     format!("{width} x {height} pixels, expected 1 to {} million", MAX_PIXELS >> 20)
 }
 
-/// Resizes the short side to `resize` and the long side to `trunc(resize·long/short)`.
+/// Resizes to what [`size_before_crop`] says.
 ///
 /// It makes two passes on u8, the horizontal one first, as Pillow does. One call of `fast_image_resize` would begin
 /// with the vertical one.
-fn resize(image: RgbImage, preprocess: &Preprocess) -> Result<RgbImage, String> {
-    let (width, height) = image.dimensions();
-    let scaled = |side: u32| u64::from(preprocess.resize) * u64::from(side) / u64::from(width.min(height));
-    let new_width = u32::try_from(scaled(width)).unwrap_or(u32::MAX);
-    let new_height = u32::try_from(scaled(height)).unwrap_or(u32::MAX);
+fn resize(mut source: Image<'static>, preprocess: &Preprocess) -> Result<Image<'static>, String> {
+    let (width, height) = (source.width(), source.height());
+    let [new_height, new_width] = size_before_crop(preprocess.resize, [height, width]);
     if !few_pixels(new_width, new_height) || !few_pixels(new_width, height) {
         return Err(format!("resized from {width} x {height}: {}", too_large(new_width, new_height)));
     }
-
     let filter = match preprocess.interpolation {
         Interpolation::Bilinear => FilterType::Bilinear,
         Interpolation::Bicubic => FilterType::CatmullRom,
@@ -82,28 +102,45 @@ fn resize(image: RgbImage, preprocess: &Preprocess) -> Result<RgbImage, String> 
     };
     let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(filter));
     let mut resizer = Resizer::new();
-    let mut source =
-        Image::from_vec_u8(width, height, image.into_raw(), PixelType::U8x3).map_err(|e| e.to_string())?;
     for (to_width, to_height) in [(new_width, height), (new_width, new_height)] {
-        let mut target = Image::new(to_width, to_height, PixelType::U8x3);
+        let mut target = Image::new(to_width, to_height, source.pixel_type());
         resizer.resize(&source, &mut target, &options).map_err(|e| e.to_string())?;
         source = target;
     }
-    Ok(RgbImage::from_raw(new_width, new_height, source.into_vec())
-        .expect("the buffer has the target's size"))
+    Ok(source)
 }
 
-fn centre_crop(image: &RgbImage, crop: u32) -> RgbImage {
-    let left = crop_start(image.width(), crop);
-    let top = crop_start(image.height(), crop);
-    RgbImage::from_fn(crop, crop, |x, y| {
-        let inside = |at: u32, start: i64| u32::try_from(i64::from(at) + start).ok();
-        inside(x, left)
-            .zip(inside(y, top))
-            .and_then(|(x, y)| image.get_pixel_checked(x, y))
-            .copied()
-            .unwrap_or(image::Rgb([0; 3]))
-    })
+/// Height and width after the resize. The long side is `trunc(side·short side/short)` as in torchvision, or rounded half
+/// to even where both sides are covered, as in timm.
+fn size_before_crop(resize: Resize, [height, width]: [u32; 2]) -> [u32; 2] {
+    match resize {
+        Resize::Short(short) => [height, width].map(|side| {
+            let scaled = u64::from(short) * u64::from(side) / u64::from(width.min(height));
+            u32::try_from(scaled).unwrap_or(u32::MAX)
+        }),
+        Resize::Cover([to_height, to_width]) => {
+            let ratio =
+                f64::min(f64::from(height) / f64::from(to_height), f64::from(width) / f64::from(to_width));
+            [height, width].map(|side| (f64::from(side) / ratio).round_ties_even() as u32)
+        }
+        Resize::Exact(sides) => sides,
+    }
+}
+
+fn centre_crop(image: &Image, [height, width]: [u32; 2], channels: usize) -> Vec<u8> {
+    let (left, top) = (crop_start(image.width(), width), crop_start(image.height(), height));
+    let (row, pixels) = (image.width() as usize, image.buffer());
+    let inside =
+        |at: u32, start: i64, side: u32| u32::try_from(i64::from(at) + start).ok().filter(|&at| at < side);
+    let mut crop = vec![0; height as usize * width as usize * channels];
+    for (at, pixel) in crop.chunks_exact_mut(channels).enumerate() {
+        let (y, x) = (at as u32 / width, at as u32 % width);
+        if let (Some(y), Some(x)) = (inside(y, top, image.height()), inside(x, left, image.width())) {
+            let from = (y as usize * row + x as usize) * channels;
+            pixel.copy_from_slice(&pixels[from..from + channels]);
+        }
+    }
+    crop
 }
 
 /// Where the crop starts on a side: torchvision's `round((side − crop)/2)`, half to even. If the side is shorter than
@@ -119,6 +156,20 @@ fn crop_start(side: u32, crop: u32) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sizes_are_torchvisions_and_timms() {
+        // timm 1.0.22 ResizeKeepRatio, torchvision 0.24 Resize.
+        for (resize, from, to) in [
+            (Resize::Short(10), [20, 31], [10, 15]),
+            (Resize::Cover([71, 17]), [100, 100], [71, 71]),
+            (Resize::Cover([71, 17]), [300, 50], [102, 17]),
+            (Resize::Cover([16, 64]), [33, 47], [45, 64]),
+            (Resize::Exact([7, 9]), [100, 3], [7, 9]),
+        ] {
+            assert_eq!(size_before_crop(resize, from), to, "{resize:?} of {from:?}");
+        }
+    }
 
     #[test]
     fn crop_starts_are_torchvisions() {

@@ -9,13 +9,13 @@ mod source;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use ndarray::{Array3, Array4, Axis, s, stack};
+use ndarray::{Array3, Array4, ArrayD, Axis, s, stack};
 use rayon::prelude::*;
 
 use crate::{Error, Result};
 
-pub use arrays::write_npy;
-pub use preprocess::{Interpolation, Preprocess};
+pub use arrays::{named_arrays, read_array, write_npy};
+pub use preprocess::{Color, Interpolation, Preprocess, Resize, Values};
 
 /// How many items of a source are used, and which.
 #[derive(Clone, Copy, Debug, Default)]
@@ -39,6 +39,19 @@ pub struct Dataset {
     rows: Vec<usize>,
     /// The number of rows that the source has.
     total: usize,
+    /// What should be said of the items.
+    pub notes: Vec<String>,
+}
+
+/// What an array becomes: `[N, C, H, W]`, and what should be said of that.
+pub type Arrange<'a> = dyn Fn(ArrayD<f32>) -> Result<(Array4<f32>, Option<String>)> + 'a;
+
+/// How the arrays of a file become the images of a model.
+pub struct Arrays<'a> {
+    /// The name under which an `.npz` has them: that of the model's input.
+    pub name: &'a str,
+    /// What becomes of their axes and values.
+    pub arrange: &'a Arrange<'a>,
 }
 
 /// The inputs of a [`Dataset`].
@@ -61,6 +74,16 @@ impl Dataset {
     /// A folder is searched recursively without following symbolic links, and its images are sorted by relative path.
     /// A random sample of `selection.limit` images keeps that order.
     pub fn open(path: &Path, preprocess: &Preprocess, selection: Selection) -> Result<Self> {
+        Self::open_with(path, preprocess, selection, &Arrays { name: "images", arrange: &arrays::as_images })
+    }
+
+    /// As [`open`](Self::open), for arrays in the form of some model.
+    pub fn open_with(
+        path: &Path,
+        preprocess: &Preprocess,
+        selection: Selection,
+        arrays: &Arrays,
+    ) -> Result<Self> {
         if selection.limit == Some(0) {
             return Err(Error::usage("a limit of 0 images leaves nothing to do, expected at least 1"));
         }
@@ -69,8 +92,8 @@ impl Dataset {
         match extension.to_str() {
             _ if metadata.is_dir() => source::open_folder(path, preprocess, selection),
             Some("csv") => source::open_csv(path, preprocess, selection),
-            Some("npy") => arrays::open_npy(path, selection),
-            Some("npz") => arrays::open_npz(path, selection),
+            Some("npy") => arrays::open_npy(path, selection, arrays),
+            Some("npz") => arrays::open_npz(path, selection, arrays),
             _ => source::open_image(path, preprocess),
         }
     }
@@ -94,10 +117,10 @@ impl Dataset {
         self.names.is_empty()
     }
 
-    /// The shape `[C, H, W]` of every item: `[3, crop, crop]` for images, none of which is decoded for it.
+    /// The shape `[C, H, W]` of every item; no image is decoded for it.
     pub fn item_shape(&self) -> [usize; 3] {
         match &self.items {
-            Items::Images { preprocess, .. } => [3, preprocess.crop as usize, preprocess.crop as usize],
+            Items::Images { preprocess, .. } => preprocess.shape(),
             Items::Array(array) => {
                 let (_, channels, height, width) = array.dim();
                 [channels, height, width]

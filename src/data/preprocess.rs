@@ -36,18 +36,79 @@ impl FromStr for Interpolation {
     }
 }
 
-/// How torchvision and timm make an image a model input: they turn it as EXIF says, convert it to RGB, resize its short
-/// side to `resize`, crop its centre, and normalize it to `(x/255 − mean)/std`.
+/// How an image is brought to a size before the crop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Resize {
+    /// The short side to so many pixels, the long side in proportion: torchvision's `Resize(n)`.
+    Short(u32),
+    /// In proportion, to the smallest size that covers this height and width: timm's `ResizeKeepRatio`.
+    Cover([u32; 2]),
+    /// To this height and width, whatever the proportion: torchvision's `Resize((h, w))`.
+    Exact([u32; 2]),
+}
+
+/// The channels of a model input.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Color {
+    /// One channel, the luma of ITU-R 601: Pillow's `L`.
+    Gray,
+    /// Three channels.
+    Rgb,
+    /// Four channels, the last one opacity. An image without one is opaque.
+    Rgba,
+}
+
+impl Color {
+    /// With so many channels; an error unless there are 1, 3 or 4.
+    pub fn with_channels(channels: usize) -> Result<Self> {
+        [Self::Gray, Self::Rgb, Self::Rgba].into_iter().find(|color| color.channels() == channels).ok_or_else(
+            || {
+                Error::unsupported(
+                    "images",
+                    format!("the model takes {channels} channels, images have 1, 3 or 4: give an array"),
+                )
+            },
+        )
+    }
+
+    /// 1, 3 or 4.
+    pub fn channels(self) -> usize {
+        match self {
+            Self::Gray => 1,
+            Self::Rgb => 3,
+            Self::Rgba => 4,
+        }
+    }
+}
+
+/// What the model gets for a pixel from 0 to 255.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Values {
+    /// `(x/255 − mean)/std`, with one mean and one standard deviation per channel.
+    Normalized {
+        /// On the scale 0–1.
+        mean: Vec<f32>,
+        /// On the scale 0–1.
+        std: Vec<f32>,
+    },
+    /// `x/255`.
+    Unit,
+    /// `x`.
+    Bytes,
+}
+
+/// How torchvision and timm make an image a model input: they turn it as EXIF says, convert its colors, resize it, crop its
+/// centre, and scale its values.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Preprocess {
-    /// The length of the short side after the resize, in pixels.
-    pub resize: u32,
-    /// The length of both sides of the centre crop, in pixels. A smaller image is padded with black.
-    pub crop: u32,
-    /// The means of R, G and B, on the scale 0–1.
-    pub mean: [f32; 3],
-    /// The standard deviations of R, G and B, on the scale 0–1.
-    pub std: [f32; 3],
+    /// The size before the crop.
+    pub resize: Resize,
+    /// Height and width of the centre crop, in pixels. A smaller image is padded with black.
+    pub crop: [u32; 2],
+    /// The channels.
+    pub color: Color,
+    /// What becomes of a pixel.
+    pub values: Values,
     /// The kernel of the resize.
     pub interpolation: Interpolation,
 }
@@ -55,25 +116,53 @@ pub struct Preprocess {
 impl Preprocess {
     /// The defaults of timm's ViT: a crop of 0.9 of the short side, bicubic interpolation, mean and std 0.5.
     pub fn timm_vit(input_size: u32) -> Self {
+        Self::timm(input_size, input_size, Color::Rgb)
+    }
+
+    /// As [`timm_vit`](Self::timm_vit), for any height and width: an image covers both, divided by 0.9.
+    pub fn timm(height: u32, width: u32, color: Color) -> Self {
+        let before = |side: u32| (f64::from(side) / 0.9).floor() as u32;
+        let channels = color.channels();
         Self {
-            resize: (f64::from(input_size) / 0.9).floor() as u32,
-            crop: input_size,
-            mean: [0.5; 3],
-            std: [0.5; 3],
+            resize: if height == width {
+                Resize::Short(before(height))
+            } else {
+                Resize::Cover([before(height), before(width)])
+            },
+            crop: [height, width],
+            color,
+            values: Values::Normalized { mean: vec![0.5; channels], std: vec![0.5; channels] },
             interpolation: Interpolation::Bicubic,
         }
     }
 
+    /// `[C, H, W]` of the model input.
+    pub fn shape(&self) -> [usize; 3] {
+        [self.color.channels(), self.crop[0] as usize, self.crop[1] as usize]
+    }
+
     /// Returns a usage error if no image can be prepared with these values.
     pub fn check(&self) -> Result<()> {
-        if !(1..=8192).contains(&self.resize) || !(1..=8192).contains(&self.crop) {
-            let Self { resize, crop, .. } = self;
-            return Err(Error::usage(format!("resize {resize}, crop {crop}: expected 1 to 8192 pixels")));
+        let Self { resize, crop, .. } = self;
+        let sides = match *resize {
+            Resize::Short(side) => [side; 2],
+            Resize::Cover(sides) | Resize::Exact(sides) => sides,
+        };
+        if !sides.iter().chain(crop).all(|side| (1..=8192).contains(side)) {
+            let crop = Sides(*crop);
+            return Err(Error::usage(format!(
+                "resize {}, crop {crop}: expected 1 to 8192 pixels",
+                Sides(sides)
+            )));
         }
-        if !self.mean.iter().all(|mean| mean.is_finite())
-            || !self.std.iter().all(|&std| std.is_normal() && std > 0.0)
-        {
-            let Self { mean, std, .. } = self;
+        let Values::Normalized { mean, std } = &self.values else { return Ok(()) };
+        let channels = self.color.channels();
+        if mean.len() != channels || std.len() != channels {
+            return Err(Error::usage(format!(
+                "mean {mean:?}, std {std:?}: expected one number for each of {channels} channels"
+            )));
+        }
+        if !mean.iter().all(|mean| mean.is_finite()) || !std.iter().all(|&std| std.is_normal() && std > 0.0) {
             return Err(Error::usage(format!(
                 "mean {mean:?}, std {std:?}: expected finite means, positive stds"
             )));
@@ -82,13 +171,35 @@ impl Preprocess {
     }
 }
 
+/// `16x32`, or `16` for a square.
+struct Sides([u32; 2]);
+
+impl fmt::Display for Sides {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [height, width] = self.0;
+        if height == width { write!(f, "{height}") } else { write!(f, "{height}x{width}") }
+    }
+}
+
 impl fmt::Display for Preprocess {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { resize, crop, mean, std, interpolation } = self;
-        write!(
-            f,
-            "RGB, short side to {resize} ({interpolation}), centre crop {crop}x{crop}, scale to 0-1, \
-             mean {mean:?}, std {std:?}"
-        )
+        let Self { resize, crop: [height, width], color, values, interpolation } = self;
+        let color = match color {
+            Color::Gray => "gray",
+            Color::Rgb => "RGB",
+            Color::Rgba => "RGBA",
+        };
+        write!(f, "{color}, ")?;
+        match resize {
+            Resize::Short(side) => write!(f, "short side to {side}")?,
+            Resize::Cover([h, w]) => write!(f, "in proportion to at least {h}x{w}")?,
+            Resize::Exact([h, w]) => write!(f, "to {h}x{w}, whatever the proportion")?,
+        }
+        write!(f, " ({interpolation}), centre crop {height}x{width}, ")?;
+        match values {
+            Values::Normalized { mean, std } => write!(f, "scale to 0-1, mean {mean:?}, std {std:?}"),
+            Values::Unit => write!(f, "scale to 0-1"),
+            Values::Bytes => write!(f, "values from 0 to 255"),
+        }
     }
 }

@@ -35,7 +35,7 @@ pub(super) fn open_folder(folder: &Path, preprocess: &Preprocess, selection: Sel
     let rows = sample(total, selection);
     let (names, paths) = rows.iter().map(|&row| std::mem::take(&mut found[row])).unzip();
     let items = Items::Images { paths, preprocess: preprocess.clone() };
-    Ok(Dataset { items, labels: None, names, rows, total })
+    Ok(Dataset { items, labels: None, names, rows, total, notes: vec![] })
 }
 
 /// Keeps the order of the rows. Paths are relative to the folder of the CSV file.
@@ -55,14 +55,14 @@ pub(super) fn open_csv(csv: &Path, preprocess: &Preprocess, selection: Selection
         labels
     });
     let items = Items::Images { paths, preprocess: preprocess.clone() };
-    Ok(Dataset { items, labels, names, rows: (0..used).collect(), total })
+    Ok(Dataset { items, labels, names, rows: (0..used).collect(), total, notes: vec![] })
 }
 
 pub(super) fn open_image(path: &Path, preprocess: &Preprocess) -> Result<Dataset> {
     preprocess.check()?;
     let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
     let items = Items::Images { paths: vec![path.to_owned()], preprocess: preprocess.clone() };
-    Ok(Dataset { items, labels: None, names: vec![name], rows: vec![0], total: 1 })
+    Ok(Dataset { items, labels: None, names: vec![name], rows: vec![0], total: 1, notes: vec![] })
 }
 
 /// Goes by the extension. Names that begin with a dot are hidden (and macOS's `._x.jpg` are not images).

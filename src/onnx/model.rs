@@ -6,7 +6,7 @@ use std::path::Path;
 use bytes::Bytes;
 use prost::Message as _;
 
-use super::proto::{GraphProto, ModelProto};
+use super::proto::{GraphProto, ModelProto, TensorProto};
 use super::{external, mmap, validate};
 use crate::error::{Error, Result};
 use crate::files;
@@ -18,6 +18,8 @@ pub struct Model {
     pub proto: ModelProto,
     /// What the model may take of the machine.
     pub limits: Limits,
+    /// The values that some inputs have in every run: whoever runs the model takes them for constants.
+    pub(crate) bound: Vec<TensorProto>,
     had_external_data: bool,
 }
 
@@ -97,7 +99,7 @@ impl Model {
         validate::nesting(&proto)?;
         let had_external_data = external::inline(&mut proto, folder)?;
         validate::model(&proto)?;
-        Ok(Self { proto, limits: Limits::default(), had_external_data })
+        Ok(Self { proto, limits: Limits::default(), bound: Vec::new(), had_external_data })
     }
 }
 

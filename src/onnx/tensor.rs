@@ -87,7 +87,8 @@ pub fn from_bools(name: &str, dims: &[usize], values: &[bool]) -> TensorProto {
     from_raw(name, DataType::Bool, dims, values.iter().map(|&x| x.into()).collect())
 }
 
-fn from_raw(name: &str, data_type: DataType, dims: &[usize], raw: Vec<u8>) -> TensorProto {
+/// A tensor of any type from its `raw_data`.
+pub(crate) fn from_raw(name: &str, data_type: DataType, dims: &[usize], raw: Vec<u8>) -> TensorProto {
     let tensor = TensorProto {
         name: Some(name.into()),
         data_type: Some(data_type.into()),

@@ -108,7 +108,8 @@ pub fn ensure_finite(model: &Prepared, plan: &Plan) -> Result<()> {
 
 /// The values that depend on what the image shows; on its size alone does not count.
 fn varying(graph: &Graph) -> HashSet<&str> {
-    let mut found: HashSet<&str> = graph.inputs().map(ValueInfoProto::name).collect();
+    // The first input is the images; the others have one value in every run.
+    let mut found: HashSet<&str> = graph.inputs().take(1).map(ValueInfoProto::name).collect();
     for (_, node) in graph.nodes().filter(|(_, node)| !node.is_op("Shape") && !node.is_op("Size")) {
         let values = node.input.iter().map(String::as_str).chain(crate::onnx::captures(node));
         if values.into_iter().any(|value| found.contains(value)) {

@@ -1,41 +1,57 @@
-//! What a model takes and gives, as its file says.
+//! What a model takes: the images, and how the later stages see them.
 
-use crate::onnx::{DataType, Graph, ValueInfoProto};
+use ndarray::{Array4, ArrayD, Axis, Ix4, IxDyn};
+
+use super::entry::{self, Layout};
+use super::pixels::{self, Pixels};
+use crate::onnx::{DataType, Graph};
 use crate::{Error, Result};
 
-/// The one input of a vision model.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// The images that a vision model takes.
+#[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct InputSpec {
     /// The value's name.
     pub name: String,
-    /// `[N, C, H, W]`; `None` where the file leaves the size open.
+    /// `[N, C, H, W]`, whatever the layout of the file; `None` where the file leaves the size open.
     pub dims: [Option<usize>; 4],
     /// The batch that the model computes with although the file leaves it open, as the exporter wrote it into the shapes
     /// of the graph; `None` if it takes any.
     pub written_out: Option<usize>,
+    /// How the axes lie in the file.
+    pub layout: Layout,
+    /// The type of the file's input, FLOAT for FLOAT16.
+    pub(crate) element: DataType,
+    /// The values of pixels.
+    pub pixels: Pixels,
 }
 
 impl InputSpec {
-    /// The input of a model; an error unless it is one tensor of four axes.
-    pub(super) fn of(graph: &Graph) -> Result<Self> {
-        let inputs: Vec<_> = graph.inputs().collect();
-        let [input] = inputs[..] else {
-            let names: Vec<&str> = inputs.iter().map(|i| i.name()).collect();
-            return Err(Error::unsupported("inputs", format!("expected one image tensor, found {names:?}")));
+    /// The images of a model that `entry` opened; an error if none of its inputs is a tensor of images.
+    pub(super) fn of(graph: &Graph, opened: Option<&entry::Entry>) -> Result<Self> {
+        let first = graph.inputs().next();
+        let (Some(opened), Some(input)) = (opened, first) else {
+            let form = |input: &crate::onnx::ValueInfoProto| {
+                let dims: Vec<String> =
+                    entry::dims(input).unwrap_or_default().iter().map(|d| dim(*d, "?")).collect();
+                format!("`{}` [{}]", input.name(), dims.join(", "))
+            };
+            let found: Vec<String> = graph.inputs().map(form).collect();
+            let why =
+                format!("expected one tensor of images, such as [N, 3, H, W], found {}", found.join(", "));
+            return Err(Error::unsupported("inputs", why));
         };
-        let shape = graph.shape(input.name()).unwrap_or_default();
-        let dims: [Option<i64>; 4] = shape.as_slice().try_into().map_err(|_| {
-            let why = format!("expected [N, C, H, W], found {shape:?}");
-            Error::unsupported(format!("input `{}`", input.name()), why)
-        })?;
-        let dims = dims.map(|d| d.and_then(|d| usize::try_from(d).ok()).filter(|&d| d > 0));
-        Ok(Self { name: input.name().to_string(), dims, written_out: None })
+        let dims = Self::dims_of(graph);
+        let channels = dims[1].unwrap_or(3);
+        let pixels = pixels::of(graph, input.name(), channels, opened.element);
+        let (name, layout, element) = (input.name().to_string(), opened.layout, opened.element);
+        Ok(Self { name, dims, written_out: None, layout, element, pixels })
     }
 
     /// The dims of the first input, as far as they are known.
     pub(super) fn dims_of(graph: &Graph) -> [Option<usize>; 4] {
-        Self::of(graph).map_or([None; 4], |input| input.dims)
+        let dims = graph.inputs().next().and_then(entry::dims);
+        dims.and_then(|dims| dims.try_into().ok()).unwrap_or([None; 4])
     }
 
     /// Images per run: the fixed batch of the file; where that is open, the one in its shapes, or 1.
@@ -61,39 +77,69 @@ impl InputSpec {
         [channels.unwrap_or(3), height.unwrap_or(224), width.unwrap_or(224)]
     }
 
-    /// As `[N, 3, 224, 224]`.
+    /// As the file has it: `[N, 3, 224, 224]`, or `UINT8 [N, 224, 224, 3]`.
     pub fn describe(&self) -> String {
-        let open = ["N", "C", "H", "W"];
-        let dim = |(d, open): (&Option<usize>, &&str)| d.map_or(open.to_string(), |d| d.to_string());
-        format!("[{}]", self.dims.iter().zip(&open).map(dim).collect::<Vec<_>>().join(", "))
-    }
-}
-
-/// What a model gives for its images.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Outputs {
-    /// The FLOAT outputs' names, of which the first is the one that is compared.
-    pub names: Vec<String>,
-    /// The first one is the logits of a classifier, not features.
-    pub logits: bool,
-}
-
-impl Outputs {
-    /// The outputs of a model; an error if it has no FLOAT one.
-    ///
-    /// The file does not say what they mean: two axes are logits, unless the name speaks of features.
-    pub(super) fn of(graph: &Graph) -> Result<Self> {
-        const FEATURES: &[&str] = &["embed", "feature", "hidden", "pool"];
-        let float =
-            |output: &&ValueInfoProto| graph.data_type(output.name()).is_none_or(|t| t == DataType::Float);
-        let names: Vec<String> =
-            graph.outputs().iter().filter(float).map(|output| output.name().to_string()).collect();
-        let Some(first) = names.first() else {
-            return Err(Error::model("graph", "the model has no output of FLOAT"));
+        let [n, c, h, w] = self.dims;
+        let axes = match self.layout {
+            Layout::ChannelsFirst => vec![dim(n, "N"), dim(c, "C"), dim(h, "H"), dim(w, "W")],
+            Layout::ChannelsLast => vec![dim(n, "N"), dim(h, "H"), dim(w, "W"), dim(c, "C")],
+            Layout::Tokens => vec![dim(n, "N"), dim(h, "T"), dim(w, "D")],
+            Layout::Vector => vec![dim(n, "N"), dim(w, "D")],
+            Layout::Frames(dims) => std::iter::once(dim(n, "N")).chain(dims.map(|d| d.to_string())).collect(),
         };
-        let speaks_of_features = FEATURES.iter().any(|word| first.to_lowercase().contains(word));
-        let logits = !speaks_of_features && graph.shape(first).is_none_or(|shape| shape.len() == 2);
-        Ok(Self { names, logits })
+        let shape = format!("[{}]", axes.join(", "));
+        if self.element == DataType::Float {
+            shape
+        } else {
+            format!("{} {shape}", self.element.as_str_name())
+        }
     }
+
+    /// An array in the file's layout, or in `[N, C, H, W]`, as images of `[C, H, W]`; and what should be said of it.
+    ///
+    /// Where the model normalizes pixels itself and the values are plainly of another range, such as normalized ones, they
+    /// are brought into the range of the model. An error names the shape or the value that no such model takes.
+    pub fn arrange(&self, array: ArrayD<f32>) -> Result<(Array4<f32>, Option<String>)> {
+        let shape = array.shape().to_vec();
+        let place = || format!("input `{}`", self.name);
+        let fits = |images: &[usize]| {
+            images.len() == 4
+                && self.dims[1..].iter().zip(&images[1..]).all(|(dim, size)| dim.is_none_or(|d| d == *size))
+        };
+        let moved = match (self.layout, shape[..].len()) {
+            (Layout::ChannelsLast, 4) => Some(array.clone().permuted_axes(IxDyn(&[0, 3, 1, 2]))),
+            (Layout::Tokens, 3) => Some(array.clone().insert_axis(Axis(1))),
+            (Layout::Vector, 2) => Some(array.clone().insert_axis(Axis(1)).insert_axis(Axis(1))),
+            (Layout::Frames([f, c, h, w]), 5) if shape[1..] == [f, c, h, w] => array
+                .as_standard_layout()
+                .into_owned()
+                .into_shape_with_order(IxDyn(&[shape[0], f * c, h, w]))
+                .ok(),
+            _ => None,
+        };
+        let images = moved.filter(|moved| fits(moved.shape())).unwrap_or(array);
+        if images.ndim() != 4 {
+            let why = format!("the array has the shape {shape:?}, the model takes {}", self.describe());
+            return Err(Error::data(place(), why));
+        }
+        if !fits(images.shape()) {
+            let why = format!(
+                "images are {:?} (C, H, W), the model takes {}",
+                &images.shape()[1..],
+                self.describe()
+            );
+            return Err(Error::data(place(), why));
+        }
+        let images = images.as_standard_layout().into_owned();
+        let mut images = images.into_dimensionality::<Ix4>().expect("it has four axes");
+        let note = self
+            .pixels
+            .fit(&mut images, self.element != DataType::Float)
+            .map_err(|why| Error::data(place(), why))?;
+        Ok((images, note))
+    }
+}
+
+fn dim(dim: Option<usize>, open: &str) -> String {
+    dim.map_or_else(|| open.to_string(), |d| d.to_string())
 }

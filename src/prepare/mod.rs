@@ -12,11 +12,15 @@ mod constants;
 mod contrib;
 mod cut;
 mod einsum;
+mod entry;
 mod expansion;
+mod extra;
 mod functions;
 mod gemm;
 mod interface;
 mod names;
+mod outputs;
+mod pixels;
 mod pointwise;
 mod sequences;
 mod shapes;
@@ -29,10 +33,16 @@ use std::sync::OnceLock;
 
 use sha2::{Digest, Sha256};
 
-pub(crate) use cut::Cut;
-pub use interface::{InputSpec, Outputs};
+use entry::Entry;
 
-use crate::onnx::{DataType, Edits, Graph, Limits, Model};
+pub(crate) use cut::Cut;
+pub use entry::Layout;
+pub use extra::{Extra, InputValue};
+pub use interface::InputSpec;
+pub use outputs::{Loss, Outputs, Task};
+pub use pixels::{Affine, Pixels};
+
+use crate::onnx::{DataType, Edits, Graph, Limits, Model, TensorProto};
 use crate::runtime::{Facts, FloatEngine, infer};
 use crate::{Error, Result};
 
@@ -64,6 +74,12 @@ pub struct Prepared {
     graph: Graph,
     /// The inputs and outputs that were FLOAT16 or BFLOAT16, by name.
     border: Vec<(String, DataType)>,
+    /// How the file takes its images; `None` if it takes none.
+    entry: Option<Entry>,
+    /// The inputs beside the images.
+    extra: Vec<Extra>,
+    /// What the user says that the model is for.
+    task: Option<Task>,
     sha256: OnceLock<String>,
     facts: OnceLock<Facts>,
     cut: Option<Cut>,
@@ -97,7 +113,15 @@ impl Prepared {
         }
         border::drop_constant_inputs(&mut model);
         let border = border::widen(&mut model)?;
+        let entry = Entry::open(&mut model)?;
         let mut graph = Graph::new(model)?;
+        let extra = if entry.is_some() { Extra::of(&graph) } else { Vec::new() };
+        if !extra.is_empty() {
+            let mut model = graph.into_model();
+            // What has no value is told when it is needed.
+            model.bound = bound(&extra, &model, None).unwrap_or_default();
+            graph = Graph::new(model)?;
+        }
         for step in STEPS {
             for _ in 0..MOST_PASSES {
                 let Some(edits) = step(&graph)? else { break };
@@ -110,11 +134,42 @@ impl Prepared {
         Ok(Self {
             graph,
             border,
+            entry,
+            extra,
+            task: None,
             sha256: OnceLock::new(),
             facts: OnceLock::new(),
             cut,
             batch: OnceLock::new(),
         })
+    }
+
+    /// Gives an input beside the images the value that it has in every run; an error if there is no such input, or the value
+    /// does not fit it.
+    pub fn with_input(mut self, name: &str, value: InputValue) -> Result<Self> {
+        let Some(at) = self.extra.iter().position(|extra| extra.name() == name) else {
+            let others: Vec<String> = self.extra.iter().map(|extra| format!("`{}`", extra.name())).collect();
+            let others = if others.is_empty() { "none".into() } else { others.join(", ") };
+            let why = format!("the model has no input `{name}` beside its images; it has {others}");
+            return Err(Error::usage(why));
+        };
+        self.extra[at] = self.extra[at].clone().with(value);
+        let mut model = self.graph.into_model();
+        model.bound = bound(&self.extra, &model, None)?;
+        let graph = Graph::new(model)?;
+        let cut = Cut::of(&graph, InputSpec::dims_of(&graph))?;
+        Ok(Self { graph, cut, facts: OnceLock::new(), batch: OnceLock::new(), ..self })
+    }
+
+    /// Says what the model is for, where its outputs do not tell.
+    #[must_use]
+    pub fn with_task(self, task: Task) -> Self {
+        Self { task: Some(task), ..self }
+    }
+
+    /// The inputs beside the images.
+    pub fn extra_inputs(&self) -> &[Extra] {
+        &self.extra
     }
 
     /// The normalized model and its index.
@@ -135,7 +190,7 @@ impl Prepared {
 
     /// The FLOAT output that is compared; an error if it cannot be computed here.
     pub(crate) fn computed_output(&self) -> Result<String> {
-        let output = self.outputs()?.names.swap_remove(0);
+        let (output, _) = self.outputs()?.compared;
         let cut = self.cut.as_ref();
         match cut.and_then(|cut| cut.before(self.graph.producer(&output)?)) {
             None => Ok(output),
@@ -152,22 +207,29 @@ impl Prepared {
         self.graph.model()
     }
 
-    /// What the model takes; an error unless it is one tensor of four axes.
+    /// The images that the model takes; an error if none of its inputs is a tensor of images.
     pub fn input(&self) -> Result<InputSpec> {
-        let input = InputSpec::of(&self.graph)?;
+        let input = InputSpec::of(&self.graph, self.entry.as_ref())?;
         let written_out = *self.batch.get_or_init(|| batch::written_out(self.computable(), &input));
         Ok(InputSpec { written_out, ..input })
     }
 
-    /// What the model gives; an error if it has no FLOAT output.
+    /// What the model gives; an error if no output is made of a FLOAT value.
     pub fn outputs(&self) -> Result<Outputs> {
-        Outputs::of(&self.graph)
+        Outputs::of(&self.graph, &|| self.facts().clone(), self.task)
+    }
+
+    /// The computable part for images of `shape`, `[N, C, H, W]`: the inputs beside them fit that.
+    pub(crate) fn computable_for(&self, shape: [usize; 4]) -> Result<Model> {
+        let mut model = self.computable().model().clone();
+        model.bound = bound(&self.extra, &model, Some(shape))?;
+        Ok(model)
     }
 
     /// The float model, ready to run on images of `[C, H, W]`; an error if the file fixes another size.
     pub fn float_engine(&self, image: [usize; 3]) -> Result<FloatEngine> {
         let shape = self.input()?.shape_for(image)?;
-        FloatEngine::new(self.computable().model().clone(), self.computed_output()?, shape)
+        FloatEngine::new(self.computable_for(shape)?, self.computed_output()?, shape)
     }
 
     /// What can be told of the values without running the model.
@@ -196,8 +258,21 @@ impl Prepared {
     /// output that was not FLOAT.
     #[doc(hidden)]
     pub fn restore_border(&self, model: &mut Model) -> Result<()> {
+        if let Some(entry) = &self.entry {
+            entry.close(model)?;
+        }
         border::narrow(model, &self.border)
     }
+}
+
+/// The values of the inputs beside the images, for images of `shape`, or of a typical one.
+fn bound(extra: &[Extra], model: &Model, shape: Option<[usize; 4]>) -> Result<Vec<TensorProto>> {
+    const TYPICAL: [usize; 4] = [1, 3, 224, 224];
+    let Some(images) = model.graph().input.first() else { return Ok(Vec::new()) };
+    let dims = entry::dims(images).unwrap_or_default();
+    let known = |axis: usize| dims.get(axis).copied().flatten().unwrap_or(TYPICAL[axis]);
+    let shape = shape.unwrap_or_else(|| [0, 1, 2, 3].map(known));
+    extra.iter().map(|extra| extra.tensor(images, shape)).collect()
 }
 
 /// SHA-256 in hexadecimal.

@@ -5,7 +5,7 @@ use std::fmt;
 use serde::Serialize;
 
 use super::{Align, table};
-use crate::check::{Comparison, Verdict};
+use crate::check::{Comparison, Numbers, Verdict};
 
 /// A comparison and what it means.
 #[derive(Clone, Debug, Serialize)]
@@ -41,7 +41,13 @@ impl CheckReport {
             (None, Some(classifier)) => {
                 format!("the models agree on {:.2} % of {images}", classifier.agreement)
             }
-            (_, None) => format!("feature SQNR {sqnr_db}, on {images}"),
+            (_, None) => match (self.comparison.labels, self.comparison.numbers) {
+                (Some(labels), _) => {
+                    format!("the models agree on {:.2} % of the labels, on {images}", labels.agreement)
+                }
+                (None, Some(numbers)) => format!("R² {}, SQNR {sqnr_db}, on {images}", r2(numbers)),
+                (None, None) => format!("feature SQNR {sqnr_db}, on {images}"),
+            },
         }
     }
 }
@@ -72,8 +78,24 @@ impl fmt::Display for CheckReport {
             row("top-1 agreement", format!("{:.2} %", classifier.agreement));
             row("KL divergence from float", format!("{:.5}", classifier.kl));
         }
-        row(if classifier.is_some() { "logit SQNR" } else { "feature SQNR" }, sqnr_db.to_string());
-        row("mean cosine", format!("{cosine:.6}"));
+        let Comparison { labels, numbers, .. } = &self.comparison;
+        if let Some(labels) = labels {
+            row("agreement of labels", format!("{:.2} %", labels.agreement));
+            row("KL divergence from float", format!("{:.5}", labels.kl));
+        }
+        if let Some(numbers) = numbers {
+            row("R²", r2(*numbers));
+            row("largest error", format!("{:.6}", numbers.largest_error));
+        }
+        let of = match (classifier, labels, numbers) {
+            (Some(_), ..) => "logit SQNR",
+            (None, None, None) => "feature SQNR",
+            _ => "SQNR",
+        };
+        row(of, sqnr_db.to_string());
+        if numbers.is_none() {
+            row("mean cosine", format!("{cosine:.6}"));
+        }
         f.write_str(&table(&["", "quantized against float"], &[Align::Left, Align::Right], rows))?;
         if !sites.is_empty() {
             let rows = sites.iter().map(|site| vec![site.name.clone(), site.sqnr_db.to_string()]);
@@ -82,6 +104,13 @@ impl fmt::Display for CheckReport {
         }
         Ok(())
     }
+}
+
+fn r2(numbers: Numbers) -> String {
+    numbers.r2.map_or_else(
+        || "unknown, as the float model gives the same for every image".into(),
+        |r2| format!("{r2:.5}"),
+    )
 }
 
 #[cfg(test)]
@@ -104,6 +133,8 @@ mod tests {
                 images: 1000,
                 accuracy: Some(Accuracy { float: top(91.6), quantized: top(91.2) }),
                 classifier: Some(Classifier { agreement: 97.2, kl: 0.0152 }),
+                labels: None,
+                numbers: None,
                 sqnr_db: noise,
                 cosine: 0.9995,
                 sites: vec![SiteFigures { name: "fc1".into(), sqnr_db: noise }],

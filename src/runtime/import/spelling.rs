@@ -8,11 +8,13 @@ use crate::onnx::{AttributeProto, GraphProto, Model, ModelProto, NodeProto, Tens
 /// Larger windows are in no model.
 const MAX_WINDOW: i64 = 64;
 
-/// The messages of `model` as tract can read them: what it lacks and has another way to say, and a default in the open
-/// that it gets wrong (`ConstantOfShape` makes FLOAT zeros).
+/// The messages of `model` as tract can read them: what it lacks and has another way to say, a default in the open
+/// that it gets wrong (`ConstantOfShape` makes FLOAT zeros), and constants in the place of the inputs that are bound.
 pub(in crate::runtime) fn respelled(model: &Model) -> ModelProto {
     let mut proto = model.proto.clone();
     let Some(graph) = &mut proto.graph else { return proto };
+    graph.input.retain(|input| !model.bound.iter().any(|bound| bound.name() == input.name()));
+    graph.initializer.extend(model.bound.iter().cloned());
     for node in graph.node.iter_mut().filter(|node| node.is_op("ConstantOfShape")) {
         if node.attr("value").is_none() {
             node.attribute.push(AttributeProto::tensor("value", tensor::from_f32("", &[1], &[0.0])));
