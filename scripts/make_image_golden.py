@@ -1,12 +1,14 @@
 #!/usr/bin/env python3
-"""Makes fixtures/images: small images and what torchvision and Pillow make of them (needs both, and numpy).
+"""Makes fixtures/images: small images and what torchvision, timm and Pillow make of them (needs them, and numpy).
 
-Each `<image>.<resize>.<crop>.<interpolation>.npy` is u8 [crop, crop, 3].
+Each `<image>.<resize>.<crop>.<interpolation>.<mode>.npy` is u8 [H, W] of mode L, else [H, W, C]. A resize is the short side, or
+`HxW`, whatever the proportion, or `cHxW`, which both sides cover in proportion (timm's ResizeKeepRatio).
 """
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
+from timm.data.transforms import ResizeKeepRatio
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as F
 
@@ -37,17 +39,32 @@ def main():
         "turned.jpg": (rgb, {"exif": exif, "quality": 95, "subsampling": 0}),
         "cmyk.jpg": (rgb.convert("CMYK"), {"quality": 95, "subsampling": 0}),
     }
-    cases = {name: [(18, 16, "bicubic")] for name in images}
-    cases["rgb.png"] += [(18, 16, "bilinear"), (18, 16, "lanczos"), (51, 33, "bicubic"), (10, 16, "bicubic"), (29, 24, "bicubic")]
+    cases = {name: [("18", "16", "bicubic", "RGB")] for name in images}
+    others = ["18.16.bilinear", "18.16.lanczos", "51.33.bicubic", "10.16.bicubic", "29.24.bicubic", "24x20.24x20.bicubic"]
+    others += ["c17x40.15x36.bicubic", "c35x18.32x16.bilinear"]
+    cases["rgb.png"] += [(*other.split("."), "RGB") for other in others] + [("18", "16", "bicubic", "L")]
+    cases["gray.png"] += [("18", "16", "bicubic", "L"), ("18", "16", "bicubic", "RGBA")]
+    cases["rgba.png"] += [("18", "16", "bicubic", "RGBA"), ("c17x40", "15x36", "bilinear", "RGBA")]
     for old in FOLDER.glob("*.npy"):
         old.unlink()
     for name, (image, options) in images.items():
         image.save(FOLDER / name, **options)
-        opened = ImageOps.exif_transpose(Image.open(FOLDER / name)).convert("RGB")
-        for resize, crop, interpolation in cases[name]:
-            resized = F.resize(opened, resize, InterpolationMode(interpolation))
-            cropped = np.asarray(F.center_crop(resized, crop))
-            np.save(FOLDER / f"{name}.{resize}.{crop}.{interpolation}.npy", cropped)
+        opened = ImageOps.exif_transpose(Image.open(FOLDER / name))
+        for resize, crop, interpolation, mode in cases[name]:
+            mode_interpolation = InterpolationMode(interpolation)
+            if resize.startswith("c"):
+                to = ResizeKeepRatio(sides(resize[1:]), interpolation=interpolation)
+            elif "x" in resize:
+                to = lambda image: F.resize(image, sides(resize), mode_interpolation)
+            else:
+                to = lambda image: F.resize(image, int(resize), mode_interpolation)
+            cropped = np.asarray(F.center_crop(to(opened.convert(mode)), sides(crop)))
+            np.save(FOLDER / f"{name}.{resize}.{crop}.{interpolation}.{mode}.npy", cropped)
+
+
+def sides(text):
+    numbers = [int(number) for number in text.split("x")]
+    return numbers * 2 if len(numbers) == 1 else numbers
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ use crate::export::{TwinForm, export};
 use crate::integer::Runner;
 use crate::onnx::{Model, Storage};
 use crate::plan::{Plan, plan};
-use crate::prepare::{InputSpec, Pixels, Prepared};
+use crate::prepare::{InputSpec, InputValue, Pixels, Prepared};
 use crate::progress::Progress;
 use crate::quant::Bits;
 use crate::{Error, Result};
@@ -129,7 +129,8 @@ impl<'m> Quantize<'m> {
 
     /// Writes the scales of `calibration`, which was made for this model, into a copy of the model.
     pub fn export(&self, calibration: &Calibration) -> Result<Quantized> {
-        Ok(Quantized { model: export(self.model, &self.plan()?, calibration, self.form)? })
+        let model = export(self.model, &self.plan()?, calibration, self.form)?;
+        Ok(Quantized { model, inputs: self.model.given_inputs() })
     }
 
     /// [Calibrates](Self::calibrate) and [exports](Self::export).
@@ -146,6 +147,8 @@ impl<'m> Quantize<'m> {
 #[derive(Clone, Debug)]
 pub struct Quantized {
     model: Model,
+    /// The values that the float model was given for its inputs beside the images.
+    inputs: Vec<(String, InputValue)>,
 }
 
 impl Quantized {
@@ -155,9 +158,11 @@ impl Quantized {
         self.model.write(path.as_ref(), Storage::for_model(&self.model))
     }
 
-    /// The model as [`Prepared::open`] gives it, without a file.
+    /// The model as [`Prepared::open`] gives it, without a file; its inputs beside the images have the values that the
+    /// float model was given.
     pub fn prepared(&self) -> Result<Prepared> {
-        Prepared::new(self.model.clone())
+        let model = Prepared::new(self.model.clone());
+        self.inputs.iter().fold(model, |model, (name, value)| model?.with_input(name, value.clone()))
     }
 }
 

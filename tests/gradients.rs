@@ -51,8 +51,10 @@ fn check(file: &str) {
         assert!(difference <= LOGIT_TOLERANCE * largest, "{file}: logits differ by {difference}");
 
         let signs = golden("fisher_v").index_axis(Axis(0), image).insert_axis(Axis(0)).to_owned();
-        let seeds =
-            [("ce", loss::pseudo_label(&logits.view())), ("fisher", loss::fisher(&logits.view(), &signs))];
+        let seeds = [
+            ("ce", loss::pseudo_label(&logits.view(), Axis(1))),
+            ("fisher", loss::fisher(&logits.view(), &signs, Axis(1))),
+        ];
         let losses = seeds.each_ref().map(|(loss, _)| *loss);
         let seeds = stack(Axis(0), &seeds.each_ref().map(|(_, seed)| seed.view())).unwrap();
         let mut found = 0;

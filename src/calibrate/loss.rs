@@ -105,7 +105,7 @@ fn classes(output: &ArrayViewD<f32>, loss: Loss) -> Option<Axis> {
 }
 
 /// `∂CE/∂logits = p − onehot(argmax)`, for logits of classes along `axis`.
-fn pseudo_label(logits: &ArrayViewD<f32>, axis: Axis) -> ArrayD<f32> {
+pub fn pseudo_label(logits: &ArrayViewD<f32>, axis: Axis) -> ArrayD<f32> {
     let mut gradient = softmax(logits, axis);
     for mut row in gradient.lanes_mut(axis) {
         let best = (0..row.len()).fold(0, |best, i| if row[i] > row[best] { i } else { best });
@@ -116,7 +116,7 @@ fn pseudo_label(logits: &ArrayViewD<f32>, axis: Axis) -> ArrayD<f32> {
 
 /// `u = √p∘v − p·(√p·v)` for logits of classes along `axis`: its covariance over random signs `v` is `diag(p) − p pᵀ`, the
 /// Hessian of the cross-entropy with soft targets. (For features `u = v`, the Hessian of their squared error.)
-fn fisher(logits: &ArrayViewD<f32>, signs: &ArrayD<f32>, axis: Axis) -> ArrayD<f32> {
+pub fn fisher(logits: &ArrayViewD<f32>, signs: &ArrayD<f32>, axis: Axis) -> ArrayD<f32> {
     let p = softmax(logits, axis);
     let root = Zip::from(&p).and(signs).map_collect(|p, v| p.sqrt() * v);
     let inner = root.sum_axis(axis).insert_axis(axis);

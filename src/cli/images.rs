@@ -45,6 +45,8 @@ impl ImageArgs {
         let is_array =
             path.extension().is_some_and(|e| e.eq_ignore_ascii_case("npy") || e.eq_ignore_ascii_case("npz"));
         let preprocess = if is_array { Preprocess::timm_vit(224) } else { self.preprocess(input)? };
+        let channels = input.dims[1].unwrap_or(3);
+        self.mean.iter().chain(&self.std).try_for_each(|given| given.of(channels).map(drop))?;
         let arrays = Arrays { name: &input.name, arrange: &|array| input.arrange(array) };
         let data = Dataset::open_with(path, &preprocess, selection, &arrays)?;
         match &data.items {

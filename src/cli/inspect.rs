@@ -30,7 +30,8 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let model = Prepared::open(&args.model)?;
     let graph = model.graph();
     let name = args.model.display().to_string();
-    let input = model.input()?.describe();
+    let task = model.outputs().map(|outputs| outputs.to_string()).unwrap_or_default();
+    let input = [model.input()?.describe(), task];
     let report = if model.is_quantized() {
         quantized(name, input, graph)?
     } else {
@@ -43,7 +44,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn quantized(name: String, input: String, graph: &Graph) -> Result<InspectReport> {
+fn quantized(name: String, [input, task]: [String; 2], graph: &Graph) -> Result<InspectReport> {
     let Contents { sites, float } = integer::contents(graph)?;
     let sites = sites.into_iter().map(|site| QuantizedSite {
         name: site.name,
@@ -65,6 +66,7 @@ fn quantized(name: String, input: String, graph: &Graph) -> Result<InspectReport
         model: name,
         quantized: true,
         input,
+        task,
         metadata: metadata.map(|entry| (entry.key().into(), entry.value().into())).collect(),
         sites: sites.collect(),
         float: float.collect(),

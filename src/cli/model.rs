@@ -78,9 +78,7 @@ pub(super) fn say(model: &Prepared, progress: &dyn Progress) -> Result<()> {
             None => {}
         }
     }
-    let outputs = model.outputs()?;
-    let (output, reading) = &outputs.compared;
-    progress.note(&format!("task: {}, by the {reading} `{output}`", outputs.task));
+    progress.note(&format!("task: {}", model.outputs()?));
     Ok(())
 }
 

@@ -45,6 +45,29 @@ pub(super) fn crop_of(path: &Path, preprocess: &Preprocess) -> Result<Vec<u8>> {
     Ok(centre_crop(&resized, preprocess.crop, preprocess.color.channels()))
 }
 
+/// Colors times opacity, as Pillow rounds them: a resize must not mix in colors that nobody sees.
+fn multiply_by_opacity(rgba: &mut [u8]) {
+    for pixel in rgba.as_chunks_mut::<4>().0 {
+        let opacity = u32::from(pixel[3]);
+        for color in &mut pixel[..3] {
+            let product = u32::from(*color) * opacity + 128;
+            *color = (((product >> 8) + product) >> 8) as u8;
+        }
+    }
+}
+
+/// The other way.
+fn divide_by_opacity(rgba: &mut [u8]) {
+    for pixel in rgba.as_chunks_mut::<4>().0 {
+        let opacity = u32::from(pixel[3]);
+        if opacity > 0 {
+            for color in &mut pixel[..3] {
+                *color = (255 * u32::from(*color) / opacity).min(255) as u8;
+            }
+        }
+    }
+}
+
 /// The luma as Pillow computes it, in integers. (An image that is gray already stays as it is.)
 fn gray(image: DynamicImage) -> Vec<u8> {
     if let DynamicImage::ImageLuma8(image) = image {
@@ -87,8 +110,8 @@ fn too_large(width: u32, height: u32) -> String {
 
 /// Resizes to what [`size_before_crop`] says.
 ///
-/// It makes two passes on u8, the horizontal one first, as Pillow does. One call of `fast_image_resize` would begin
-/// with the vertical one.
+/// It makes two passes on u8, the horizontal one first, as Pillow does (13 and later begin with the vertical one where an
+/// image is squashed, which rounds some values otherwise). One call of `fast_image_resize` would begin with the vertical one.
 fn resize(mut source: Image<'static>, preprocess: &Preprocess) -> Result<Image<'static>, String> {
     let (width, height) = (source.width(), source.height());
     let [new_height, new_width] = size_before_crop(preprocess.resize, [height, width]);
@@ -100,12 +123,19 @@ fn resize(mut source: Image<'static>, preprocess: &Preprocess) -> Result<Image<'
         Interpolation::Bicubic => FilterType::CatmullRom,
         Interpolation::Lanczos => FilterType::Lanczos3,
     };
-    let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(filter));
+    let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(filter)).use_alpha(false);
     let mut resizer = Resizer::new();
+    let has_opacity = source.pixel_type() == PixelType::U8x4;
+    if has_opacity {
+        multiply_by_opacity(source.buffer_mut());
+    }
     for (to_width, to_height) in [(new_width, height), (new_width, new_height)] {
         let mut target = Image::new(to_width, to_height, source.pixel_type());
         resizer.resize(&source, &mut target, &options).map_err(|e| e.to_string())?;
         source = target;
+    }
+    if has_opacity {
+        divide_by_opacity(source.buffer_mut());
     }
     Ok(source)
 }

@@ -1,6 +1,6 @@
 use std::fs;
 
-use ndarray::{Array1, Array3, Array4, ArrayD};
+use ndarray::{Array1, Array4, ArrayD};
 use ndarray_npy::{NpzWriter, read_npy};
 use tempfile::TempDir;
 
@@ -11,7 +11,7 @@ fn fixtures() -> PathBuf {
 }
 
 fn spec(resize: u32, crop: u32, interpolation: Interpolation) -> Preprocess {
-    Preprocess { resize, crop, interpolation, ..Preprocess::timm_vit(crop) }
+    Preprocess { resize: Resize::Short(resize), interpolation, ..Preprocess::timm_vit(crop) }
 }
 
 fn small() -> Preprocess {
@@ -20,13 +20,29 @@ fn small() -> Preprocess {
 
 /// The largest difference from torchvision in u8 steps, and the share of values that differ.
 fn difference(golden: &str) -> (u8, f64) {
-    let [image, extension, resize, crop, interpolation, "npy"] = golden.split('.').collect::<Vec<_>>()[..]
+    let [image, extension, resize, crop, interpolation, mode, "npy"] =
+        golden.split('.').collect::<Vec<_>>()[..]
     else {
-        panic!("{golden} is not named image.extension.resize.crop.interpolation.npy")
+        panic!("{golden} is not named image.extension.resize.crop.interpolation.mode.npy")
     };
-    let spec = spec(resize.parse().unwrap(), crop.parse().unwrap(), interpolation.parse().unwrap());
-    let expected: Array3<u8> = read_npy(fixtures().join(golden)).unwrap();
-    let ours = decode::crop_of(&fixtures().join(format!("{image}.{extension}")), &spec).unwrap().into_raw();
+    let sides = |text: &str| {
+        let (height, width) = text.split_once('x').unwrap_or((text, text));
+        [height.parse::<u32>().unwrap(), width.parse().unwrap()]
+    };
+    let resize = match resize.strip_prefix('c') {
+        Some(covered) => Resize::Cover(sides(covered)),
+        None if resize.contains('x') => Resize::Exact(sides(resize)),
+        None => Resize::Short(resize.parse().unwrap()),
+    };
+    let color = match mode {
+        "L" => Color::Gray,
+        "RGB" => Color::Rgb,
+        _ => Color::Rgba,
+    };
+    let ([height, width], interpolation) = (sides(crop), interpolation.parse().unwrap());
+    let spec = Preprocess { resize, interpolation, ..Preprocess::timm(height, width, color) };
+    let expected: ArrayD<u8> = read_npy(fixtures().join(golden)).unwrap();
+    let ours = decode::crop_of(&fixtures().join(format!("{image}.{extension}")), &spec).unwrap();
     assert_eq!(ours.len(), expected.len(), "{golden}");
     let steps: Vec<u8> = ours.iter().zip(&expected).map(|(a, b)| a.abs_diff(*b)).collect();
     let differing = steps.iter().filter(|&&step| step > 0).count();
@@ -37,18 +53,26 @@ fn difference(golden: &str) -> (u8, f64) {
 fn images_are_prepared_as_torchvision_does() {
     // Golden file, largest step allowed, largest share of differing values allowed.
     let cases = [
-        ("rgb.png.18.16.bicubic.npy", 1, 0.02),
-        ("rgb.png.18.16.bilinear.npy", 1, 0.02),
-        ("rgb.png.18.16.lanczos.npy", 1, 0.02),
-        ("rgb.png.51.33.bicubic.npy", 1, 0.02),
-        ("rgb.png.10.16.bicubic.npy", 1, 0.02),
-        ("rgb.png.29.24.bicubic.npy", 0, 0.0),
-        ("rgba.png.18.16.bicubic.npy", 1, 0.02),
-        ("gray.png.18.16.bicubic.npy", 1, 0.02),
-        ("palette.png.18.16.bicubic.npy", 1, 0.02),
+        ("rgb.png.18.16.bicubic.RGB.npy", 1, 0.02),
+        ("rgb.png.18.16.bilinear.RGB.npy", 1, 0.02),
+        ("rgb.png.18.16.lanczos.RGB.npy", 1, 0.02),
+        ("rgb.png.51.33.bicubic.RGB.npy", 1, 0.02),
+        ("rgb.png.10.16.bicubic.RGB.npy", 1, 0.02),
+        ("rgb.png.29.24.bicubic.RGB.npy", 0, 0.0),
+        ("rgb.png.24x20.24x20.bicubic.RGB.npy", 1, 0.02),
+        ("rgb.png.c17x40.15x36.bicubic.RGB.npy", 1, 0.02),
+        ("rgb.png.c35x18.32x16.bilinear.RGB.npy", 1, 0.02),
+        ("rgb.png.18.16.bicubic.L.npy", 1, 0.02),
+        ("rgba.png.18.16.bicubic.RGB.npy", 1, 0.02),
+        ("rgba.png.18.16.bicubic.RGBA.npy", 2, 0.02),
+        ("rgba.png.c17x40.15x36.bilinear.RGBA.npy", 2, 0.02),
+        ("gray.png.18.16.bicubic.RGB.npy", 1, 0.02),
+        ("gray.png.18.16.bicubic.L.npy", 1, 0.02),
+        ("gray.png.18.16.bicubic.RGBA.npy", 1, 0.02),
+        ("palette.png.18.16.bicubic.RGB.npy", 1, 0.02),
         // Decoders of JPEG differ in rounding.
-        ("turned.jpg.18.16.bicubic.npy", 2, 0.1),
-        ("cmyk.jpg.18.16.bicubic.npy", 2, 0.05),
+        ("turned.jpg.18.16.bicubic.RGB.npy", 2, 0.1),
+        ("cmyk.jpg.18.16.bicubic.RGB.npy", 2, 0.05),
     ];
     let wrong: Vec<_> = cases
         .iter()
@@ -59,22 +83,30 @@ fn images_are_prepared_as_torchvision_does() {
 }
 
 #[test]
-fn values_are_normalized_channel_by_channel() {
-    let spec = Preprocess { mean: [0.25, 0.5, 0.75], std: [0.5, 1.0, 2.0], ..small() };
+fn values_are_scaled_channel_by_channel() {
     let path = fixtures().join("rgb.png");
-    let pixels = decode::crop_of(&path, &spec).unwrap();
-    let values = decode::load(&path, &spec).unwrap();
-    assert_eq!(values.dim(), (3, 4, 4));
-    for ((channel, y, x), &value) in values.indexed_iter() {
-        let byte = f32::from(pixels.get_pixel(x as u32, y as u32)[channel]);
-        assert_eq!(value, (byte / 255.0 - spec.mean[channel]) / spec.std[channel]);
+    let pixels = decode::crop_of(&path, &small()).unwrap();
+    let [mean, std] = [vec![0.25, 0.5, 0.75], vec![0.5, 1.0, 2.0]];
+    let normalized = |byte: f32, c: usize| (byte / 255.0 - [0.25, 0.5, 0.75][c]) / [0.5, 1.0, 2.0][c];
+    let cases: [(Values, &dyn Fn(f32, usize) -> f32); 3] = [
+        (Values::Normalized { mean, std }, &normalized),
+        (Values::Unit, &|byte, _| byte / 255.0),
+        (Values::Bytes, &|byte, _| byte),
+    ];
+    for (values, expected) in cases {
+        let spec = Preprocess { values, ..small() };
+        let loaded = decode::load(&path, &spec).unwrap();
+        assert_eq!(loaded.dim(), (3, 4, 4));
+        for ((channel, y, x), &value) in loaded.indexed_iter() {
+            assert_eq!(value, expected(f32::from(pixels[(y * 4 + x) * 3 + channel]), channel), "{spec}");
+        }
     }
 }
 
 #[test]
 fn timm_defaults() {
     for (input, resize) in [(224, 248), (384, 426), (252, 280), (448, 497)] {
-        assert_eq!(Preprocess::timm_vit(input).resize, resize, "{input}");
+        assert_eq!(Preprocess::timm_vit(input).resize, Resize::Short(resize), "{input}");
     }
     assert_eq!(
         Preprocess::timm_vit(224).to_string(),
@@ -215,10 +247,32 @@ fn faults_of_arrays_name_the_place() {
         let error = Dataset::open(&npy, &small(), all()).unwrap_err().to_string();
         assert!(error.contains(part) && error.contains("a.npy"), "{error}");
     }
-    ndarray_npy::write_npy(&npy, &Array4::<u8>::zeros((1, 1, 1, 1))).unwrap();
-    assert!(
-        Dataset::open(&npy, &small(), all()).unwrap_err().to_string().contains("expected float32 or float64")
-    );
+    fs::write(&npy, b"\x93NUMPY\x01\x00\x46\x00{'descr': '<c8', 'fortran_order': False, 'shape': (1,1,1,1), }          \n").unwrap();
+    let error = Dataset::open(&npy, &small(), all()).unwrap_err().to_string();
+    assert!(error.contains("elements of type <c8"), "{error}");
+}
+
+#[test]
+fn arrays_of_every_plain_type_are_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let npy = folder.path().join("a.npy");
+    macro_rules! check {
+        ($($type:ty),*) => {$(
+            ndarray_npy::write_npy(&npy, &Array4::<$type>::from_shape_fn((1, 1, 2, 2), |(_, _, h, w)| (h * 2 + w) as $type)).unwrap();
+            let values = Dataset::open(&npy, &small(), all()).unwrap().load(0).unwrap();
+            assert_eq!(values.into_iter().collect::<Vec<f32>>(), [0.0, 1.0, 2.0, 3.0], stringify!($type));
+        )*};
+    }
+    check!(u8, i8, u16, i16, u32, i32, u64, i64, f32, f64);
+    // FLOAT16, which ndarray-npy does not write.
+    let halves = [0.5_f32, -2.0, 65504.0, 0.0].map(half::f16::from_f32).map(half::f16::to_bits);
+    let bits = Array4::from_shape_vec((1, 1, 2, 2), halves.to_vec()).unwrap();
+    ndarray_npy::write_npy(&npy, &bits).unwrap();
+    let bytes = fs::read(&npy).unwrap();
+    let at = bytes.windows(3).position(|window| window == b"<u2").unwrap();
+    fs::write(&npy, [&bytes[..at], b"<f2", &bytes[at + 3..]].concat()).unwrap();
+    let values = Dataset::open(&npy, &small(), all()).unwrap().load(0).unwrap();
+    assert_eq!(values.into_iter().collect::<Vec<f32>>(), [0.5, -2.0, 65504.0, 0.0]);
 }
 
 #[test]
@@ -251,7 +305,10 @@ fn faults_of_images_name_the_file() {
         error(&folder.path().join("thin.pgm"), &wide, all()).contains("thin.pgm: resized from 100000 x 1")
     );
 
-    for bad in [spec(0, 4, Interpolation::Bicubic), Preprocess { std: [0.0; 3], ..small() }] {
+    for bad in [
+        spec(0, 4, Interpolation::Bicubic),
+        Preprocess { values: Values::Normalized { mean: vec![0.0; 3], std: vec![0.0; 3] }, ..small() },
+    ] {
         assert_eq!(Dataset::open(&broken, &bad, all()).unwrap_err().exit_code(), 2);
     }
 }

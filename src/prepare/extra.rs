@@ -69,6 +69,11 @@ impl Extra {
         self.is_used
     }
 
+    /// The value that the user gave.
+    pub(super) fn given(&self) -> Option<&InputValue> {
+        self.is_given.then_some(&self.value)
+    }
+
     /// Its value if the user gave none.
     pub fn default_value(&self) -> Option<&'static str> {
         match &self.value {

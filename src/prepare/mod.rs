@@ -167,6 +167,13 @@ impl Prepared {
         Self { task: Some(task), ..self }
     }
 
+    /// The values that were [given](Self::with_input), by name.
+    pub(crate) fn given_inputs(&self) -> Vec<(String, InputValue)> {
+        let given =
+            self.extra.iter().filter_map(|extra| Some((extra.name().to_string(), extra.given()?.clone())));
+        given.collect()
+    }
+
     /// The inputs beside the images.
     pub fn extra_inputs(&self) -> &[Extra] {
         &self.extra

@@ -133,6 +133,13 @@ impl Outputs {
     }
 }
 
+impl fmt::Display for Outputs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (output, reading) = &self.compared;
+        write!(f, "{}, by the {reading} `{output}`", self.task)
+    }
+}
+
 /// The operator that makes an output of what matters to the loss.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Last {

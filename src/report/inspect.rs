@@ -19,6 +19,8 @@ pub enum InspectReport {
         quantized: bool,
         /// The input's shape, as `[N, 3, 224, 224]`.
         input: String,
+        /// What the model is for, and by which output; empty if no output is made of a FLOAT value.
+        task: String,
         /// How many sites of each kind.
         kinds: Vec<KindCount>,
         /// The multiplications of the matrix products and convolutions, for one image; `None` if they can't be counted.
@@ -36,6 +38,8 @@ pub enum InspectReport {
         quantized: bool,
         /// The input's shape, as `[N, 3, 224, 224]`.
         input: String,
+        /// What the model is for, and by which output; empty if no output is made of a FLOAT value.
+        task: String,
         /// What the writer says of itself: keys and values of `metadata_props`.
         metadata: Vec<(String, String)>,
         /// In the order of the graph.
@@ -85,7 +89,7 @@ impl InspectReport {
     /// Of a float model; `shape` gives the shape of a weight.
     pub fn of_plan(
         model: String,
-        input: String,
+        [input, task]: [String; 2],
         plan: &Plan,
         multiplications: Option<Multiplications>,
         shape: impl Fn(&str) -> Option<Vec<i64>>,
@@ -94,6 +98,7 @@ impl InspectReport {
             model,
             quantized: false,
             input,
+            task,
             kinds: by_kind(plan),
             multiplications,
             sites: plan.sites.iter().map(|site| row(site, &shape)).collect(),
@@ -122,16 +127,18 @@ const LONGEST_VALUE: usize = 200;
 impl fmt::Display for InspectReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Float { model, input, kinds, multiplications, sites, float, .. } => {
+            Self::Float { model, input, task, kinds, multiplications, sites, float, .. } => {
                 writeln!(f, "{model}: float model, input {input}")?;
+                writeln!(f, "task: {task}")?;
                 writeln!(f, "{} sites to quantize: {}", sites.len(), kinds_line(kinds))?;
                 writeln!(f, "{}\n", share_line(*multiplications))?;
                 let heading = ["site", "kind", "lhs", "rhs"];
                 f.write_str(&table(&heading, &[Align::Left; 4], sites.iter().map(float_cells)))?;
                 f.write_str(&float_table(float))
             }
-            Self::Quantized { model, input, metadata, sites, float, .. } => {
+            Self::Quantized { model, input, task, metadata, sites, float, .. } => {
                 writeln!(f, "{model}: quantized model, input {input}")?;
+                writeln!(f, "task: {task}")?;
                 for (key, value) in metadata {
                     match value.len() {
                         0..=LONGEST_VALUE => writeln!(f, "  {key}: {value}")?,

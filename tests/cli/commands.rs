@@ -1,6 +1,10 @@
 //! What the commands do.
 
-use onnx_ptq4vit::onnx::{AttributeProto, node};
+use ndarray::Array4;
+use ndarray_npy::NpzWriter;
+use onnx_ptq4vit::data::write_npy;
+use onnx_ptq4vit::onnx::AttributeProto;
+use onnx_ptq4vit::onnx::node::node;
 
 use super::{Bench, MODEL};
 
@@ -95,6 +99,66 @@ fn a_model_is_quantized_checked_and_run() {
 }
 
 #[test]
+fn inputs_beside_the_images_come_by_name() {
+    let bench = Bench::new();
+    bench.model("gated.onnx", |model| {
+        let graph = model.proto.graph.as_mut().unwrap();
+        let mut gate = graph.input[0].clone();
+        gate.name = Some("gate".into());
+        graph.input[0].name = Some("pixels".into());
+        graph.input.push(gate);
+        graph.node.insert(0, node("Mul", "", ["pixels", "gate"], ["images"]));
+    });
+    bench.array("half.npy", [1, 1, 1, 1]);
+    let images = Array4::<f32>::from_shape_fn((3, 3, 8, 8), |(n, c, h, w)| {
+        ((n * 31 + c * 7 + h * 5 + w) % 13) as f32 / 6.5 - 1.0
+    });
+    let mut npz = NpzWriter::new(std::fs::File::create(bench.path("x.npz")).unwrap());
+    npz.add_array("pixels", &images).unwrap();
+    npz.add_array("gate", &Array4::<f32>::from_elem((3, 1, 1, 1), 0.5)).unwrap();
+    npz.finish().unwrap();
+    write_npy(&bench.path("x.npy"), &images.into_dyn()).unwrap();
+
+    // By the archive, or by a flag: the same file. Without either, the default is said.
+    bench.accepts("quantize %gated.onnx --calib %x.npz -o %a.onnx");
+    bench.accepts("quantize %gated.onnx --calib %x.npy --input gate=0.5 -o %b.onnx");
+    let read = |name: &str| std::fs::read(bench.path(name)).unwrap();
+    assert_eq!(read("a.onnx"), read("b.onnx"));
+    let said = String::from_utf8(bench.run("quantize %gated.onnx --calib %x.npy -o %c.onnx").stderr).unwrap();
+    assert!(said.contains("warning: input `gate` is taken to be all 0"), "{said}");
+    assert_ne!(read("a.onnx"), read("c.onnx"));
+
+    let line = "run %a.onnx --input gate=0.5 --input %x.npy";
+    assert_eq!(bench.json(line), bench.json("run %a.onnx --input %x.npy --input gate=5e-1"));
+    let report = bench.json("check %gated.onnx %a.onnx --data %x.npz");
+    assert_eq!(report["classifier"]["agreement"], 100.0);
+    for (line, part) in [
+        ("run %a.onnx --input gate=0.5", "one path to images"),
+        ("run %a.onnx --input %x.npy --input mask=1", "no input `mask`"),
+        ("run %a.onnx --input %x.npy --input gate=much", "a number, true, false, or a .npy file"),
+    ] {
+        bench.refuses(line, 2, &[part]);
+    }
+}
+
+#[test]
+fn the_task_is_found_or_given() {
+    let bench = Bench::new();
+    let report = bench.json(&format!("inspect @{MODEL}"));
+    assert_eq!(report["task"], "classify, by the logits `logits`");
+    let quantize =
+        format!("quantize @{MODEL} --calib @digits_calib.npz --calib-limit 2 -o %q.onnx --task multilabel");
+    let said = String::from_utf8(bench.run(&quantize).stderr).unwrap();
+    bench.array("y.npy", [4, 3, 8, 8]);
+    assert!(said.contains("task: multilabel, by the logits of labels `logits`"), "{said}");
+    let report =
+        bench.json(&format!("check @{MODEL} %q.onnx --data %y.npy --task regress"));
+    assert!(report["numbers"]["r2"].as_f64().unwrap() > 0.9 && report["classifier"].is_null());
+    bench.refuses(&format!("inspect @{MODEL} --task guess"), 2, &["unexpected argument"]);
+    bench.refuses(&format!("{quantize}s"), 2, &["classify, multilabel, regress, embed, dense, detect"]);
+}
+
+#[test]
 fn thresholds_decide_the_exit_code() {
     let bench = Bench::new();
     let quantize =
@@ -122,7 +186,7 @@ fn thresholds_decide_the_exit_code() {
                 *made = "logits_once".into();
             }
         }
-        let concat = node::node("Concat", "twice", ["logits_once", "logits_once"], [output.as_str()]);
+        let concat = node("Concat", "twice", ["logits_once", "logits_once"], [output.as_str()]);
         graph.node.push(concat.with(AttributeProto::int("axis", 1)));
         graph.output[0].r#type = None;
     });

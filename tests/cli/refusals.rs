@@ -2,6 +2,7 @@
 
 use ndarray::ArrayD;
 use onnx_ptq4vit::data::write_npy;
+use onnx_ptq4vit::onnx::proto::type_proto::Value;
 use onnx_ptq4vit::onnx::{FunctionProto, Model, Storage, node, tensor};
 
 use super::common::fixture_path;
@@ -65,7 +66,7 @@ fn models_that_cannot_be_quantized_are_refused() {
     bench.model("inf.onnx", |model| drop(spoil(model, f32::INFINITY)));
     bench.model("huge.onnx", |model| drop(spoil(model, f32::MAX)));
     bench.model("odd.onnx", begin_with_unknown);
-    // A graph that ONNX Runtime optimized, a function of the model, and a text encoder.
+    // A graph that ONNX Runtime optimized, a function of the model, and images without a batch axis.
     bench.model("fused.onnx", |model| {
         let last = model.proto.graph.as_mut().unwrap().node.last_mut().unwrap();
         *last = last.clone().in_domain("com.microsoft");
@@ -83,11 +84,12 @@ fn models_that_cannot_be_quantized_are_refused() {
             ..Default::default()
         });
     });
-    bench.model("text.onnx", |model| {
-        let graph = model.proto.graph.as_mut().unwrap();
-        let mut mask = graph.input[0].clone();
-        mask.name = Some("attention_mask".into());
-        graph.input.push(mask);
+    bench.model("lone_image.onnx", |model| {
+        let input = &mut model.proto.graph.as_mut().unwrap().input[0];
+        let Some(Value::TensorType(tensor)) = &mut input.r#type.as_mut().unwrap().value else {
+            panic!("a tensor")
+        };
+        tensor.shape.as_mut().unwrap().dim.remove(0);
     });
     let weight = spoil(&mut Model::read(&fixture_path(MODEL)).unwrap(), 0.0);
     for (model, code, parts) in [
@@ -99,7 +101,7 @@ fn models_that_cannot_be_quantized_are_refused() {
         ("odd.onnx", 4, ["no site to quantize", "lies behind node `odd_one` (Det)"]),
         ("fused.onnx", 4, ["domain `com.microsoft`", "export the model again"]),
         ("function.onnx", 4, ["domain `mine`", "inline functions first"]),
-        ("text.onnx", 4, ["expected one image tensor", "attention_mask"]),
+        ("lone_image.onnx", 4, ["expected one tensor of images", "`images` [3, 8, 8]"]),
     ] {
         bench.refuses(
             &format!("quantize %{model} --calib @digits_calib.npz --calib-limit 2 -o %out.onnx"),
@@ -148,7 +150,7 @@ fn wrong_usage_is_refused() {
         (format!("quantize @{MODEL} {calib} -o %out.onnx --gradient fisher:0"), "1 to 1024"),
         (format!("quantize @{MODEL} {calib} -o %out.onnx --metric l2"), "hessian"),
         (format!("quantize @{MODEL} {calib} -o %out.onnx --interpolation cubic"), "bicubic"),
-        (format!("quantize @{MODEL} {calib} -o %out.onnx --mean 1,2"), "three numbers"),
+        (format!("quantize @{MODEL} {calib} -o %out.onnx --mean 1,2"), "one for each of 3 channels"),
         (format!("quantize @{MODEL} --calib @digits_png -o %out.onnx --std 0,0,0"), "positive stds"),
         (format!("quantize @{MODEL} {calib} -o %out.onnx --calib-limit 0"), "limit of 0"),
         (format!("quantize @{MODEL} {calib} -o %out.onnx --exclude nobody"), "`nobody`"),
