@@ -165,7 +165,7 @@ fn results(names: &[String], output: &ArrayD<f32>, reading: Reading) -> Result<R
             _ if output.ndim() != 2 => {}
             Reading::Logits(_) => top = most_probable(&values, &softmax(&values)),
             Reading::LabelLogits => {
-                top = most_probable(&values, &values.iter().map(sigmoid).collect::<Vec<_>>())
+                top = most_probable(&values, &values.iter().map(sigmoid).collect::<Vec<_>>());
             }
             Reading::Probabilities | Reading::LabelProbabilities => {
                 top = most_probable(&values, &values.iter().map(plain).collect::<Vec<_>>());

@@ -109,7 +109,9 @@ impl NamedInput {
             ("true", _) => Ok(InputValue::Fill(1.0)),
             ("false", _) => Ok(InputValue::Fill(0.0)),
             (_, Ok(number)) => Ok(InputValue::Fill(number)),
-            (path, _) if path.ends_with(".npy") => Ok(InputValue::Array(read_array(Path::new(path))?)),
+            (path, _) if Path::new(path).extension().is_some_and(|e| e.eq_ignore_ascii_case("npy")) => {
+                Ok(InputValue::Array(read_array(Path::new(path))?))
+            }
             (other, _) => {
                 let why =
                     format!("--input {}={other}: expected a number, true, false, or a .npy file", self.name);

@@ -60,10 +60,8 @@ fn multiply_by_opacity(rgba: &mut [u8]) {
 fn divide_by_opacity(rgba: &mut [u8]) {
     for pixel in rgba.as_chunks_mut::<4>().0 {
         let opacity = u32::from(pixel[3]);
-        if opacity > 0 {
-            for color in &mut pixel[..3] {
-                *color = (255 * u32::from(*color) / opacity).min(255) as u8;
-            }
+        for color in &mut pixel[..3] {
+            *color = (255 * u32::from(*color)).checked_div(opacity).unwrap_or(0).min(255) as u8;
         }
     }
 }

@@ -88,9 +88,10 @@ fn values_are_scaled_channel_by_channel() {
     let pixels = decode::crop_of(&path, &small()).unwrap();
     let [mean, std] = [vec![0.25, 0.5, 0.75], vec![0.5, 1.0, 2.0]];
     let normalized = |byte: f32, c: usize| (byte / 255.0 - [0.25, 0.5, 0.75][c]) / [0.5, 1.0, 2.0][c];
-    let cases: [(Values, &dyn Fn(f32, usize) -> f32); 3] = [
-        (Values::Normalized { mean, std }, &normalized),
-        (Values::Unit, &|byte, _| byte / 255.0),
+    let unit = |byte: f32, _| byte / 255.0;
+    let cases = [
+        (Values::Normalized { mean, std }, &normalized as &dyn Fn(f32, usize) -> f32),
+        (Values::Unit, &unit),
         (Values::Bytes, &|byte, _| byte),
     ];
     for (values, expected) in cases {

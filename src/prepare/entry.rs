@@ -3,11 +3,15 @@
 //! A file may take them as integers, with the channels last, or folded into tokens. Then a few nodes stand between what
 //! the later stages feed and what the file computes with.
 
+use std::collections::HashSet;
+
 use crate::Result;
 use crate::onnx::node::{node, rename};
 use crate::onnx::proto::tensor_shape_proto::{Dimension, dimension};
 use crate::onnx::proto::{TensorShapeProto, type_proto};
-use crate::onnx::{AttributeProto, DataType, Edits, GraphProto, Model, NodeProto, ValueInfoProto, tensor};
+use crate::onnx::{
+    AttributeProto, DataType, Edits, GraphProto, Model, NodeProto, TensorProto, ValueInfoProto, tensor,
+};
 
 /// How the axes of the file's input lie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -132,7 +136,7 @@ impl Entry {
 struct Between {
     last: String,
     nodes: Vec<NodeProto>,
-    constants: Vec<crate::onnx::TensorProto>,
+    constants: Vec<TensorProto>,
 }
 
 impl Between {
@@ -140,10 +144,10 @@ impl Between {
         &mut self,
         output: String,
         op: &str,
-        constant: Option<crate::onnx::TensorProto>,
+        constant: Option<TensorProto>,
         attributes: Vec<AttributeProto>,
     ) {
-        let inputs = std::iter::once(self.last.as_str()).chain(constant.as_ref().map(|tensor| tensor.name()));
+        let inputs = std::iter::once(self.last.as_str()).chain(constant.as_ref().map(TensorProto::name));
         let mut new = node(op, &output, inputs.collect::<Vec<_>>(), [output.as_str()]);
         new.attribute = attributes;
         self.nodes.push(new);
@@ -154,8 +158,7 @@ impl Between {
 
 /// Which input holds the images, and how their axes lie.
 fn images(graph: &GraphProto) -> Option<(usize, Layout)> {
-    let constants: std::collections::HashSet<&str> =
-        graph.initializer.iter().map(|tensor| tensor.name()).collect();
+    let constants: HashSet<&str> = graph.initializer.iter().map(TensorProto::name).collect();
     let inputs = graph.input.iter().enumerate().filter(|(_, input)| !constants.contains(input.name()));
     let inputs: Vec<(usize, &ValueInfoProto)> = inputs.collect();
     let numeric = |info: &ValueInfoProto| {
@@ -171,13 +174,12 @@ fn images(graph: &GraphProto) -> Option<(usize, Layout)> {
         let named = NAMES.iter().position(|name| lower.contains(name) && !lower.contains("mask"));
         Some((named.is_none() && axes? > 1, !plain, axes?, named.unwrap_or(NAMES.len())))
     };
-    let (position, info) = match inputs[..] {
-        [only] => only,
-        _ => {
-            let found = inputs.iter().filter(|(_, info)| numeric(info));
-            let found = found.filter_map(|&(at, info)| Some((place(info)?, at, info)));
-            found.min_by_key(|(place, at, _)| (*place, *at)).map(|(_, at, info)| (at, info))?
-        }
+    let (position, info) = if let [only] = inputs[..] {
+        only
+    } else {
+        let found = inputs.iter().filter(|(_, info)| numeric(info));
+        let found = found.filter_map(|&(at, info)| Some((place(info)?, at, info)));
+        found.min_by_key(|(place, at, _)| (*place, *at)).map(|(_, at, info)| (at, info))?
     };
     Some((position, layout_of(graph, info)?))
 }

@@ -97,7 +97,6 @@ impl Extra {
                 let last = dims.last().copied().unwrap_or(1);
                 (0..dims.iter().product()).map(|at: usize| (at % last.max(1)) as f64).collect()
             }
-            InputValue::Array(array) => return self.broadcast(array, element, &dims),
             InputValue::Rows(array) if array.ndim() == dims.len() && array.ndim() > 0 => {
                 let mut rows = array.outer_iter();
                 let Some(first) = rows.next() else {
@@ -114,7 +113,9 @@ impl Extra {
                 let array = if array.len_of(Axis(0)) == dims[0] { array.clone() } else { one };
                 return self.broadcast(&array, element, &dims);
             }
-            InputValue::Rows(array) => return self.broadcast(array, element, &dims),
+            InputValue::Array(array) | InputValue::Rows(array) => {
+                return self.broadcast(array, element, &dims);
+            }
         };
         tensor_of(self.name(), element, &dims, &values).ok_or_else(|| {
             Error::unsupported(place(), format!("values of {} cannot be given", element.as_str_name()))

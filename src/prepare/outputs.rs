@@ -153,7 +153,7 @@ enum Last {
 /// How many nodes before an output are looked at.
 const MOST_STEPS: usize = 8;
 
-/// The FLOAT values that the outputs are made of, if these are integers, and the axis of their first ArgMax.
+/// The FLOAT values that the outputs are made of, if these are integers, and the axis of their first `ArgMax`.
 fn behind_integers(graph: &Graph, facts: &Facts) -> Option<(Vec<String>, Option<i64>)> {
     let is_float = |value: &str| match graph.data_type(value) {
         Some(known) => known == DataType::Float,
