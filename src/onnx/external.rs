@@ -1,10 +1,13 @@
 //! External data: tensors that live in a file beside the model's.
 //!
 //! The location is written by whoever made the model, so it must name a plain file inside the model's folder: anything
-//! else would let a model read the files of its user.
+//! else would let a model read the files of its user. Stores that keep each content once (the cache of Hugging Face) have
+//! links in place of files. A link is followed only where the user named the model by a link, too, and to the folder where
+//! the model itself is.
 
 use std::collections::HashMap;
 use std::fs::{File, Metadata};
+use std::io::ErrorKind;
 use std::path::{Component, Path, PathBuf};
 
 use bytes::Bytes;
@@ -15,18 +18,42 @@ use super::proto::{
 };
 use super::{mmap, tensor};
 use crate::error::{Error, Result};
+use crate::files;
+
+/// Where a model file is.
+pub(super) struct Place {
+    /// The folder of the path that the user named.
+    folder: PathBuf,
+    /// The folder where that path leads, if it is a link.
+    behind_link: Option<PathBuf>,
+    /// Whether the file has more than one name.
+    has_hard_links: bool,
+}
+
+impl Place {
+    /// Of the opened model `file` that the user named `path`.
+    pub(super) fn of(path: &Path, file: &File) -> std::io::Result<Self> {
+        let is_link = path.symlink_metadata()?.is_symlink();
+        let real = if is_link { Some(path.canonicalize()?) } else { None };
+        Ok(Self {
+            folder: files::folder_of(path).to_owned(),
+            behind_link: real.map(|real| files::folder_of(&real).to_owned()),
+            has_hard_links: names_of(&file.metadata()?) > 1,
+        })
+    }
+}
 
 /// Turns every external tensor into an inline one that shares the mapped file. Returns whether there was any.
 ///
-/// `None` as folder: there is no place to look, external data is an error. The caller has bounded the nesting.
-pub(super) fn inline(model: &mut ModelProto, folder: Option<&Path>) -> Result<bool> {
+/// `None` as place: there is nowhere to look, external data is an error. The caller has bounded the nesting.
+pub(super) fn inline(model: &mut ModelProto, at: Option<&Place>) -> Result<bool> {
     let mut files = HashMap::new();
     let mut found = false;
     each_tensor(model, &mut |tensor| {
         if tensor.data_location() == DataLocation::External {
             found = true;
             let place = format!("tensor `{}`", tensor.name());
-            let bytes = load(tensor, folder, &mut files).map_err(|why| Error::model(place, why))?;
+            let bytes = load(tensor, at, &mut files).map_err(|why| Error::model(place, why))?;
             tensor.raw_data = Some(bytes);
             tensor.data_location = None;
             tensor.external_data.clear();
@@ -41,11 +68,11 @@ pub(super) fn inline(model: &mut ModelProto, folder: Option<&Path>) -> Result<bo
 
 fn load(
     tensor: &TensorProto,
-    folder: Option<&Path>,
+    place: Option<&Place>,
     files: &mut HashMap<PathBuf, Bytes>,
 ) -> Result<Bytes, String> {
     let location = entry(&tensor.external_data, "location").unwrap_or_default();
-    let folder = folder.ok_or_else(|| {
+    let place = place.ok_or_else(|| {
         format!(
             "its data are in another file (`{location}`): read the model from its path, or store them inline"
         )
@@ -56,7 +83,7 @@ fn load(
     let path = Path::new(location);
     let file = match files.get(path) {
         Some(file) => file,
-        None => files.entry(path.to_owned()).or_insert(open(folder, location)?),
+        None => files.entry(path.to_owned()).or_insert(open(place, location)?),
     };
     let end = offset.checked_add(length).filter(|end| *end <= file.len()).ok_or_else(|| {
         format!("offset {offset} and length {length} reach beyond the {} bytes of `{location}`", file.len())
@@ -64,48 +91,83 @@ fn load(
     Ok(file.slice(offset..end))
 }
 
-/// Maps the file, which must be a plain one inside `folder`, reached without following any link.
-fn open(folder: &Path, location: &str) -> Result<Bytes, String> {
+/// Maps the file, which must be a plain one inside the model's folder, reached without a link that leaves it.
+fn open(place: &Place, location: &str) -> Result<Bytes, String> {
     let relative = Path::new(location);
     let plain = |c: Component| matches!(c, Component::Normal(_) | Component::CurDir);
     if location.is_empty() || !relative.components().all(plain) {
         return Err(format!("external data location `{location}` is not a path inside the model's folder"));
     }
-    let refuse =
-        |why: &str| format!("external data file `{location}` {why}: put a plain copy beside the model");
+    let refuse = |why: &str| {
+        format!(
+            "external data file `{location}` {why}: copy it and the model to a folder of their own (`cp -L` follows links)"
+        )
+    };
     let missing =
-        |e: std::io::Error| format!("external data file `{location}` in `{}`: {e}", folder.display());
+        |e: std::io::Error| format!("external data file `{location}` in `{}`: {e}", place.folder.display());
 
-    let mut path = folder.to_owned();
-    let mut metadata = None;
-    for part in relative.components() {
-        path.push(part);
-        let seen = path.symlink_metadata().map_err(missing)?;
-        if seen.is_symlink() {
-            return Err(refuse("is reached through a symbolic link"));
-        }
-        metadata = Some(seen);
+    let Found { path, metadata: seen, is_link } = match (find(&place.folder, relative), &place.behind_link) {
+        // A link to the model alone: its data lie where it is.
+        (Err(e), Some(real)) if e.kind() == ErrorKind::NotFound => find(real, relative).map_err(missing)?,
+        (found, _) => found.map_err(missing)?,
+    };
+    let leaves = is_link && path.canonicalize().map_err(missing)?.parent() != place.behind_link.as_deref();
+    if leaves {
+        return Err(refuse("is reached through a symbolic link that the model is not reached through"));
     }
-    let seen = metadata.filter(Metadata::is_file).ok_or_else(|| refuse("is not a regular file"))?;
+    if !seen.is_file() {
+        return Err(refuse("is not a regular file"));
+    }
     let file = File::open(&path).map_err(missing)?;
     let opened = file.metadata().map_err(missing)?;
-    if !same_single_file(&seen, &opened) {
-        return Err(refuse("has more than one name (hard links), or was swapped while it was opened"));
+    if !is_same(&seen, &opened) {
+        return Err(refuse("was swapped while it was opened"));
+    }
+    if names_of(&opened) > 1 && !place.has_hard_links {
+        return Err(refuse("has more than one name (hard links)"));
     }
     mmap::map(&file).map_err(missing)
 }
 
-/// Whether the file that was opened is the one that was looked at, and has one name only.
+/// A file, of which it was looked whether links lead to it.
+struct Found {
+    path: PathBuf,
+    metadata: Metadata,
+    is_link: bool,
+}
+
+fn find(folder: &Path, relative: &Path) -> std::io::Result<Found> {
+    let (mut path, mut is_link) = (folder.to_owned(), false);
+    for part in relative.components() {
+        path.push(part);
+        is_link |= path.symlink_metadata()?.is_symlink();
+    }
+    Ok(Found { metadata: path.metadata()?, path, is_link })
+}
+
+/// Whether the file that was opened is the one that was looked at.
 #[cfg(unix)]
-fn same_single_file(seen: &Metadata, opened: &Metadata) -> bool {
+fn is_same(seen: &Metadata, opened: &Metadata) -> bool {
     use std::os::unix::fs::MetadataExt as _;
-    (seen.dev(), seen.ino()) == (opened.dev(), opened.ino()) && opened.nlink() == 1
+    (seen.dev(), seen.ino()) == (opened.dev(), opened.ino())
+}
+
+/// How many names a file has.
+#[cfg(unix)]
+fn names_of(file: &Metadata) -> u64 {
+    std::os::unix::fs::MetadataExt::nlink(file)
 }
 
 /// Other systems have no portable way to ask: the checks of the path must do.
 #[cfg(not(unix))]
-fn same_single_file(_: &Metadata, opened: &Metadata) -> bool {
+fn is_same(_: &Metadata, opened: &Metadata) -> bool {
     opened.is_file()
+}
+
+/// Other systems have no portable way to ask.
+#[cfg(not(unix))]
+fn names_of(_: &Metadata) -> u64 {
+    1
 }
 
 fn entry<'a>(entries: &'a [StringStringEntryProto], key: &str) -> Option<&'a str> {

@@ -6,10 +6,10 @@ use std::path::Path;
 use bytes::Bytes;
 use prost::Message as _;
 
+use super::external::{self, Place};
 use super::proto::{GraphProto, ModelProto, TensorProto};
-use super::{external, mmap, validate};
+use super::{mmap, validate};
 use crate::error::{Error, Result};
-use crate::files;
 
 /// A validated ONNX model whose tensors are all inline (external data has become slices of the mapped files).
 #[derive(Debug, Clone)]
@@ -48,7 +48,8 @@ impl Model {
         }
         let file = File::open(path).map_err(|e| Error::io(path, e))?;
         let bytes = mmap::map(&file).map_err(|e| Error::io(path, e))?;
-        Self::from_parts(bytes, Some(files::folder_of(path))).map_err(|e| e.in_file(path))
+        let place = Place::of(path, &file).map_err(|e| Error::io(path, e))?;
+        Self::from_parts(bytes, Some(&place)).map_err(|e| e.in_file(path))
     }
 
     /// Decodes a model that has no external data.
@@ -79,16 +80,16 @@ impl Model {
         self.proto.graph.as_ref().expect("a validated model has a graph")
     }
 
-    fn from_parts(bytes: Bytes, folder: Option<&Path>) -> Result<Self> {
+    fn from_parts(bytes: Bytes, place: Option<&Place>) -> Result<Self> {
         if bytes.is_empty() {
             return Err(not_onnx("the file is empty"));
         }
         let proto =
             ModelProto::decode(bytes).map_err(|e| not_onnx(format!("{e}; or the file is cut short")))?;
-        Self::load(proto, folder)
+        Self::load(proto, place)
     }
 
-    fn load(mut proto: ModelProto, folder: Option<&Path>) -> Result<Self> {
+    fn load(mut proto: ModelProto, place: Option<&Place>) -> Result<Self> {
         let Some(graph) = &proto.graph else { return Err(not_onnx("no graph")) };
         if proto.opset_import.is_empty() {
             return Err(not_onnx("no opset_import"));
@@ -97,7 +98,7 @@ impl Model {
             return Err(not_onnx("its graph has no nodes"));
         }
         validate::nesting(&proto)?;
-        let had_external_data = external::inline(&mut proto, folder)?;
+        let had_external_data = external::inline(&mut proto, place)?;
         validate::model(&proto)?;
         Ok(Self { proto, limits: Limits::default(), bound: Vec::new(), had_external_data })
     }

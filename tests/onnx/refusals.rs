@@ -50,6 +50,45 @@ fn hostile_external_data_are_refused() {
     assert!(why.to_string().contains("another file (`w`)"), "{why}");
 }
 
+/// The cache of Hugging Face: folders of links into a folder of blobs.
+#[cfg(unix)]
+#[test]
+fn stores_that_keep_links_in_place_of_files_are_read() {
+    use std::os::unix::fs::symlink;
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    for name in ["snapshots/rev", "blobs", "elsewhere", "work"] {
+        fs::create_dir_all(at(name)).unwrap();
+    }
+    fs::write(at("blobs/aaa"), external(small(4), &[("location", "model.onnx_data")]).encode_to_vec())
+        .unwrap();
+    fs::write(at("blobs/bbb"), [0; 16]).unwrap();
+    fs::write(at("elsewhere/secret"), [0; 16]).unwrap();
+    let link = |to: &str, name: &str| symlink(to, at(name)).unwrap();
+    link("../../blobs/aaa", "snapshots/rev/model.onnx");
+    link("../../blobs/bbb", "snapshots/rev/model.onnx_data");
+    Model::read(&at("snapshots/rev/model.onnx")).unwrap();
+
+    // A link that leads elsewhere than the model's own.
+    fs::remove_file(at("snapshots/rev/model.onnx_data")).unwrap();
+    link("../../elsewhere/secret", "snapshots/rev/model.onnx_data");
+    let why = Model::read(&at("snapshots/rev/model.onnx")).unwrap_err().to_string();
+    assert!(why.contains("symbolic link") && why.contains("cp -L"), "{why}");
+
+    // A link to the model alone, with its data where it is.
+    fs::copy(at("blobs/aaa"), at("elsewhere/vit.onnx")).unwrap();
+    fs::write(at("elsewhere/model.onnx_data"), [0; 16]).unwrap();
+    link("../elsewhere/vit.onnx", "work/vit.onnx");
+    Model::read(&at("work/vit.onnx")).unwrap();
+
+    // A store that deduplicates by hard links has them for the model, too.
+    fs::copy(at("blobs/aaa"), at("work/model.onnx")).unwrap();
+    fs::hard_link(at("blobs/bbb"), at("work/model.onnx_data")).unwrap();
+    assert!(Model::read(&at("work/model.onnx")).unwrap_err().to_string().contains("hard links"));
+    fs::hard_link(at("work/model.onnx"), at("work/other.onnx")).unwrap();
+    Model::read(&at("work/model.onnx")).unwrap();
+}
+
 #[test]
 fn broken_files_are_refused() {
     #[track_caller]
