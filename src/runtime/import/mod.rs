@@ -8,6 +8,7 @@ mod guard;
 mod slices;
 mod spelling;
 mod support;
+mod types;
 
 use std::collections::HashMap;
 

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 
+use super::types;
 use crate::onnx::node::node;
 use crate::onnx::{AttributeProto, GraphProto, Model, ModelProto, NodeProto, TensorProto, tensor};
 
@@ -32,6 +33,7 @@ pub(in crate::runtime) fn respelled(model: &Model) -> ModelProto {
             })
             .collect();
     }
+    types::respell(graph);
     proto
 }
 
