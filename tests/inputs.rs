@@ -278,6 +278,52 @@ fn inputs_beside_the_images_have_one_value() {
     assert!(error.contains("no input `text`") && error.contains("`gate`"), "{error}");
 }
 
+/// As CLIP has it: the products with as many texts as are given, and the features of the image.
+#[test]
+fn texts_are_as_many_as_are_given() {
+    let (_, array) = images(4);
+    let model = || {
+        changed(|graph| {
+            let mut texts = typed("texts", DataType::Float, &[-1, 10]);
+            let Some(type_proto::Value::TensorType(tensor)) = &mut texts.r#type.as_mut().unwrap().value
+            else {
+                panic!("a tensor")
+            };
+            let rows = Some(dimension::Value::DimParam("texts".into()));
+            tensor.shape.as_mut().unwrap().dim[0].value = rows;
+            graph.input = vec![texts, typed("images", DataType::Float, &[-1, 3, 8, 8])];
+            graph.output = vec![
+                typed("logits_per_image", DataType::Float, &[-1, -1]),
+                typed("image_embeds", DataType::Float, &[-1, 10]),
+            ];
+            graph.node.push(
+                node("Transpose", "", ["texts"], ["turned"]).with(AttributeProto::int_list("perm", &[1, 0])),
+            );
+            graph.node.push(node("MatMul", "", ["logits", "turned"], ["logits_per_image"]));
+            graph.node.push(node("Identity", "", ["logits"], ["image_embeds"]));
+        })
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.npy");
+    write_npy(&path, &array).unwrap();
+    let prepared = Prepared::new(model()).unwrap();
+    let texts = ArrayD::from_shape_fn(vec![3, 10], |at| (at[0] * 10 + at[1]) as f64);
+    for value in [InputValue::Array(texts.clone()), InputValue::Rows(texts)] {
+        let found = quantized(prepared.clone().with_input("texts", value).unwrap(), &path, 8).unwrap();
+        assert_eq!(found.float.outputs().unwrap().to_string(), "embed, by the features `image_embeds`");
+        assert_eq!(found.output.shape(), [4, 10]);
+        assert_eq!(
+            found.float.graph().inputs().map(ValueInfoProto::name).collect::<Vec<_>>(),
+            ["images", "texts"]
+        );
+        same_inputs(&model(), &found);
+    }
+    // The weights of the text's side depend on no image.
+    let quantize = Quantize::new(&prepared);
+    let data = Dataset::for_model(&prepared, &path, 2).unwrap();
+    assert!(quantize.calibrate(&data).unwrap().sites.iter().all(|site| site.name != "logits_per_image"));
+}
+
 /// What a check says of the model quantized to 8 and to 2 bits.
 fn checks(model: &Model, task: Option<Task>) -> [Comparison; 2] {
     let (_, array) = images(16);

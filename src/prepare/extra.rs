@@ -97,7 +97,9 @@ impl Extra {
                 let last = dims.last().copied().unwrap_or(1);
                 (0..dims.iter().product()).map(|at: usize| (at % last.max(1)) as f64).collect()
             }
-            InputValue::Rows(array) if array.ndim() == dims.len() && array.ndim() > 0 => {
+            InputValue::Rows(array)
+                if array.ndim() == dims.len() && array.ndim() > 0 && !self.has_own_rows(images) =>
+            {
                 let mut rows = array.outer_iter();
                 let Some(first) = rows.next() else {
                     return Err(Error::data(
@@ -111,10 +113,10 @@ impl Extra {
                 }
                 let one = first.to_owned().insert_axis(Axis(0));
                 let array = if array.len_of(Axis(0)) == dims[0] { array.clone() } else { one };
-                return self.broadcast(&array, element, &dims);
+                return self.broadcast(&array, element, &dims, false);
             }
             InputValue::Array(array) | InputValue::Rows(array) => {
-                return self.broadcast(array, element, &dims);
+                return self.broadcast(array, element, &dims, self.has_own_rows(images));
             }
         };
         tensor_of(self.name(), element, &dims, &values).ok_or_else(|| {
@@ -122,12 +124,16 @@ impl Extra {
         })
     }
 
+    /// Whether the first axis is not that of the images, such as that of the texts to compare them with: the file leaves both
+    /// open under other names.
+    fn has_own_rows(&self, images: &ValueInfoProto) -> bool {
+        let first = |info| shape_of(info).and_then(|shape| symbol(shape.dim.first()?));
+        let (own, of_images) = (first(&self.info), first(images));
+        own.is_some() && of_images.is_some() && own != of_images
+    }
+
     /// The dims for images of `shape`; of a given array the dims that it has where the file leaves them open.
     fn dims(&self, images: &ValueInfoProto, shape: [usize; 4]) -> Vec<usize> {
-        let symbol = |dim: &Dimension| match &dim.value {
-            Some(dimension::Value::DimParam(name)) if !name.is_empty() => Some(name.clone()),
-            _ => None,
-        };
         let own = shape_of(images).map_or(&[][..], |shape| &shape.dim);
         let known_symbols: HashMap<String, usize> =
             own.iter().zip(shape).filter_map(|(dim, size)| Some((symbol(dim)?, size))).collect();
@@ -139,13 +145,19 @@ impl Extra {
         .collect()
     }
 
-    fn broadcast(&self, array: &ArrayD<f64>, element: DataType, dims: &[usize]) -> Result<TensorProto> {
+    fn broadcast(
+        &self,
+        array: &ArrayD<f64>,
+        element: DataType,
+        dims: &[usize],
+        own_rows: bool,
+    ) -> Result<TensorProto> {
         let open = shape_of(&self.info).map_or(vec![], |shape| shape.dim.iter().map(known).collect());
         let mut target = dims.to_vec();
         // What the file leaves open is as long as the array, but the batch.
         for (back, &len) in array.shape().iter().rev().enumerate() {
             if let Some(axis) = target.len().checked_sub(back + 1)
-                && axis > 0
+                && (axis > 0 || own_rows)
                 && open.get(axis).is_some_and(Option::is_none)
             {
                 target[axis] = len;
@@ -160,6 +172,14 @@ impl Extra {
         tensor_of(self.name(), element, &target, &values).ok_or_else(|| {
             Error::unsupported(place(), format!("values of {} cannot be given", element.as_str_name()))
         })
+    }
+}
+
+/// The name under which the file leaves a dim open.
+fn symbol(dim: &Dimension) -> Option<String> {
+    match &dim.value {
+        Some(dimension::Value::DimParam(name)) if !name.is_empty() => Some(name.clone()),
+        _ => None,
     }
 }
 
