@@ -13,7 +13,7 @@ use super::proto::tensor_proto::DataLocation;
 use super::proto::{
     AttributeProto, GraphProto, ModelProto, NodeProto, SparseTensorProto, StringStringEntryProto, TensorProto,
 };
-use super::{mmap, tensor};
+use super::{foreign, mmap, tensor};
 use crate::error::{Error, Result};
 
 /// Turns every external tensor into an inline one that shares the mapped file. Returns whether there was any.
@@ -59,7 +59,11 @@ fn load(
         None => files.entry(path.to_owned()).or_insert(open(folder, location)?),
     };
     let end = offset.checked_add(length).filter(|end| *end <= file.len()).ok_or_else(|| {
-        format!("offset {offset} and length {length} reach beyond the {} bytes of `{location}`", file.len())
+        let is = foreign::recognize(file).map_or(String::new(), |found| format!(", which is {found}"));
+        format!(
+            "offset {offset} and length {length} reach beyond the {} bytes of `{location}`{is}",
+            file.len()
+        )
     })?;
     Ok(file.slice(offset..end))
 }

@@ -1,13 +1,12 @@
 //! A model in memory, and its way in from a file.
 
-use std::fs::File;
 use std::path::Path;
 
 use bytes::Bytes;
 use prost::Message as _;
 
 use super::proto::{GraphProto, ModelProto};
-use super::{external, mmap, validate};
+use super::{external, foreign, mmap, validate};
 use crate::error::{Error, Result};
 use crate::files;
 
@@ -40,11 +39,7 @@ impl Model {
     /// Both are memory-mapped, not copied: writing into these files while the model lives changes its weights, and
     /// truncating them ends the process. Replacing them by renaming (as [`Model::write`] does) is harmless.
     pub fn read(path: &Path) -> Result<Self> {
-        let metadata = std::fs::metadata(path).map_err(|e| Error::io(path, e))?;
-        if !metadata.is_file() {
-            return Err(Error::model(path.display(), "not a regular file"));
-        }
-        let file = File::open(path).map_err(|e| Error::io(path, e))?;
+        let file = files::open(path)?;
         let bytes = mmap::map(&file).map_err(|e| Error::io(path, e))?;
         Self::from_parts(bytes, Some(files::folder_of(path))).map_err(|e| e.in_file(path))
     }
@@ -81,9 +76,13 @@ impl Model {
         if bytes.is_empty() {
             return Err(not_onnx("the file is empty"));
         }
-        let proto =
-            ModelProto::decode(bytes).map_err(|e| not_onnx(format!("{e}; or the file is cut short")))?;
-        Self::load(proto, folder)
+        let model = ModelProto::decode(bytes.clone())
+            .map_err(|e| not_onnx(format!("{e}; or the file is cut short")))
+            .and_then(|proto| Self::load(proto, folder));
+        model.map_err(|error| match foreign::recognize(&bytes) {
+            Some(found) => not_onnx(format!("it is {found}")),
+            None => error,
+        })
     }
 
     fn load(mut proto: ModelProto, folder: Option<&Path>) -> Result<Self> {
@@ -94,6 +93,7 @@ impl Model {
         if graph.node.is_empty() {
             return Err(not_onnx("its graph has no nodes"));
         }
+        validate::versions(&proto)?;
         validate::nesting(&proto)?;
         let had_external_data = external::inline(&mut proto, folder)?;
         validate::model(&proto)?;
