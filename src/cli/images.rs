@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use clap::Args;
-use onnx_ptq4vit::data::{Dataset, Interpolation, Items, Preprocess, Selection};
+use onnx_ptq4vit::data::{Dataset, Interpolation, Items, Preprocess, Selection, UNIT_SCALED};
 use onnx_ptq4vit::prepare::InputSpec;
 use onnx_ptq4vit::progress::Progress;
 use onnx_ptq4vit::{Error, Result};
@@ -29,6 +29,9 @@ pub(super) struct ImageArgs {
     /// The kernel of the resize: bilinear, bicubic or lanczos [default: bicubic]
     #[arg(long, value_name = "KERNEL")]
     interpolation: Option<Interpolation>,
+    /// Leave out images that cannot be read, and say which
+    #[arg(long)]
+    skip_bad: bool,
 }
 
 impl ImageArgs {
@@ -40,7 +43,7 @@ impl ImageArgs {
         selection: Selection,
         progress: &dyn Progress,
     ) -> Result<Dataset> {
-        let data = Dataset::open(path, &self.preprocess(path, input)?, selection)?;
+        let mut data = Dataset::open(path, &self.preprocess(path, input)?, selection)?;
         match &data.items {
             Items::Images { preprocess, .. } => progress.note(&format!("images: {preprocess}")),
             Items::Array(_) if self.given() => {
@@ -50,6 +53,17 @@ impl ImageArgs {
                 ));
             }
             Items::Array(_) => {}
+        }
+        data.notes.iter().for_each(|note| progress.note(&format!("{}: {note}", path.display())));
+        if self.skip_bad {
+            let total = data.len();
+            let broken = data.without_broken()?;
+            if !broken.is_empty() {
+                progress.note(&left_out(&broken, total));
+            }
+        }
+        if let Some(doubt) = data.statistics().and_then(|found| found.doubt(&UNIT_SCALED)) {
+            progress.note(&format!("warning: {}: {doubt}", path.display()));
         }
         input.shape_for(data.item_shape())?;
         if let Some(batch) = input.written_out {
@@ -62,7 +76,7 @@ impl ImageArgs {
     }
 
     fn given(&self) -> bool {
-        let Self { resize, crop, mean, std, interpolation } = self;
+        let Self { resize, crop, mean, std, interpolation, skip_bad: _ } = self;
         resize.is_some() || crop.is_some() || mean.is_some() || std.is_some() || interpolation.is_some()
     }
 
@@ -101,4 +115,18 @@ impl ImageArgs {
         preprocess.check()?;
         Ok(preprocess)
     }
+}
+
+/// Which images are left out of `total`.
+fn left_out(broken: &[Error], total: usize) -> String {
+    const SHOWN: usize = 5;
+    let mut named: Vec<String> = broken.iter().take(SHOWN).map(ToString::to_string).collect();
+    if broken.len() > SHOWN {
+        named.push(format!("and {} more", broken.len() - SHOWN));
+    }
+    format!(
+        "warning: {} of {total} images cannot be read and are left out: {}",
+        broken.len(),
+        named.join("; ")
+    )
 }

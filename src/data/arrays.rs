@@ -1,12 +1,11 @@
 //! Reads and writes NumPy arrays.
 
-use std::fs::File;
-use std::io::{BufReader, Read, Seek};
 use std::path::Path;
 
 use ndarray::{Array4, ArrayD, Axis, IxDyn, Slice};
-use ndarray_npy::{NpzReader, ReadNpyError, ReadNpyExt, ReadNpzError, ReadableElement, WriteNpyExt};
+use ndarray_npy::{ReadNpyError, ReadNpyExt, ReadNpzError, ReadableElement, WriteNpyExt};
 
+use super::claims::{self, Npz};
 use super::{Dataset, Items, Selection};
 use crate::{Error, Result, files};
 
@@ -15,7 +14,7 @@ const INPUT_NAMES: [&str; 3] = ["images", "input", "x"];
 
 pub(super) fn open_npy(path: &Path, selection: Selection) -> Result<Dataset> {
     let broken = |e: ReadNpyError| Error::data(path.display(), e);
-    let open = || File::open(path).map(BufReader::new).map_err(|e| Error::io(path, e));
+    let open = || claims::open_npy(path).map_err(broken);
     let array = match ArrayD::<f32>::read_npy(open()?) {
         Err(ReadNpyError::WrongDescriptor(_)) => match ArrayD::<f64>::read_npy(open()?) {
             Err(ReadNpyError::WrongDescriptor(found)) => {
@@ -34,9 +33,8 @@ pub(super) fn open_npy(path: &Path, selection: Selection) -> Result<Dataset> {
 
 pub(super) fn open_npz(path: &Path, selection: Selection) -> Result<Dataset> {
     let broken = |e: ReadNpzError| Error::data(path.display(), e);
-    let file = File::open(path).map_err(|e| Error::io(path, e))?;
-    let mut npz = NpzReader::new(BufReader::new(file)).map_err(broken)?;
-    let names = npz.names().map_err(broken)?;
+    let mut npz = Npz::open(files::open(path)?).map_err(broken)?;
+    let names = npz.names();
     let (name, array) = match INPUT_NAMES.iter().find(|&&known| names.iter().any(|name| name == known)) {
         Some(&name) => {
             let array = read_float(&mut npz, name).map_err(broken)?;
@@ -53,8 +51,6 @@ pub(super) fn open_npz(path: &Path, selection: Selection) -> Result<Dataset> {
 pub fn write_npy(path: &Path, array: &ArrayD<f32>) -> Result<()> {
     files::write(path, |file| array.write_npy(file).map_err(std::io::Error::other))
 }
-
-type Npz = NpzReader<BufReader<File>>;
 
 /// The images of an `.npz` that has none of the known names: its only float array with four axes.
 fn only_input(path: &Path, npz: &mut Npz, names: &[String]) -> Result<(String, ArrayD<f32>)> {
@@ -80,17 +76,14 @@ fn only_input(path: &Path, npz: &mut Npz, names: &[String]) -> Result<(String, A
 
 /// Returns `None` if the elements are neither f32 nor f64.
 fn read_float(npz: &mut Npz, name: &str) -> Result<Option<ArrayD<f32>>, ReadNpzError> {
-    if let Some(array) = read_as::<f32, _>(npz, name)? {
+    if let Some(array) = read_as::<f32>(npz, name)? {
         return Ok(Some(array));
     }
-    Ok(read_as::<f64, _>(npz, name)?.map(|array| array.mapv(|x| x as f32)))
+    Ok(read_as::<f64>(npz, name)?.map(|array| array.mapv(|x| x as f32)))
 }
 
 /// Returns `None` if the elements are of another type.
-fn read_as<T: ReadableElement, R: Read + Seek>(
-    npz: &mut NpzReader<R>,
-    name: &str,
-) -> Result<Option<ArrayD<T>>, ReadNpzError> {
+fn read_as<T: ReadableElement>(npz: &mut Npz, name: &str) -> Result<Option<ArrayD<T>>, ReadNpzError> {
     match npz.by_name::<ndarray::OwnedRepr<T>, IxDyn>(name) {
         Err(ReadNpzError::Npy(ReadNpyError::WrongDescriptor(_))) => Ok(None),
         array => array.map(Some),
@@ -104,7 +97,7 @@ fn not_float(path: &Path, name: &str) -> Error {
 fn read_labels(path: &Path, npz: &mut Npz) -> Result<Vec<u32>> {
     macro_rules! try_types {
         ($($type:ty),*) => {
-            $(if let Some(array) = read_as::<$type, _>(npz, "labels").map_err(|e| Error::data(path.display(), e))? {
+            $(if let Some(array) = read_as::<$type>(npz, "labels").map_err(|e| Error::data(path.display(), e))? {
                 return array
                     .iter()
                     .map(|&label| u32::try_from(label))
@@ -153,5 +146,6 @@ fn dataset(
         names: (0..used).map(|row| format!("{name}[{row}]")).collect(),
         rows: (0..used).collect(),
         total,
+        notes: vec![],
     })
 }

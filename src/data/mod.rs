@@ -1,10 +1,13 @@
 //! Reads images and arrays from disk into the batches that a model takes.
 
 mod arrays;
+mod claims;
 mod decode;
 mod labels;
 mod preprocess;
 mod source;
+mod statistics;
+mod whole;
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -12,10 +15,11 @@ use std::path::{Path, PathBuf};
 use ndarray::{Array3, Array4, Axis, s, stack};
 use rayon::prelude::*;
 
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result, files};
 
 pub use arrays::write_npy;
 pub use preprocess::{Interpolation, Preprocess};
+pub use statistics::{Statistics, UNIT_SCALED};
 
 /// How many items of a source are used, and which.
 #[derive(Clone, Copy, Debug, Default)]
@@ -39,6 +43,8 @@ pub struct Dataset {
     rows: Vec<usize>,
     /// The number of rows that the source has.
     total: usize,
+    /// What should be said of the items.
+    pub notes: Vec<String>,
 }
 
 /// The inputs of a [`Dataset`].
@@ -71,7 +77,10 @@ impl Dataset {
             Some("csv") => source::open_csv(path, preprocess, selection),
             Some("npy") => arrays::open_npy(path, selection),
             Some("npz") => arrays::open_npz(path, selection),
-            _ => source::open_image(path, preprocess),
+            _ => {
+                files::open(path)?;
+                source::open_image(path, preprocess)
+            }
         }
     }
 
@@ -82,6 +91,35 @@ impl Dataset {
     pub fn with_labels(mut self, csv: &Path) -> Result<Self> {
         self.labels = Some(labels::labels_of(&self, csv)?);
         Ok(self)
+    }
+
+    /// Leaves out the items that cannot be loaded, each of which is loaded once for that. Gives their errors, which name
+    /// them; an error if nothing is left.
+    pub fn without_broken(&mut self) -> Result<Vec<Error>> {
+        let loaded: Vec<Option<Error>> =
+            (0..self.len()).into_par_iter().map(|index| self.load(index).err()).collect();
+        let is_broken = |error: &Error| matches!(error.kind(), ErrorKind::Data | ErrorKind::Io);
+        let keep: Vec<bool> = loaded.iter().map(|error| !error.as_ref().is_some_and(is_broken)).collect();
+        if !keep.contains(&true) {
+            return Err(loaded.into_iter().flatten().next().expect("there are items, and each is broken"));
+        }
+        retain(&mut self.names, &keep);
+        retain(&mut self.rows, &keep);
+        if let Some(labels) = &mut self.labels {
+            retain(labels, &keep);
+        }
+        if let Items::Images { paths, .. } = &mut self.items {
+            retain(paths, &keep);
+        }
+        Ok(loaded.into_iter().flatten().filter(is_broken).collect())
+    }
+
+    /// Of an array, which is taken as it is: what is in it.
+    pub fn statistics(&self) -> Option<Statistics> {
+        match &self.items {
+            Items::Images { .. } => None,
+            Items::Array(array) => Some(Statistics::of(array.iter().copied())),
+        }
     }
 
     /// The number of items.
@@ -130,6 +168,12 @@ impl Dataset {
         let views: Vec<_> = images.iter().map(|image| image.view()).collect();
         Ok(stack(Axis(0), &views).expect("every image has the shape of the crop, and there is one"))
     }
+}
+
+/// Leaves those elements that `keep` says.
+fn retain<T>(all: &mut Vec<T>, keep: &[bool]) {
+    let mut keep = keep.iter();
+    all.retain(|_| keep.next() == Some(&true));
 }
 
 #[cfg(test)]
