@@ -84,6 +84,19 @@ impl Dataset {
         }
     }
 
+    /// The images of an array `[N, C, H, W]`, as the model takes them.
+    pub fn of_array(array: Array4<f32>) -> Self {
+        let total = array.len_of(Axis(0));
+        Self {
+            items: Items::Array(array),
+            labels: None,
+            names: (0..total).map(|row| format!("images[{row}]")).collect(),
+            rows: (0..total).collect(),
+            total,
+            notes: vec![],
+        }
+    }
+
     /// Takes the labels from the column `label` of a CSV file.
     ///
     /// A column `path` matches them to images by relative path, or by file name where only one file has that name.

@@ -1,0 +1,5 @@
+#!/usr/bin/env bash
+# Changes every small model COUNT (2000) times, float and quantized, and reads, quantizes and runs each: see tests/mutations.rs.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+MUTATIONS="${1:-2000}" cargo test --release --test mutations -- --nocapture
