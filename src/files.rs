@@ -94,13 +94,12 @@ impl Pending {
 ///
 /// An error leaves those before it published.
 pub fn publish_all<const N: usize>(files: [Pending; N]) -> Result<()> {
-    let folder = files.first().map(|file| File::open(folder_of(&file.path)));
     // Some systems open no folders, and some file systems know no locks: there, renaming has to be enough.
-    let folder = folder.and_then(|opened| opened.ok());
+    let folder = files.first().and_then(|file| File::open(folder_of(&file.path)).ok());
     let locked = folder.as_ref().is_some_and(|folder| folder.lock().is_ok());
+    // The folder may have changed since the files were prepared.
+    files.iter().try_for_each(|file| ensure_replaceable(&file.path))?;
     for Pending { file, path } in files {
-        // The folder may have changed since the file was prepared.
-        ensure_replaceable(&path)?;
         file.persist(&path).map_err(|e| Error::io(&path, e.error))?;
     }
     if let Some(folder) = folder {

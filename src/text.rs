@@ -29,7 +29,9 @@ pub fn lines(text: &str) -> Cow<'_, str> {
 pub fn json(text: &str) -> Cow<'_, str> {
     let unit = |c: char| {
         let mut units = [0; 2];
-        c.encode_utf16(&mut units).iter().map(|unit| format!("\\u{unit:04x}")).collect()
+        let units: Vec<String> =
+            c.encode_utf16(&mut units).iter().map(|unit| format!("\\u{unit:04x}")).collect();
+        units.concat()
     };
     without_controls(text, unit)
 }

@@ -15,7 +15,7 @@ pub struct Statistics {
     pub std: f64,
 }
 
-/// What normalized pixels are in: ImageNet's means and deviations take them from −2.2 to 2.7.
+/// What normalized pixels are in: the means and deviations of `ImageNet` take them from −2.2 to 2.7.
 pub const UNIT_SCALED: RangeInclusive<f32> = -3.0..=3.0;
 
 /// Values may reach so many times as far as what is expected: other data have longer tails than pixels.
@@ -103,7 +103,7 @@ mod tests {
             let doubt = Statistics::of(values.iter().copied()).doubt(expected);
             match part {
                 Some(part) => {
-                    assert!(doubt.as_ref().is_some_and(|doubt| doubt.contains(part)), "{part}: {doubt:?}")
+                    assert!(doubt.as_ref().is_some_and(|doubt| doubt.contains(part)), "{part}: {doubt:?}");
                 }
                 None => assert_eq!(doubt, None, "{values:?}"),
             }

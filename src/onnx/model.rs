@@ -76,10 +76,11 @@ impl Model {
         if bytes.is_empty() {
             return Err(not_onnx("the file is empty"));
         }
-        let model = ModelProto::decode(bytes.clone())
+        let file = bytes.clone();
+        let model = ModelProto::decode(bytes)
             .map_err(|e| not_onnx(format!("{e}; or the file is cut short")))
             .and_then(|proto| Self::load(proto, folder));
-        model.map_err(|error| match foreign::recognize(&bytes) {
+        model.map_err(|error| match foreign::recognize(&file) {
             Some(found) => not_onnx(format!("it is {found}")),
             None => error,
         })
