@@ -5,7 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 export RUSTC_BOOTSTRAP=1
 seconds="${1:-1200}"
-targets="decode plan import calibration"
+targets="decode plan import calibration quantize images arrays"
 
 for target in $targets; do
     mkdir -p "fuzz/corpus/$target" "fixtures/fuzz/$target"
@@ -18,6 +18,9 @@ for target in decode plan import; do
         [ -e "fuzz/corpus/$target/$name" ] || gunzip -c "$seed" > "fuzz/corpus/$target/$name"
     done
 done
+cp -n fixtures/images/*.png fixtures/images/*.jpg fixtures/digits_png/00.png fuzz/corpus/images/
+cp -n fixtures/*.npz fixtures/images/rgb*.npy fuzz/corpus/arrays/
+printf 'path,label\na,1\n' > fuzz/corpus/arrays/list.csv
 if ! ls fuzz/corpus/calibration/*.json > /dev/null 2>&1 || ! ls fuzz/corpus/plan/quantized* > /dev/null 2>&1; then
     for model in ts17 dynamo20; do
         target/release/onnx-ptq4vit quantize "fixtures/digits_vit_$model.onnx" --calib fixtures/digits_calib.npz --calib-limit 4 \

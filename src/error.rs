@@ -5,9 +5,11 @@ use std::fmt::Display;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
+use crate::text::shown;
+
 /// What went wrong: of which [kind](Self::kind), and [where](Self::place). Its text says it in one line.
 #[derive(Debug, thiserror::Error)]
-#[error("{}{}{why}", prefix(*.kind), located(.place.as_ref()))]
+#[error("{}{}{}", prefix(*.kind), located(.place.as_ref()), shown(.why))]
 pub struct Error {
     kind: ErrorKind,
     place: Option<String>,
@@ -41,7 +43,7 @@ fn prefix(kind: ErrorKind) -> &'static str {
 }
 
 fn located(place: Option<&String>) -> String {
-    place.map_or(String::new(), |place| format!("{place}: "))
+    place.map_or(String::new(), |place| format!("{}: ", shown(place)))
 }
 
 impl Error {

@@ -1,11 +1,54 @@
-//! Writes files so that they appear whole or not at all: under a temporary name first, then renamed.
+//! Opens regular files alone, and writes them so that they appear whole or not at all: under a temporary name first, then
+//! renamed.
 
-use std::io::{BufWriter, Write};
+use std::fs::{File, FileType};
+use std::io::{BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
 use tempfile::NamedTempFile;
 
 use crate::{Error, Result};
+
+/// Opens the regular file at `path` for reading. Anything else, which might never end or never begin, is refused before
+/// it is opened.
+pub fn open(path: &Path) -> Result<File> {
+    let refused = |e| Error::io(path, e);
+    let ensure_regular = |kind: FileType| match kind.is_file() {
+        true => Ok(()),
+        false => Err(std::io::Error::other(format!("{}, not a regular file", name_of(kind)))),
+    };
+    std::fs::metadata(path).and_then(|found| ensure_regular(found.file_type())).map_err(refused)?;
+    let file = File::open(path).map_err(refused)?;
+    file.metadata().and_then(|opened| ensure_regular(opened.file_type())).map_err(refused)?;
+    Ok(file)
+}
+
+/// The content of the regular file at `path`, which may be `most` bytes long.
+pub fn read(path: &Path, most: u64) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    open(path)?.take(most.saturating_add(1)).read_to_end(&mut bytes).map_err(|e| Error::io(path, e))?;
+    if bytes.len() as u64 > most {
+        return Err(Error::data(path.display(), format!("longer than {most} bytes, which is too much")));
+    }
+    Ok(bytes)
+}
+
+fn name_of(kind: FileType) -> &'static str {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::FileTypeExt as _;
+        if kind.is_fifo() {
+            return "is a pipe";
+        }
+        if kind.is_socket() {
+            return "is a socket";
+        }
+        if kind.is_block_device() || kind.is_char_device() {
+            return "is a device";
+        }
+    }
+    if kind.is_dir() { "is a folder" } else { "is something else" }
+}
 
 /// Makes or replaces the file at `path` with what `fill` writes.
 ///
@@ -42,14 +85,53 @@ pub struct Pending {
 impl Pending {
     /// Renames the file to the path it was prepared for.
     pub fn publish(self) -> Result<()> {
-        self.file.persist(&self.path).map(drop).map_err(|e| Error::io(&self.path, e.error))
+        publish_all([self])
     }
+}
+
+/// Publishes files of one folder, in their order. Nobody else who does so with files of this folder comes in between: of
+/// two runs with one output, all files are of the same.
+///
+/// An error leaves those before it published.
+pub fn publish_all<const N: usize>(files: [Pending; N]) -> Result<()> {
+    // Some systems open no folders, and some file systems know no locks: there, renaming has to be enough.
+    let folder = files.first().and_then(|file| File::open(folder_of(&file.path)).ok());
+    let locked = folder.as_ref().is_some_and(|folder| folder.lock().is_ok());
+    // The folder may have changed since the files were prepared.
+    files.iter().try_for_each(|file| ensure_replaceable(&file.path))?;
+    for Pending { file, path } in files {
+        file.persist(&path).map_err(|e| Error::io(&path, e.error))?;
+    }
+    if let Some(folder) = folder {
+        // The names are on the disk, too, where the file system can say so.
+        let _ = folder.sync_all();
+        if locked {
+            let _ = folder.unlock();
+        }
+    }
+    Ok(())
 }
 
 /// Fails if [`write`] to `path` would: callers find it out before a long computation, not after it.
 pub fn ensure_writable(path: &Path) -> Result<()> {
     ensure_replaceable(path)?;
     temporary(path).map(drop).map_err(|e| Error::io(path, e))
+}
+
+/// Makes the folder at `path` for files to be written to; a symbolic link there is a usage error.
+pub fn make_folder(path: &Path) -> Result<()> {
+    ensure_own_folder(path)?;
+    std::fs::create_dir_all(path).map_err(|e| Error::io(path, e))
+}
+
+/// Fails if [`make_folder`] would because of what is at `path`.
+pub fn ensure_own_folder(path: &Path) -> Result<()> {
+    let why = match path.symlink_metadata() {
+        Ok(found) if found.is_symlink() => "is a symbolic link: name the folder itself",
+        Ok(found) if !found.is_dir() => "exists and is not a folder",
+        _ => return Ok(()),
+    };
+    Err(Error::usage(format!("{}: {why}", path.display())))
 }
 
 /// The folder that `path` names a file in; `.` for a bare file name.
@@ -61,7 +143,9 @@ fn ensure_replaceable(path: &Path) -> Result<()> {
     let why = match path.symlink_metadata() {
         _ if path.file_name().is_none() => "expected the name of a file to write",
         Ok(found) if found.is_symlink() => "is a symbolic link: name the file itself",
-        Ok(found) if !found.is_file() => "exists and is not a file, expected the name of a file to write",
+        Ok(found) if !found.is_file() => {
+            "exists and is not a regular file, expected the name of a file to write"
+        }
         _ => return Ok(()),
     };
     Err(Error::usage(format!("{}: {why}", path.display())))

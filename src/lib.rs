@@ -47,6 +47,8 @@ pub mod report;
 #[doc(hidden)]
 pub mod runtime;
 #[doc(hidden)]
+pub mod text;
+#[doc(hidden)]
 pub mod windows;
 
 pub use calibrate::Calibration;

@@ -156,3 +156,14 @@ fn images_of_absurd_size_are_refused() {
         float_engine(&huge, [3, side, side]).expect_err("too large");
     }
 }
+
+/// tract would count these axes up without end.
+#[test]
+fn axes_that_lead_nowhere_are_refused() {
+    let twice = node("Transpose", "evil", ["flat"], ["bad"]).with(AttributeProto::int_list("perm", &[0, 0]));
+    refused(vec![twice], vec![], "no order of axes");
+    let one = || tensor::from_f32("one", &[1], &[1.0]);
+    let norm =
+        node("LayerNormalization", "evil", ["flat", "one"], ["bad"]).with(AttributeProto::int("axis", -9));
+    refused(vec![norm], vec![one()], "before the first one of its scale");
+}

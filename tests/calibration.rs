@@ -105,5 +105,7 @@ fn an_interrupted_run_goes_on_where_it_was() {
     let sites = whole.sites.len();
     assert_eq!(resume(&options(8), part.clone()), (whole.clone(), sites - 3));
     assert_eq!(resume(&options(8), whole.clone()), (whole, 0), "there is nothing left to do");
-    assert_eq!(resume(&options(6), part).1, sites, "other options are another run");
+    let other = Run { resume: Some(part), ..Run::default() };
+    let why = calibrate(&fixture, &digits_calib(8), &options(6), other, &()).unwrap_err();
+    assert_eq!(why.to_string(), "earlier calibration: it was made with other options");
 }

@@ -47,7 +47,8 @@ fn a_failure_leaves_what_was_there() {
     let path = |name: &str| folder.path().join(name);
     fs::create_dir(path("folder")).unwrap();
     fs::write(path("kept"), "kept").unwrap();
-    let mut refused = vec![("folder", 2, "not a file"), ("..", 2, "file"), ("absent/x", 3, "absent/x")];
+    let mut refused =
+        vec![("folder", 2, "not a regular file"), ("..", 2, "file"), ("absent/x", 3, "absent/x")];
     // The temporary file is complete when the name turns out to be too long.
     let long = "n".repeat(256);
     refused.push((&long, 3, "nnn"));
@@ -59,7 +60,7 @@ fn a_failure_leaves_what_was_there() {
         for link in ["link", "dangling", "link to folder"] {
             refused.push((link, 2, "symbolic link"));
         }
-        refused.push(("socket", 2, "not a file"));
+        refused.push(("socket", 2, "not a regular file"));
         std::os::unix::net::UnixListener::bind(path("socket")).unwrap()
     };
     let before = names(folder.path());

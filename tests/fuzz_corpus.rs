@@ -1,5 +1,6 @@
 //! The fuzz targets over the inputs that are kept in `fixtures/fuzz`: what once went wrong, and what reaches furthest.
 
+#[allow(dead_code)] // some targets make their inputs themselves: tests/mutations.rs
 #[path = "../fuzz/bodies.rs"]
 mod bodies;
 mod common;

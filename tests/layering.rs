@@ -57,10 +57,18 @@ fn rows_list_only_rows_above_them() {
 
 #[test]
 fn some_words_stay_where_they_belong() {
-    let rules = table("word");
+    let (sources, rules) = (sources(), table("word"));
+    let tests: Vec<String> = sources.iter().flat_map(|(path, code)| test_modules(path, code)).collect();
     let mut faults = Vec::new();
-    for (path, code) in sources() {
-        walk(&trees(&code), false, &mut |trees, _| {
+    for (path, code) in &sources {
+        let whole = format!("{}/", module(path).join("/"));
+        if tests.iter().any(|test| whole.starts_with(test)) {
+            continue;
+        }
+        walk(&trees(code), false, &mut |trees, test| {
+            if test {
+                return;
+            }
             let (text, line) = (trees[0].to_string(), trees[0].span().start().line);
             let is = |word: &str| word.strip_suffix('*').map_or(text == word, |word| text.starts_with(word));
             let may = |places: &[&str]| places.iter().any(|place| path.starts_with(place));

@@ -10,6 +10,12 @@ use crate::prepare::{Prepared, hex_digest};
 use crate::quant::{Bits, Quantizer, Scale};
 use crate::{Error, Result, files};
 
+/// The largest file that is read, in bytes: many times what one scale for each channel of the largest transformer takes.
+const LARGEST_FILE: u64 = 256 << 20;
+
+/// The place of an error about the calibration that a run was to begin with.
+pub const EARLIER: &str = "earlier calibration";
+
 /// The scales of every site.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Calibration {
@@ -85,7 +91,7 @@ impl SiteScales {
 impl Calibration {
     /// Reads a file that [`write`](Self::write) made.
     pub fn read(path: &Path) -> Result<Self> {
-        let text = std::fs::read(path).map_err(|e| Error::io(path, e))?;
+        let text = files::read(path, LARGEST_FILE)?;
         Self::from_json(&text).map_err(|why| Error::data(path.display(), why))
     }
 
@@ -104,14 +110,30 @@ impl Calibration {
         files::write(path, |file| Ok(serde_json::to_writer_pretty(file, self)?))
     }
 
-    /// Whether it is what a run from `provenance` over the sites of `plan` begins with, whatever the images hold.
-    pub(super) fn begins(&self, provenance: &Provenance, plan: &Plan) -> bool {
+    /// An error, which says what differs, unless a run from `provenance` over the sites of `plan` begins with it. What the
+    /// images hold is asked for last.
+    pub(super) fn ensure_begins(
+        &self,
+        provenance: &Provenance,
+        plan: &Plan,
+        images_sha256: impl FnOnce() -> Result<String>,
+    ) -> Result<()> {
         let names = self.sites.iter().map(|site| &site.name);
-        let Provenance { tool, model_sha256, images, images_sha256: _, options } = &self.provenance;
-        (tool, model_sha256, images, options)
-            == (&provenance.tool, &provenance.model_sha256, &provenance.images, &provenance.options)
-            && self.sites.len() <= plan.sites.len()
-            && names.eq(plan.sites.iter().take(self.sites.len()).map(|site| &site.name))
+        let Provenance { tool, model_sha256, images, images_sha256: earlier, options } = &self.provenance;
+        let differs = if *model_sha256 != provenance.model_sha256 {
+            "for another model"
+        } else if *tool != provenance.tool {
+            "by another version of this program"
+        } else if *options != provenance.options {
+            "with other options"
+        } else if !names.eq(plan.sites.iter().take(self.sites.len()).map(|site| &site.name)) {
+            "for other sites"
+        } else if *images != provenance.images || *earlier != images_sha256()? {
+            "on other images"
+        } else {
+            return Ok(());
+        };
+        Err(Error::data(EARLIER, format!("it was made {differs}")))
     }
 
     /// The scales of the site `name`.

@@ -118,9 +118,10 @@ pub(super) fn solve(
     let settings = options.settings(options.activation_bits, options.weight_bits);
     // The scale of a patch projection is the paper's: one for all channels.
     let solution = match each_channel || site.kind == SiteKind::Patch {
-        true => search.run(problem, &settings)?,
-        false => shares::run(problem, &settings, search)?,
+        true => search.run(problem, &settings),
+        false => shares::run(problem, &settings, search),
     };
+    let solution = solution.map_err(|error| Error::model(place(site), error))?;
     ensure_finite(site, solution.loss)?;
     Ok(SiteScales {
         name: site.name.clone(),

@@ -61,6 +61,8 @@ fn one_minus_cosine(x: &[f32], y: &[f32], x_mean: f64, y_mean: f64) -> f64 {
         yy += y * y;
     }
     match (xx > 0.0, yy > 0.0) {
+        // `max` would make the best of what is not a number.
+        _ if (xx * yy).is_nan() || xy.is_nan() || yy.is_infinite() => f64::NAN,
         (true, true) => (1.0 - xy / (xx * yy).sqrt()).max(0.0),
         (false, false) => 0.0,
         _ => 1.0,

@@ -12,7 +12,7 @@ mod record;
 pub mod search;
 mod shares;
 
-pub use calibration::{Calibration, Provenance, SiteScales};
+pub use calibration::{Calibration, EARLIER, Provenance, SiteScales};
 pub use loss::Gradient;
 pub use metric::Metric;
 pub use options::{Method, Options, WeightScales};
@@ -33,7 +33,7 @@ pub struct Run<'r> {
     /// How much memory the process may take, in bytes. Sites that do not fit at once are recorded in groups, one after
     /// another.
     pub memory: usize,
-    /// What an earlier run has finished. It is used only if it is of this model, these images and these options.
+    /// What an earlier run has finished, of this model, with these images and these options: anything else is an error.
     pub resume: Option<Calibration>,
     /// Called after every site, with what is finished.
     pub save: &'r dyn Fn(&Calibration) -> Result<()>,
@@ -68,9 +68,8 @@ pub fn calibrate(
     };
     // The digest of the images is known after the first recording; only a resumed run has to ask for it before.
     let mut sites = Vec::new();
-    if let Some(earlier) = run.resume.filter(|earlier| earlier.begins(&provenance(String::new()), plan))
-        && earlier.provenance.images_sha256 == recorder.images_sha256()?
-    {
+    if let Some(earlier) = run.resume {
+        earlier.ensure_begins(&provenance(String::new()), plan, || recorder.images_sha256())?;
         sites = earlier.sites;
     }
     let done = sites.len();

@@ -53,9 +53,10 @@ pub(super) fn solve(
     let mut scales = SiteScales { name, a_rank, a: vec![], b: vec![], output, outliers, b_bits, loss: 0.0 };
     for problem in problems {
         let solution = match by_share {
-            true => shares::run(problem, &settings, search)?,
-            false => search.run(problem, &settings)?,
+            true => shares::run(problem, &settings, search),
+            false => search.run(problem, &settings),
         };
+        let solution = solution.map_err(|error| Error::model(place(site), error))?;
         ensure_finite(site, solution.loss)?;
         scales.a.push(solution.a);
         scales.b.extend(solution.b);

@@ -11,6 +11,7 @@ use onnx_ptq4vit::Error;
 use onnx_ptq4vit::engine::{Arithmetic, Engine, OperatorTime};
 use onnx_ptq4vit::prepare::Pixels;
 use onnx_ptq4vit::report::{Align, table};
+use onnx_ptq4vit::text::shown;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
@@ -202,7 +203,7 @@ impl fmt::Display for Report {
         });
         f.write_str(&table(&heading, &align, rows))?;
         if let Some(ratio) = self.ratio {
-            writeln!(f, "{:.2} times as fast as {}", ratio, self.models[1].model)?;
+            writeln!(f, "{:.2} times as fast as {}", ratio, shown(&self.models[1].model))?;
         }
         if self.profile.is_empty() {
             return Ok(());

@@ -99,7 +99,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let verdict = thresholds.judge(&comparison)?;
     let passed = verdict.as_ref().is_none_or(|verdict| verdict.passed);
     let [float, quantized] = [&args.float, &args.quantized].map(|path| path.display().to_string());
-    print(&CheckReport { float, quantized, verdict, comparison }, args.json)?;
+    print(&CheckReport { float, quantized, verdict, comparison, warnings: progress.warnings() }, args.json)?;
     Ok(if passed { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }
 

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use clap::Args;
 use onnx_ptq4vit::data::{
-    Arrays, Color, Dataset, Interpolation, Items, Preprocess, Resize, Selection, Values,
+    Arrays, Color, Dataset, Interpolation, Items, Preprocess, Resize, Selection, UNIT_SCALED, Values,
 };
 use onnx_ptq4vit::prepare::{InputSpec, Pixels};
 use onnx_ptq4vit::progress::Progress;
@@ -31,6 +31,9 @@ pub(super) struct ImageArgs {
     /// The kernel of the resize: bilinear, bicubic or lanczos [default: bicubic]
     #[arg(long, value_name = "KERNEL")]
     interpolation: Option<Interpolation>,
+    /// Leave out images that cannot be read, and say which
+    #[arg(long)]
+    skip_bad: bool,
 }
 
 impl ImageArgs {
@@ -48,7 +51,7 @@ impl ImageArgs {
         let channels = input.dims[1].unwrap_or(3);
         self.mean.iter().chain(&self.std).try_for_each(|given| given.of(channels).map(drop))?;
         let arrays = Arrays { name: &input.name, arrange: &|array| input.arrange(array) };
-        let data = Dataset::open_with(path, &preprocess, selection, &arrays)?;
+        let mut data = Dataset::open_with(path, &preprocess, selection, &arrays)?;
         match &data.items {
             Items::Images { preprocess, .. } => progress.note(&format!("images: {preprocess}")),
             Items::Array(_) if self.given() => {
@@ -59,7 +62,23 @@ impl ImageArgs {
             }
             Items::Array(_) => {}
         }
-        data.notes.iter().for_each(|note| progress.note(note));
+        for note in &data.notes {
+            let (warning, note) =
+                note.strip_prefix("warning: ").map_or(("", &**note), |note| ("warning: ", note));
+            progress.note(&format!("{warning}{}: {note}", path.display()));
+        }
+        if self.skip_bad {
+            let total = data.len();
+            let broken = data.without_broken()?;
+            if !broken.is_empty() {
+                progress.note(&left_out(&broken, total));
+            }
+        }
+        if let Some(doubt) =
+            data.statistics().and_then(|found| found.doubt(&input.pixels.range().unwrap_or(UNIT_SCALED)))
+        {
+            progress.note(&format!("warning: {}: {doubt}", path.display()));
+        }
         input.shape_for(data.item_shape())?;
         if let Some(batch) = input.written_out {
             progress.note(&format!(
@@ -71,7 +90,7 @@ impl ImageArgs {
     }
 
     fn given(&self) -> bool {
-        let Self { resize, crop, mean, std, interpolation } = self;
+        let Self { resize, crop, mean, std, interpolation, skip_bad: _ } = self;
         resize.is_some() || crop.is_some() || mean.is_some() || std.is_some() || interpolation.is_some()
     }
 
@@ -115,4 +134,18 @@ impl ImageArgs {
         preprocess.check()?;
         Ok(preprocess)
     }
+}
+
+/// Which images are left out of `total`.
+fn left_out(broken: &[Error], total: usize) -> String {
+    const SHOWN: usize = 5;
+    let mut named: Vec<String> = broken.iter().take(SHOWN).map(ToString::to_string).collect();
+    if broken.len() > SHOWN {
+        named.push(format!("and {} more", broken.len() - SHOWN));
+    }
+    format!(
+        "warning: {} of {total} images cannot be read and are left out: {}",
+        broken.len(),
+        named.join("; ")
+    )
 }

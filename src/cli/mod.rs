@@ -5,6 +5,7 @@ mod check;
 mod images;
 mod inspect;
 mod interrupt;
+mod memory;
 mod model;
 mod output;
 mod progress;

@@ -6,21 +6,24 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use onnx_ptq4vit::files::folder_of;
+use onnx_ptq4vit::text;
 use serde::Serialize;
 
-/// Prints a result to stdout, as text or as JSON. It is no error if the reader has closed the pipe.
+/// Prints a result to stdout, as text or as JSON, with nothing that a terminal obeys. It is no error if the reader has
+/// closed the pipe.
 pub(super) fn print(result: &(impl Display + Serialize), json: bool) -> Result<()> {
     let text = if json { format!("{}\n", serde_json::to_string_pretty(result)?) } else { result.to_string() };
+    let safe = if json { text::json(&text) } else { text::lines(&text) };
     let mut out = stdout().lock();
-    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+    match out.write_all(safe.as_bytes()).and_then(|()| out.flush()) {
         Err(e) if e.kind() == ErrorKind::BrokenPipe => Ok(()),
         written => written.context("stdout"),
     }
 }
 
-/// Prints a line to stderr. A failure is ignored: there is nowhere to report it.
+/// Prints a line to stderr, with nothing that a terminal obeys. A failure is ignored: there is nowhere to report it.
 pub(super) fn say(line: &str) {
-    let _ = writeln!(stderr(), "{line}");
+    let _ = writeln!(stderr(), "{}", text::lines(line).replace('\n', "\\n"));
 }
 
 /// Whether both paths lead to one file, there already or not.

@@ -5,6 +5,7 @@ use std::sync::{Mutex, PoisonError};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use onnx_ptq4vit::progress::Progress;
+use onnx_ptq4vit::text::shown;
 
 use super::output::say;
 
@@ -12,11 +13,17 @@ use super::output::say;
 pub(super) struct Stderr {
     terminal: bool,
     bar: Mutex<Option<ProgressBar>>,
+    warnings: Mutex<Vec<String>>,
 }
 
 impl Stderr {
     pub(super) fn new() -> Self {
-        Self { terminal: stderr().is_terminal(), bar: Mutex::new(None) }
+        Self { terminal: stderr().is_terminal(), bar: Mutex::default(), warnings: Mutex::default() }
+    }
+
+    /// The notes so far that were warnings, for the report at the end.
+    pub(super) fn warnings(&self) -> Vec<String> {
+        self.warnings.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Ends the last stage.
@@ -49,12 +56,15 @@ impl Progress for Stderr {
 
     fn step(&self, detail: &str, work: u64) {
         if let Some(bar) = &*self.bar.lock().unwrap_or_else(PoisonError::into_inner) {
-            bar.set_message(detail.to_string());
+            bar.set_message(shown(detail).into_owned());
             bar.inc(work);
         }
     }
 
     fn note(&self, text: &str) {
+        if let Some(warning) = text.strip_prefix("warning: ") {
+            self.warnings.lock().unwrap_or_else(PoisonError::into_inner).push(warning.to_string());
+        }
         match &*self.bar.lock().unwrap_or_else(PoisonError::into_inner) {
             Some(bar) => bar.suspend(|| say(text)),
             None => say(text),

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use anyhow::Result;
 use bytesize::ByteSize;
-use onnx_ptq4vit::calibrate::{Calibration, Gradient, Options, Run, calibrate};
+use onnx_ptq4vit::calibrate::{Calibration, EARLIER, Gradient, Options, Run, calibrate};
 use onnx_ptq4vit::data::Selection;
 use onnx_ptq4vit::export::export;
 use onnx_ptq4vit::files::ensure_writable;
@@ -20,6 +20,7 @@ use prost::Message;
 
 use super::images::ImageArgs;
 use super::interrupt::whole;
+use super::memory::half_of_free;
 use super::model::{InputArgs, ModelArgs, say};
 use super::output::{print, same_file};
 use super::progress::Stderr;
@@ -133,7 +134,9 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
 
     let files = [&args.model, &args.output].map(|path| path.display().to_string());
     let bytes = [model.model(), &quantized].map(|model| model.proto.encoded_len() as u64);
-    let report = QuantizeReport::new(files, &plan, count, &calibration, bytes, start.elapsed().as_secs_f64());
+    let seconds = start.elapsed().as_secs_f64();
+    let mut report = QuantizeReport::new(files, &plan, count, &calibration, bytes, seconds);
+    report.warnings = progress.warnings();
     print(&report, args.json)?;
     Ok(ExitCode::SUCCESS)
 }
@@ -169,7 +172,12 @@ fn scales(args: &Args, model: &Prepared, plan: &Plan, progress: &Stderr) -> Resu
         resume,
         save: &save,
     };
-    Ok(calibrate(model, plan, &images, &options(args), run, progress)?)
+    Ok(calibrate(model, plan, &images, &options(args), run, progress).map_err(|error| {
+        match &args.checkpoint {
+            Some(path) if error.place() == Some(EARLIER) => kept(&format!("{}: {error}", path.display())),
+            _ => error,
+        }
+    })?)
 }
 
 /// The calibration in a file that will be replaced; `None` if there is no file.
@@ -177,21 +185,11 @@ fn checkpoint(path: &Path) -> Result<Option<Calibration>> {
     if !path.try_exists().map_err(|e| Error::io(path, e))? {
         return Ok(None);
     }
-    Calibration::read(path).map(Some).map_err(|error| {
-        let why = format!("{error}; it is not overwritten: name another file as --checkpoint");
-        Error::usage(why).into()
-    })
+    Calibration::read(path).map(Some).map_err(|error| kept(&error.to_string()).into())
 }
 
-/// In bytes; 4 GiB where the system does not say.
-fn half_of_free() -> usize {
-    let free = sysinfo::System::new().map_or(8 << 30, |mut system| {
-        system.refresh_memory();
-        let group =
-            system.cgroup_limits().map_or(u64::MAX, |group| group.total_memory.saturating_sub(group.rss));
-        system.available_memory().min(group)
-    });
-    usize::try_from(free / 2).unwrap_or(usize::MAX)
+fn kept(why: &str) -> Error {
+    Error::usage(format!("{why}; it is not overwritten: remove it, or name another file as --checkpoint"))
 }
 
 fn options(args: &Args) -> Options {
@@ -221,7 +219,7 @@ fn ensure_outputs(args: &Args) -> Result<()> {
             let why = format!("{}: would overwrite {}", output.display(), other.display());
             return Err(Error::usage(why).into());
         }
-        ensure_writable(output)?;
+        whole(|| ensure_writable(output))?;
         taken.push(output);
     }
     Ok(())

@@ -13,6 +13,7 @@ use onnx_ptq4vit::engine::{Reading, Tapped};
 use onnx_ptq4vit::files;
 use onnx_ptq4vit::integer::{self, SiteInfo};
 use onnx_ptq4vit::report::{Align, table};
+use onnx_ptq4vit::text::shown;
 use serde::Serialize;
 
 use super::images::ImageArgs;
@@ -61,7 +62,10 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         if same_file(output, &args.model) || same_file(output, &input) {
             return Err(Error::usage(format!("{}: would overwrite an input", output.display())).into());
         }
-        files::ensure_writable(output)?;
+        whole(|| files::ensure_writable(output))?;
+    }
+    if let Some(folder) = &args.sites {
+        files::ensure_own_folder(folder)?;
     }
     let model = give(args.reading.read(&args.model)?, &others, &input)?;
     say(&model, &progress)?;
@@ -115,7 +119,7 @@ struct SiteFile<'a> {
 
 /// `<i>.json`, `<i>_in0.npy`, `<i>_in1.npy` where there are two, and `<i>_out.npy` for every site i.
 fn write_sites(folder: &Path, sites: &[SiteInfo], values: Vec<ArrayD<f32>>) -> Result<()> {
-    std::fs::create_dir_all(folder).map_err(|e| Error::io(folder, e))?;
+    files::make_folder(folder)?;
     let mut values = values.into_iter();
     let mut next = || values.next().expect("every site was tapped");
     for (i, site) in sites.iter().enumerate() {
@@ -194,7 +198,7 @@ impl fmt::Display for Results {
         if self.images.iter().any(|image| !image.numbers.is_empty()) {
             for Image { name, numbers, .. } in &self.images {
                 let numbers: Vec<String> = numbers.iter().map(ToString::to_string).collect();
-                writeln!(f, "{name}  {}", numbers.join("  "))?;
+                writeln!(f, "{}  {}", shown(name), numbers.join("  "))?;
             }
             return Ok(());
         }
@@ -202,7 +206,7 @@ impl fmt::Display for Results {
             return writeln!(f, "features of shape {:?}", self.shape);
         }
         for image in &self.images {
-            writeln!(f, "{}", image.name)?;
+            writeln!(f, "{}", shown(&image.name))?;
             let rows = image
                 .top
                 .iter()

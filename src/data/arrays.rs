@@ -1,26 +1,21 @@
 //! Reads and writes NumPy arrays.
 
-use std::fs::File;
-use std::io::{BufReader, Cursor, Read};
+use std::io::{Cursor, Read};
 use std::path::Path;
 
 use half::f16;
 use ndarray::{Array4, ArrayD, Axis, Dimension as _, Ix4, Slice};
 use ndarray_npy::{ReadNpyExt, WriteNpyExt};
-use zip::ZipArchive;
 
+use super::claims::{self, Claimed, Npz};
 use super::{Arrays, Dataset, Items, Selection};
 use crate::{Error, Result, files};
 
 /// The names under which an `.npz` may hold its images beside that of the model's input, the preferred one first.
 const INPUT_NAMES: [&str; 3] = ["images", "input", "x"];
 
-/// The longest header of an array: its type and its shape.
-const LONGEST_HEADER: usize = 1 << 16;
-
 pub(super) fn open_npy(path: &Path, selection: Selection, arrays: &Arrays) -> Result<Dataset> {
-    let file = File::open(path).map_err(|e| Error::io(path, e))?;
-    let array = read(BufReader::new(file)).map_err(|why| Error::data(path.display(), why))?;
+    let array = read(claims::open_npy(path)?).map_err(|why| Error::data(path.display(), why))?;
     let name = path.file_stem().unwrap_or_default().to_string_lossy();
     dataset(path, &name, array.floats(), None, selection, arrays)
 }
@@ -30,11 +25,11 @@ pub(super) fn open_npz(path: &Path, selection: Selection, arrays: &Arrays) -> Re
     let names = npz.names();
     let known = [&[arrays.name], &INPUT_NAMES[..]].concat();
     let (name, array) = match known.iter().find(|&&known| names.iter().any(|name| name == known)) {
-        Some(&name) => (name.to_owned(), npz.read(name)?),
+        Some(&name) => (name.to_owned(), read_from(&mut npz, name)?),
         None => only_input(path, &mut npz, &names)?,
     };
     let labels = if names.iter().any(|name| name == "labels") {
-        Some(labels(path, npz.read("labels")?)?)
+        Some(labels(path, read_from(&mut npz, "labels")?)?)
     } else {
         None
     };
@@ -43,8 +38,7 @@ pub(super) fn open_npz(path: &Path, selection: Selection, arrays: &Arrays) -> Re
 
 /// The array in a `.npy` file.
 pub fn read_array(path: &Path) -> Result<ArrayD<f64>> {
-    let file = File::open(path).map_err(|e| Error::io(path, e))?;
-    let array = read(BufReader::new(file)).map_err(|why| Error::data(path.display(), why))?;
+    let array = read(claims::open_npy(path)?).map_err(|why| Error::data(path.display(), why))?;
     Ok(array.doubles())
 }
 
@@ -55,7 +49,7 @@ pub fn named_arrays(path: &Path, names: &[&str]) -> Result<Vec<(String, ArrayD<f
     }
     let mut npz = Npz::open(path)?;
     let present = npz.names().into_iter().filter(|name| names.contains(&name.as_str()));
-    present.map(|name| Ok((name.clone(), npz.read(&name)?.doubles()))).collect()
+    present.map(|name| Ok((name.clone(), read_from(&mut npz, &name)?.doubles()))).collect()
 }
 
 /// Writes `array` as `.npy`, whole or not at all.
@@ -105,46 +99,12 @@ impl Stored {
     }
 }
 
-/// An `.npz` file.
-struct Npz<'p> {
-    path: &'p Path,
-    archive: ZipArchive<BufReader<File>>,
-}
-
-impl<'p> Npz<'p> {
-    fn open(path: &'p Path) -> Result<Self> {
-        let file = File::open(path).map_err(|e| Error::io(path, e))?;
-        let archive = ZipArchive::new(BufReader::new(file)).map_err(|e| Error::data(path.display(), e))?;
-        Ok(Self { path, archive })
-    }
-
-    /// The names of its arrays, sorted.
-    fn names(&self) -> Vec<String> {
-        let mut names: Vec<String> = self
-            .archive
-            .file_names()
-            .map(|name| name.strip_suffix(".npy").unwrap_or(name).to_owned())
-            .collect();
-        names.sort_unstable();
-        names
-    }
-
-    fn read(&mut self, name: &str) -> Result<Stored> {
-        let place = format!("{}, `{name}`", self.path.display());
-        let file_name = format!("{name}.npy");
-        let is_there = self.archive.index_for_name(&file_name).is_some();
-        let entry = self.archive.by_name(if is_there { &file_name } else { name });
-        let entry = entry.map_err(|e| Error::data(&place, e))?;
-        read(entry).map_err(|why| Error::data(&place, why))
-    }
-}
-
 /// The images of an `.npz` that has none of the known names: its only array with four axes, or else with two or more.
 fn only_input(path: &Path, npz: &mut Npz, names: &[String]) -> Result<(String, Stored)> {
     let mut found = Vec::new();
     for name in names.iter().filter(|name| *name != "labels") {
         // Arrays of other types are somebody else's.
-        if let Ok(array) = npz.read(name)
+        if let Ok(array) = read_from(npz, name)
             && array.ndim() >= 2
         {
             found.push((name.clone(), array));
@@ -165,11 +125,17 @@ fn only_input(path: &Path, npz: &mut Npz, names: &[String]) -> Result<(String, S
     }
 }
 
+fn read_from(npz: &mut Npz, name: &str) -> Result<Stored> {
+    let place = format!("{}, `{name}`", npz.path.display());
+    let claimed = npz.by_name(name).map_err(|e| Error::data(&place, e))?;
+    read(claimed).map_err(|why| Error::data(&place, why))
+}
+
 /// Reads one array of floats, integers or booleans.
-fn read(mut file: impl Read) -> Result<Stored, String> {
-    let mut header = header(&mut file)?;
+fn read<R: Read>(claimed: Claimed<R>) -> Result<Stored, String> {
+    let Claimed { mut header, data } = claimed;
     let found = element(&header).ok_or("not a NumPy array, or one of no plain type")?;
-    let of = |header: Vec<u8>| Cursor::new(header).chain(file);
+    let of = |header: Vec<u8>| Cursor::new(header).chain(data);
     macro_rules! ints {
         ($type:ty) => {
             ArrayD::<$type>::read_npy(of(header)).map(|array| Stored::Int(array.mapv(i64::from)))
@@ -196,29 +162,6 @@ fn read(mut file: impl Read) -> Result<Stored, String> {
         _ => return Err(format!("elements of type {found}, expected floats, integers or booleans")),
     };
     array.map_err(|e| e.to_string())
-}
-
-/// The magic, the version and the header of an array, which say its type and its shape.
-fn header(file: &mut impl Read) -> Result<Vec<u8>, String> {
-    let mut bytes = vec![0; 8];
-    let mut more = |bytes: &mut Vec<u8>, count: usize| {
-        let start = bytes.len();
-        bytes.resize(start + count, 0);
-        file.read_exact(&mut bytes[start..]).map_err(|_| "cut short".to_string())
-    };
-    bytes.clear();
-    more(&mut bytes, 8)?;
-    if !bytes.starts_with(b"\x93NUMPY") {
-        return Err("not a NumPy array".into());
-    }
-    let width = if bytes[6] == 1 { 2 } else { 4 };
-    more(&mut bytes, width)?;
-    let length = bytes[8..].iter().rev().fold(0_usize, |length, &byte| length << 8 | usize::from(byte));
-    if length > LONGEST_HEADER {
-        return Err(format!("its header has {length} bytes, expected at most {LONGEST_HEADER}"));
-    }
-    more(&mut bytes, length)?;
-    Ok(bytes)
 }
 
 /// The type in a header, such as `<f4`.

@@ -1,7 +1,6 @@
 //! Turns an image file into a model input.
 
-use std::fs::File;
-use std::io::BufReader;
+use std::io::Cursor;
 use std::path::Path;
 
 use fast_image_resize::images::Image;
@@ -9,8 +8,9 @@ use fast_image_resize::{FilterType, PixelType, ResizeAlg, ResizeOptions, Resizer
 use image::{DynamicImage, ImageDecoder, ImageReader, Limits};
 use ndarray::Array3;
 
+use super::whole::ensure_whole;
 use super::{Color, Interpolation, Preprocess, Resize, Values};
-use crate::{Error, Result};
+use crate::{Error, Result, files};
 
 /// The limit before and after the resize. It stops decompression bombs, and images so thin that a resize makes one.
 const MAX_PIXELS: u64 = 64 << 20;
@@ -79,10 +79,11 @@ fn gray(image: DynamicImage) -> Vec<u8> {
 }
 
 fn decode(path: &Path) -> Result<DynamicImage> {
-    let file = File::open(path).map_err(|e| Error::io(path, e))?;
+    let bytes = files::read(path, MAX_BYTES)?;
     let undecodable = |e| Error::data(path.display(), format!("not an image that can be decoded: {e}"));
     let mut reader =
-        ImageReader::new(BufReader::new(file)).with_guessed_format().map_err(|e| Error::io(path, e))?;
+        ImageReader::new(Cursor::new(&bytes)).with_guessed_format().map_err(|e| Error::io(path, e))?;
+    ensure_whole(reader.format(), &bytes).map_err(|why| Error::data(path.display(), why))?;
     let mut limits = Limits::default();
     limits.max_alloc = Some(MAX_BYTES);
     reader.limits(limits);

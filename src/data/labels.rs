@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::{Dataset, Items};
-use crate::{Error, Result};
+use crate::{Error, Result, files};
+
+/// In bytes: many times what the paths of the largest data sets take.
+const LARGEST_FILE: u64 = 1 << 30;
 
 /// The columns `path` and `label` of a CSV file. Other columns are ignored.
 pub(super) struct Table {
@@ -15,9 +18,19 @@ pub(super) struct Table {
 impl Table {
     /// Reads the columns that the first line names. A file without either column, or without rows, is an error.
     pub(super) fn read(csv: &Path) -> Result<Self> {
-        let file = std::fs::File::open(csv).map_err(|e| Error::io(csv, e))?;
-        let broken = |e: csv::Error| Error::data(csv.display(), e);
-        let mut reader = csv::Reader::from_reader(file);
+        let bytes = files::read(csv, LARGEST_FILE)?;
+        let fault = |line: usize, why: String| Error::data(format!("{}, line {line}", csv.display()), why);
+        let broken = |e: csv::Error| {
+            let line = e.position().map_or(1, |at| line_of(&bytes, at));
+            match e.kind() {
+                csv::ErrorKind::UnequalLengths { expected_len, len, .. } => {
+                    fault(line, format!("{len} fields, expected {expected_len} as in the first line"))
+                }
+                csv::ErrorKind::Utf8 { .. } => fault(line, "not in UTF-8".into()),
+                _ => Error::data(csv.display(), e),
+            }
+        };
+        let mut reader = csv::Reader::from_reader(&bytes[..]);
         let header = reader.headers().map_err(broken)?;
         let column = |name: &str| header.iter().position(|cell| cell.trim().eq_ignore_ascii_case(name));
         let (path_column, label_column) = (column("path"), column("label"));
@@ -28,15 +41,14 @@ impl Table {
         let (mut paths, mut labels) = (Vec::new(), Vec::new());
         for record in reader.records() {
             let record = record.map_err(broken)?;
-            let line = record.position().map_or(0, csv::Position::line);
             if let Some(column) = path_column {
                 paths.push(record[column].to_owned());
             }
             if let Some(column) = label_column {
                 let cell = &record[column];
                 let label = cell.trim().parse().map_err(|_| {
-                    let place = format!("{}, line {line}", csv.display());
-                    Error::data(place, format!("label `{cell}` is not a 0-based class number"))
+                    let line = record.position().map_or(1, |at| line_of(&bytes, at));
+                    fault(line, format!("label `{cell}` is not a 0-based class number"))
                 })?;
                 labels.push(label);
             }
@@ -46,6 +58,15 @@ impl Table {
         }
         Ok(Self { paths: path_column.map(|_| paths), labels: label_column.map(|_| labels) })
     }
+}
+
+/// The line on which a record begins that is read from `at`; empty lines may come before it.
+fn line_of(bytes: &[u8], at: &csv::Position) -> usize {
+    let at = usize::try_from(at.byte()).unwrap_or(usize::MAX).min(bytes.len());
+    let is_end = |&byte: &u8| byte == b'\n' || byte == b'\r';
+    let start = at + bytes[at..].iter().take_while(|byte| is_end(byte)).count();
+    let ends = |i: usize| bytes[i] == b'\n' || (bytes[i] == b'\r' && bytes.get(i + 1) != Some(&b'\n'));
+    1 + (0..start).filter(|&i| ends(i)).count()
 }
 
 /// Reads the label of every item of `dataset` from `csv`.

@@ -1,10 +1,13 @@
 //! Reads images and arrays from disk into the batches that a model takes.
 
 mod arrays;
+mod claims;
 mod decode;
 mod labels;
 mod preprocess;
 mod source;
+mod statistics;
+mod whole;
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -12,10 +15,11 @@ use std::path::{Path, PathBuf};
 use ndarray::{Array3, Array4, ArrayD, Axis, s, stack};
 use rayon::prelude::*;
 
-use crate::{Error, Result};
+use crate::{Error, ErrorKind, Result, files};
 
 pub use arrays::{named_arrays, read_array, write_npy};
 pub use preprocess::{Color, Interpolation, Preprocess, Resize, Values};
+pub use statistics::{Statistics, UNIT_SCALED};
 
 /// How many items of a source are used, and which.
 #[derive(Clone, Copy, Debug, Default)]
@@ -94,7 +98,23 @@ impl Dataset {
             Some("csv") => source::open_csv(path, preprocess, selection),
             Some("npy") => arrays::open_npy(path, selection, arrays),
             Some("npz") => arrays::open_npz(path, selection, arrays),
-            _ => source::open_image(path, preprocess),
+            _ => {
+                files::open(path)?;
+                source::open_image(path, preprocess)
+            }
+        }
+    }
+
+    /// The images of an array `[N, C, H, W]`, as the model takes them.
+    pub fn of_array(array: Array4<f32>) -> Self {
+        let total = array.len_of(Axis(0));
+        Self {
+            items: Items::Array(array),
+            labels: None,
+            names: (0..total).map(|row| format!("images[{row}]")).collect(),
+            rows: (0..total).collect(),
+            total,
+            notes: vec![],
         }
     }
 
@@ -105,6 +125,35 @@ impl Dataset {
     pub fn with_labels(mut self, csv: &Path) -> Result<Self> {
         self.labels = Some(labels::labels_of(&self, csv)?);
         Ok(self)
+    }
+
+    /// Leaves out the items that cannot be loaded, each of which is loaded once for that. Gives their errors, which name
+    /// them; an error if nothing is left.
+    pub fn without_broken(&mut self) -> Result<Vec<Error>> {
+        let loaded: Vec<Option<Error>> =
+            (0..self.len()).into_par_iter().map(|index| self.load(index).err()).collect();
+        let is_broken = |error: &Error| matches!(error.kind(), ErrorKind::Data | ErrorKind::Io);
+        let keep: Vec<bool> = loaded.iter().map(|error| !error.as_ref().is_some_and(is_broken)).collect();
+        if !keep.contains(&true) {
+            return Err(loaded.into_iter().flatten().next().expect("there are items, and each is broken"));
+        }
+        retain(&mut self.names, &keep);
+        retain(&mut self.rows, &keep);
+        if let Some(labels) = &mut self.labels {
+            retain(labels, &keep);
+        }
+        if let Items::Images { paths, .. } = &mut self.items {
+            retain(paths, &keep);
+        }
+        Ok(loaded.into_iter().flatten().filter(is_broken).collect())
+    }
+
+    /// Of an array, which is taken as it is: what is in it.
+    pub fn statistics(&self) -> Option<Statistics> {
+        match &self.items {
+            Items::Images { .. } => None,
+            Items::Array(array) => Some(Statistics::of(array.iter().copied())),
+        }
     }
 
     /// The number of items.
@@ -153,6 +202,12 @@ impl Dataset {
         let views: Vec<_> = images.iter().map(|image| image.view()).collect();
         Ok(stack(Axis(0), &views).expect("every image has the shape of the crop, and there is one"))
     }
+}
+
+/// Leaves those elements that `keep` says.
+fn retain<T>(all: &mut Vec<T>, keep: &[bool]) {
+    let mut keep = keep.iter();
+    all.retain(|_| keep.next() == Some(&true));
 }
 
 #[cfg(test)]

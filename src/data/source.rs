@@ -1,11 +1,13 @@
 //! Finds the images of a folder or a CSV file.
 
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use image::ImageFormat;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use walkdir::WalkDir;
+use walkdir::{DirEntry, WalkDir};
 
 use super::labels::Table;
 use super::{Dataset, Items, Preprocess, Selection};
@@ -14,6 +16,7 @@ use crate::{Error, Result};
 pub(super) fn open_folder(folder: &Path, preprocess: &Preprocess, selection: Selection) -> Result<Dataset> {
     preprocess.check()?;
     let mut found: Vec<(String, PathBuf)> = Vec::new();
+    let mut skipped = Skipped::default();
     for entry in WalkDir::new(folder) {
         let entry = entry.map_err(|e| {
             let place = e.path().unwrap_or(folder).to_owned();
@@ -21,13 +24,14 @@ pub(super) fn open_folder(folder: &Path, preprocess: &Preprocess, selection: Sel
         })?;
         if entry.file_type().is_file() && is_image_name(entry.path()) {
             found.push((relative_name(entry.path(), folder), entry.into_path()));
+        } else {
+            skipped.add(&entry);
         }
     }
     if found.is_empty() {
-        return Err(Error::data(
-            folder.display(),
-            "no images here (bmp, gif, jpeg, png, pnm, tiff, webp; symbolic links are not followed)",
-        ));
+        let why = "no images here (bmp, gif, jpeg, png, pnm, tiff, webp; symbolic links are not followed)";
+        let why = skipped.note().map_or(why.into(), |note| format!("{why}; {note}"));
+        return Err(Error::data(folder.display(), why));
     }
     found.sort_unstable();
 
@@ -35,7 +39,7 @@ pub(super) fn open_folder(folder: &Path, preprocess: &Preprocess, selection: Sel
     let rows = sample(total, selection);
     let (names, paths) = rows.iter().map(|&row| std::mem::take(&mut found[row])).unzip();
     let items = Items::Images { paths, preprocess: preprocess.clone() };
-    Ok(Dataset { items, labels: None, names, rows, total, notes: vec![] })
+    Ok(Dataset { items, labels: None, names, rows, total, notes: skipped.note().into_iter().collect() })
 }
 
 /// Keeps the order of the rows. Paths are relative to the folder of the CSV file.
@@ -65,10 +69,57 @@ pub(super) fn open_image(path: &Path, preprocess: &Preprocess) -> Result<Dataset
     Ok(Dataset { items, labels: None, names: vec![name], rows: vec![0], total: 1, notes: vec![] })
 }
 
+/// What a folder has beside images.
+#[derive(Default)]
+struct Skipped {
+    links: usize,
+    /// By extension.
+    files: BTreeMap<String, usize>,
+}
+
+impl Skipped {
+    /// Counts what is neither a folder nor hidden.
+    fn add(&mut self, entry: &DirEntry) {
+        if entry.path_is_symlink() {
+            self.links += 1;
+        } else if !entry.file_type().is_dir() && !is_hidden(entry.path()) {
+            let extension =
+                entry.path().extension().map(|e| format!(".{}", e.to_string_lossy().to_lowercase()));
+            *self.files.entry(extension.unwrap_or_else(|| "without an extension".into())).or_default() += 1;
+        }
+    }
+
+    /// As `12 files are no images (10 .txt, 2 .xml), 1 symbolic link is not followed`; `None` if there is nothing.
+    fn note(&self) -> Option<String> {
+        const SHOWN: usize = 5;
+        let total: usize = self.files.values().sum();
+        let mut kinds: Vec<_> = self.files.iter().collect();
+        kinds.sort_by_key(|(_, count)| Reverse(**count));
+        let mut parts: Vec<String> =
+            kinds.iter().take(SHOWN).map(|(kind, count)| format!("{count} {kind}")).collect();
+        if let Some(rest) = kinds.get(SHOWN..).filter(|rest| !rest.is_empty()) {
+            parts.push(format!("{} others", rest.iter().map(|(_, count)| **count).sum::<usize>()));
+        }
+        let files = (total > 0).then(|| {
+            let are = if total == 1 { "file is no image" } else { "files are no images" };
+            format!("{total} {are} ({})", parts.join(", "))
+        });
+        let links = (self.links > 0).then(|| match self.links {
+            1 => "1 symbolic link is not followed".to_string(),
+            links => format!("{links} symbolic links are not followed"),
+        });
+        let parts: Vec<String> = files.into_iter().chain(links).collect();
+        (!parts.is_empty()).then(|| parts.join(", "))
+    }
+}
+
 /// Goes by the extension. Names that begin with a dot are hidden (and macOS's `._x.jpg` are not images).
 fn is_image_name(path: &Path) -> bool {
-    let hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
-    !hidden && ImageFormat::from_path(path).is_ok_and(|format| format.reading_enabled())
+    !is_hidden(path) && ImageFormat::from_path(path).is_ok_and(|format| format.reading_enabled())
+}
+
+fn is_hidden(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."))
 }
 
 /// The path below `folder`, with `/` on every system.

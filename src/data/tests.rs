@@ -334,3 +334,115 @@ fn arrays_are_written_whole_or_not_at_all() {
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     assert!(write_npy(&folder.path().join("absent/out.npy"), &array).is_err());
 }
+
+/// Every format, cut at many places: an error, or all pixels.
+#[test]
+fn images_that_are_cut_short_are_refused() {
+    use image::ImageFormat::{Bmp, Gif, Jpeg, Png, Pnm, Tiff, WebP};
+    let folder = tempfile::tempdir().unwrap();
+    let pixels =
+        image::RgbImage::from_fn(61, 47, |x, y| image::Rgb([x, y, x * y].map(|v| (v * 5 % 256) as u8)));
+    let spec = spec(47, 47, Interpolation::Bicubic);
+    for format in [Bmp, Gif, Jpeg, Png, Pnm, Tiff, WebP] {
+        let path = folder.path().join(format!("a.{}", format.extensions_str()[0]));
+        let mut bytes = std::io::Cursor::new(Vec::new());
+        pixels.write_to(&mut bytes, format).unwrap();
+        let bytes = bytes.into_inner();
+        fs::write(&path, [&bytes[..], b"behind the end"].concat()).unwrap();
+        let whole = decode::crop_of(&path, &spec).unwrap();
+        let cuts = (1..40).map(|i| bytes.len() * i / 40).chain((1..20).map(|i| bytes.len() - i));
+        for cut in cuts {
+            fs::write(&path, &bytes[..cut]).unwrap();
+            if let Ok(decoded) = decode::crop_of(&path, &spec) {
+                assert!(decoded == whole, "{format:?}: {cut} of {} bytes", bytes.len());
+            }
+        }
+    }
+}
+
+/// A preview has an end of its own, which is not that of the image.
+#[test]
+fn the_end_of_a_jpeg_is_not_that_of_its_preview() {
+    let jpeg = fs::read(fixtures().join("turned.jpg")).unwrap();
+    let preview = [&[0xff, 0xe2, 0, 6][..], &[0xff, 0xd8, 0xff, 0xd9]].concat();
+    let whole = [&jpeg[..2], &preview, &jpeg[2..]].concat();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.jpg");
+    let decoded = |bytes: &[u8]| {
+        fs::write(&path, bytes).unwrap();
+        decode::crop_of(&path, &small())
+    };
+    assert_eq!(decoded(&whole).unwrap(), decoded(&jpeg).unwrap());
+    let why = decoded(&whole[..whole.len() - 2]).unwrap_err();
+    assert!(why.exit_code() == 3 && why.to_string().contains("a.jpg: the file is cut short"), "{why}");
+}
+
+/// The byte where the central directory of the only entry of an archive keeps a size.
+fn directory_at(zip: &[u8], offset: usize) -> usize {
+    zip.windows(4).rposition(|window| window == b"PK\x01\x02").unwrap() + offset
+}
+
+#[test]
+fn archives_that_claim_too_much_are_refused_before_they_are_unpacked() {
+    const UNPACKED_SIZE: usize = 24;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("bomb.npz");
+    let mut writer = NpzWriter::new_compressed(std::io::Cursor::new(Vec::new()));
+    writer.add_array("x", &Array4::<f32>::zeros((8, 3, 16, 16))).unwrap();
+    let zip = writer.finish().unwrap().into_inner();
+    let error = |bytes: &[u8]| {
+        fs::write(&path, bytes).unwrap();
+        Dataset::open(&path, &small(), all()).map(drop).map_err(|error| error.to_string())
+    };
+    error(&zip).unwrap();
+    for (claim, part) in
+        [(0xffff_fff0_u32, "unpack to 4294967280"), (1000, "872 are there"), (1 << 20, "are there")]
+    {
+        let mut lying = zip.clone();
+        let at = directory_at(&zip, UNPACKED_SIZE);
+        lying[at..at + 4].copy_from_slice(&claim.to_le_bytes());
+        let why = error(&lying).unwrap_err();
+        assert!(why.contains("bomb.npz") && why.contains(part), "{claim}: {why}");
+    }
+    // The header of an array claims 4 PB.
+    let npy = folder.path().join("a.npy");
+    let text = "{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000, 1000, 1000, 1), }\n";
+    let length = (text.len() as u16).to_le_bytes();
+    fs::write(&npy, [b"\x93NUMPY\x01\x00", &length[..], text.as_bytes(), &[0; 192]].concat()).unwrap();
+    let why = Dataset::open(&npy, &small(), all()).unwrap_err().to_string();
+    assert!(why.contains("speaks of 4000000000000000 bytes, 192 are there"), "{why}");
+}
+
+#[test]
+fn faults_of_csv_files_name_the_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let csv = folder.path().join("labels.csv");
+    for (text, part) in [
+        ("path,label\na,1\nb,x\n", "line 3: label `x`"),
+        ("path,label\r\na,1\r\nb,x\r\n", "line 3: label `x`"),
+        ("path,label\ra,1\rb,x\r", "line 3: label `x`"),
+        ("path,label\n\n\na,1\n\r\nb,x\n", "line 6: label `x`"),
+        ("\"path\",label\n\"a\nb\r\nc\",1\nb,x\n", "line 5: label `x`"),
+        ("\u{feff}path,label\na,1\nb,x", "line 3: label `x`"),
+        ("path,label\r\na,1\r\n\r\n# of b\r\nb,2\r\n", "line 4: 1 fields, expected 2"),
+        ("path,label\na,1,2\n", "line 2: 3 fields, expected 2"),
+    ] {
+        fs::write(&csv, text).unwrap();
+        let why = Dataset::open(&csv, &small(), all()).unwrap_err().to_string();
+        assert!(why.contains(part), "{text:?}: {why}");
+    }
+    fs::write(&csv, b"path,label\r\na,1\r\n\xff,2\r\n").unwrap();
+    let why = Dataset::open(&csv, &small(), all()).unwrap_err().to_string();
+    assert!(why.contains("line 3: not in UTF-8"), "{why}");
+}
+
+#[test]
+fn the_skipped_files_of_a_folder_are_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    copy_image(&folder, &["a.png"]);
+    for name in ["b.txt", "c.TXT", "d.xml", "README", ".hidden"] {
+        fs::write(folder.path().join(name), "").unwrap();
+    }
+    let notes = Dataset::open(folder.path(), &small(), all()).unwrap().notes;
+    assert_eq!(notes, ["4 files are no images (2 .txt, 1 .xml, 1 without an extension)"]);
+}

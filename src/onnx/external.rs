@@ -16,7 +16,7 @@ use super::proto::tensor_proto::DataLocation;
 use super::proto::{
     AttributeProto, GraphProto, ModelProto, NodeProto, SparseTensorProto, StringStringEntryProto, TensorProto,
 };
-use super::{mmap, tensor};
+use super::{foreign, mmap, tensor};
 use crate::error::{Error, Result};
 use crate::files;
 
@@ -86,7 +86,11 @@ fn load(
         None => files.entry(path.to_owned()).or_insert(open(place, location)?),
     };
     let end = offset.checked_add(length).filter(|end| *end <= file.len()).ok_or_else(|| {
-        format!("offset {offset} and length {length} reach beyond the {} bytes of `{location}`", file.len())
+        let is = foreign::recognize(file).map_or(String::new(), |found| format!(", which is {found}"));
+        format!(
+            "offset {offset} and length {length} reach beyond the {} bytes of `{location}`{is}",
+            file.len()
+        )
     })?;
     Ok(file.slice(offset..end))
 }
@@ -234,6 +238,10 @@ mod tests {
         }
     }
 
+    fn place(folder: &Path) -> Place {
+        Place { folder: folder.to_owned(), behind_link: None, has_hard_links: false }
+    }
+
     #[test]
     fn offset_and_length_select_a_slice() {
         #[track_caller]
@@ -241,7 +249,7 @@ mod tests {
             let folder = tempfile::tempdir().unwrap();
             std::fs::write(folder.path().join("w"), (0..16).collect::<Vec<u8>>()).unwrap();
             let entries = [&[("location", "w")], entries].concat();
-            let loaded = load(&external(&entries, dims), Some(folder.path()), &mut HashMap::new());
+            let loaded = load(&external(&entries, dims), Some(&place(folder.path())), &mut HashMap::new());
             match (loaded, expected) {
                 (Ok(bytes), Ok(expected)) => assert_eq!(bytes, expected),
                 (Err(why), Err(part)) => assert!(why.contains(part), "{why}"),
@@ -266,10 +274,10 @@ mod tests {
     fn a_location_stays_inside_the_folder() {
         let folder = tempfile::tempdir().unwrap();
         for location in ["", "/etc/passwd", "..", "../w", "a/../../w", "a/.."] {
-            let why = open(folder.path(), location).unwrap_err();
+            let why = open(&place(folder.path()), location).unwrap_err();
             assert!(why.contains("not a path inside"), "{location}: {why}");
         }
-        assert!(open(folder.path(), ".").unwrap_err().contains("regular file"));
-        assert!(open(folder.path(), "none").unwrap_err().contains("`none` in "));
+        assert!(open(&place(folder.path()), ".").unwrap_err().contains("regular file"));
+        assert!(open(&place(folder.path()), "none").unwrap_err().contains("`none` in "));
     }
 }

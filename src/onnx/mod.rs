@@ -8,6 +8,7 @@
 
 mod edits;
 mod external;
+mod foreign;
 mod graph;
 mod mmap;
 mod model;

@@ -1,6 +1,5 @@
 //! A model in memory, and its way in from a file.
 
-use std::fs::File;
 use std::path::Path;
 
 use bytes::Bytes;
@@ -8,8 +7,9 @@ use prost::Message as _;
 
 use super::external::{self, Place};
 use super::proto::{GraphProto, ModelProto, TensorProto};
-use super::{mmap, validate};
+use super::{foreign, mmap, validate};
 use crate::error::{Error, Result};
+use crate::files;
 
 /// A validated ONNX model whose tensors are all inline (external data has become slices of the mapped files).
 #[derive(Debug, Clone)]
@@ -42,11 +42,7 @@ impl Model {
     /// Both are memory-mapped, not copied: writing into these files while the model lives changes its weights, and
     /// truncating them ends the process. Replacing them by renaming (as [`Model::write`] does) is harmless.
     pub fn read(path: &Path) -> Result<Self> {
-        let metadata = std::fs::metadata(path).map_err(|e| Error::io(path, e))?;
-        if !metadata.is_file() {
-            return Err(Error::model(path.display(), "not a regular file"));
-        }
-        let file = File::open(path).map_err(|e| Error::io(path, e))?;
+        let file = files::open(path)?;
         let bytes = mmap::map(&file).map_err(|e| Error::io(path, e))?;
         let place = Place::of(path, &file).map_err(|e| Error::io(path, e))?;
         Self::from_parts(bytes, Some(&place)).map_err(|e| e.in_file(path))
@@ -84,9 +80,14 @@ impl Model {
         if bytes.is_empty() {
             return Err(not_onnx("the file is empty"));
         }
-        let proto =
-            ModelProto::decode(bytes).map_err(|e| not_onnx(format!("{e}; or the file is cut short")))?;
-        Self::load(proto, place)
+        let file = bytes.clone();
+        let model = ModelProto::decode(bytes)
+            .map_err(|e| not_onnx(format!("{e}; or the file is cut short")))
+            .and_then(|proto| Self::load(proto, place));
+        model.map_err(|error| match foreign::recognize(&file) {
+            Some(found) => not_onnx(format!("it is {found}")),
+            None => error,
+        })
     }
 
     fn load(mut proto: ModelProto, place: Option<&Place>) -> Result<Self> {
@@ -97,6 +98,7 @@ impl Model {
         if graph.node.is_empty() {
             return Err(not_onnx("its graph has no nodes"));
         }
+        validate::versions(&proto)?;
         validate::nesting(&proto)?;
         let had_external_data = external::inline(&mut proto, place)?;
         validate::model(&proto)?;

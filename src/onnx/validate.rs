@@ -2,9 +2,10 @@
 
 use std::collections::HashSet;
 
+use super::node::is_standard;
 use super::proto::{
-    AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto,
-    ValueInfoProto,
+    AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto, SparseTensorProto,
+    TensorProto, ValueInfoProto,
 };
 use super::tensor;
 use crate::error::{Error, Result};
@@ -21,6 +22,29 @@ pub(super) fn nesting(model: &ModelProto) -> Result<()> {
         nodes_nest(&function.node, 1)?;
     }
     Ok(())
+}
+
+/// The newest IR version and opset of the standard operators that are known here. What a later one says may mean
+/// something else than it seems to.
+const NEWEST_IR: i64 = 14;
+const NEWEST_OPSET: i64 = 28;
+
+/// Refuses what was written for a later version of ONNX.
+pub(super) fn versions(model: &ModelProto) -> Result<()> {
+    const HELP: &str = "export the model again with an older one, such as opset 17";
+    if model.ir_version() > NEWEST_IR {
+        let why = format!("the newest that is known here is {NEWEST_IR}: {HELP}");
+        return Err(Error::unsupported(format!("IR version {}", model.ir_version()), why));
+    }
+    let functions = model.functions.iter().flat_map(|function| &function.opset_import);
+    let standard = model.opset_import.iter().chain(functions).filter(|import| is_standard(import.domain()));
+    match standard.map(OperatorSetIdProto::version).find(|&version| version > NEWEST_OPSET) {
+        Some(newer) => {
+            let why = format!("the newest that is known here is {NEWEST_OPSET}: {HELP}");
+            Err(Error::unsupported(format!("opset {newer}"), why))
+        }
+        None => Ok(()),
+    }
 }
 
 /// Checks tensors, names and order in every graph and function. Tensors are inline by now.
@@ -253,6 +277,39 @@ mod tests {
         check(at_depth(16)).unwrap();
         let why = check(at_depth(17)).unwrap_err().to_string();
         assert!(why.contains("nested deeper than 16"), "{why}");
+    }
+
+    #[test]
+    fn later_versions_of_onnx_are_refused() {
+        #[track_caller]
+        fn refused(change: impl FnOnce(&mut ModelProto), part: &str) {
+            let mut file = testing::file_of(graph(vec![node("Relu", "a", ["x"], ["y"])]), NEWEST_OPSET);
+            file.ir_version = Some(NEWEST_IR);
+            versions(&file).unwrap();
+            change(&mut file);
+            let why = versions(&file).expect_err(part);
+            assert!(why.exit_code() == 4 && why.to_string().contains(part), "{why}");
+        }
+        let import = |domain: &str, version| OperatorSetIdProto {
+            domain: Some(domain.into()),
+            version: Some(version),
+        };
+        refused(
+            |file| file.opset_import[0].version = Some(99),
+            "opset 99: the newest that is known here is 28",
+        );
+        refused(|file| file.opset_import.push(import("ai.onnx", 29)), "opset 29");
+        refused(|file| file.ir_version = Some(15), "IR version 15: the newest that is known here is 14");
+        refused(
+            |file| {
+                let opset_import = vec![import("", 99)];
+                file.functions.push(FunctionProto { opset_import, ..Default::default() });
+            },
+            "opset 99",
+        );
+        let mut file = testing::file_of(graph(vec![]), 17);
+        file.opset_import.push(import("mine", 99));
+        versions(&file).unwrap();
     }
 
     #[test]

@@ -42,7 +42,8 @@ impl Model {
         match storage {
             Storage::Inline => {
                 fits(path, &self.proto, "write it with external data")?;
-                files::write(path, |file| file.write_all(&self.encode()))
+                let bytes = self.encode();
+                files::write(path, |file| file.write_all(&bytes))
             }
             Storage::External => self.write_external(path),
         }
@@ -57,11 +58,7 @@ impl Model {
         let data = files::prepare(&data_path, |file| move_out(&mut proto, location, file))?;
         fits(path, &proto, "its graph alone is too large")?;
         let model = files::prepare(path, |file| file.write_all(&proto.encode_to_vec()))?;
-        data.publish()?;
-        model.publish().inspect_err(|_| {
-            // The error that matters is the one being returned.
-            let _ = std::fs::remove_file(&data_path);
-        })
+        files::publish_all([data, model])
     }
 }
 

@@ -1,6 +1,7 @@
 //! Which values of pixels a model takes: what it does to them itself says so.
 
 use std::collections::HashSet;
+use std::ops::RangeInclusive;
 
 use ndarray::{Array4, Axis};
 
@@ -139,6 +140,15 @@ fn is_flip(graph: &Graph, node: &NodeProto, channel_axis: i64, channels: usize) 
 }
 
 impl Pixels {
+    /// The range that the model takes; `None` if it does not tell.
+    pub fn range(&self) -> Option<RangeInclusive<f32>> {
+        match self {
+            Self::Bytes(_) => Some(0.0..=255.0),
+            Self::Unit(_) => Some(0.0..=1.0),
+            Self::Normalized => None,
+        }
+    }
+
     /// Brings values that are plainly of another range into that of the model: what was done, or why they are of none.
     /// Values of a model that takes `integers` are rounded.
     pub(super) fn fit(&self, images: &mut Array4<f32>, integers: bool) -> Result<Option<String>, String> {

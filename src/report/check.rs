@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::{Align, table};
 use crate::check::{Comparison, Numbers, Verdict};
+use crate::text::shown;
 
 /// A comparison and what it means.
 #[derive(Clone, Debug, Serialize)]
@@ -19,6 +20,8 @@ pub struct CheckReport {
     /// The figures.
     #[serde(flatten)]
     pub comparison: Comparison,
+    /// What was warned of on the way.
+    pub warnings: Vec<String>,
 }
 
 impl CheckReport {
@@ -102,6 +105,9 @@ impl fmt::Display for CheckReport {
             writeln!(f)?;
             f.write_str(&table(&["site", "SQNR"], &[Align::Left, Align::Right], rows))?;
         }
+        for warning in &self.warnings {
+            writeln!(f, "\nwarning: {}", shown(warning))?;
+        }
         Ok(())
     }
 }
@@ -129,6 +135,7 @@ mod tests {
                 passed: false,
                 criteria: vec!["top-1 drop 0.40 points (at most 0.1 allowed)".into()],
             }),
+            warnings: vec!["2 of 1002 images are left out".into()],
             comparison: Comparison {
                 images: 1000,
                 accuracy: Some(Accuracy { float: top(91.6), quantized: top(91.2) }),
@@ -155,6 +162,8 @@ FAIL: top-1 drop 0.40 points (at most 0.1 allowed), on 1000 images
 
   site      SQNR
   fc1   30.00 dB
+
+warning: 2 of 1002 images are left out
 ";
         assert_eq!(report.to_string(), expected);
         report.verdict = None;

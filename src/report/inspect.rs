@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::{Align, KindCount, by_kind, float_table, kinds_line, share_line, table};
 use crate::plan::{FloatNode, LhsSource, Multiplications, Plan, RhsOperand, ScaleOf, Site};
+use crate::text::shown;
 
 /// What a model is made of.
 #[derive(Clone, Debug, Serialize)]
@@ -128,8 +129,8 @@ impl fmt::Display for InspectReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Float { model, input, task, kinds, multiplications, sites, float, .. } => {
-                writeln!(f, "{model}: float model, input {input}")?;
-                writeln!(f, "task: {task}")?;
+                writeln!(f, "{}: float model, input {input}", shown(model))?;
+                writeln!(f, "task: {}", shown(task))?;
                 writeln!(f, "{} sites to quantize: {}", sites.len(), kinds_line(kinds))?;
                 writeln!(f, "{}\n", share_line(*multiplications))?;
                 let heading = ["site", "kind", "lhs", "rhs"];
@@ -137,11 +138,12 @@ impl fmt::Display for InspectReport {
                 f.write_str(&float_table(float))
             }
             Self::Quantized { model, input, task, metadata, sites, float, .. } => {
-                writeln!(f, "{model}: quantized model, input {input}")?;
-                writeln!(f, "task: {task}")?;
+                writeln!(f, "{}: quantized model, input {input}", shown(model))?;
+                writeln!(f, "task: {}", shown(task))?;
                 for (key, value) in metadata {
+                    let key = shown(key);
                     match value.len() {
-                        0..=LONGEST_VALUE => writeln!(f, "  {key}: {value}")?,
+                        0..=LONGEST_VALUE => writeln!(f, "  {key}: {}", shown(value))?,
                         length => writeln!(f, "  {key}: {length} characters, which the JSON form shows")?,
                     }
                 }

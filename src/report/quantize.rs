@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::{KindCount, by_kind, float_table, kinds_line, share_line};
 use crate::calibrate::{Calibration, Options};
 use crate::plan::{FloatNode, Multiplications, Plan};
+use crate::text::shown;
 
 /// What was done to a model.
 #[derive(Clone, Debug, Serialize)]
@@ -37,6 +38,8 @@ pub struct QuantizeReport {
     pub bytes_before: u64,
     /// The quantized model with its weights.
     pub bytes_after: u64,
+    /// What was warned of on the way.
+    pub warnings: Vec<String>,
 }
 
 impl QuantizeReport {
@@ -63,6 +66,7 @@ impl QuantizeReport {
             seconds,
             bytes_before,
             bytes_after,
+            warnings: Vec::new(),
         }
     }
 }
@@ -71,7 +75,7 @@ impl fmt::Display for QuantizeReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { model, output, sites, options, images, seconds, .. } = self;
         let mb = |bytes: u64| bytes as f64 / 1e6;
-        writeln!(f, "{model} -> {output}")?;
+        writeln!(f, "{} -> {}", shown(model), shown(output))?;
         writeln!(f, "  sites    {sites} quantized: {}", kinds_line(&self.kinds))?;
         writeln!(f, "  integer  {}", share_line(self.multiplications))?;
         writeln!(f, "  method   {}, on {images} images", method(options))?;
@@ -81,6 +85,9 @@ impl fmt::Display for QuantizeReport {
         let (before, after) = (mb(self.bytes_before), mb(self.bytes_after));
         writeln!(f, "  size     {before:.2} MB -> {after:.2} MB ({:.2} times smaller)", before / after)?;
         writeln!(f, "  time     {seconds:.1} s")?;
+        for warning in &self.warnings {
+            writeln!(f, "  warning  {}", shown(warning))?;
+        }
         f.write_str(&float_table(&self.float))
     }
 }

@@ -129,7 +129,7 @@ fn analyse(model: &Model, dims: [Option<usize>; 4], lenient: bool) -> Option<Fac
                 )
             })
             .collect();
-        import::enter(&mut inference, InferenceFact::dt_shape(f32::datum_type(), shape), model)?;
+        import::enter(&mut inference, &outlets, InferenceFact::dt_shape(f32::datum_type(), shape), model)?;
         // What takes a result of an If says nothing of the branch that is not taken.
         for id in 0..inference.nodes().len() {
             if inference.node(id).op.name() == "If" {

@@ -3,6 +3,7 @@
 use std::process::{Child, Command, Stdio};
 
 use onnx_ptq4vit::calibrate::Calibration;
+use onnx_ptq4vit::onnx::{Model, Storage};
 
 use super::common::{fixture_path, until};
 use super::{BINARY, Bench, MODEL};
@@ -104,4 +105,119 @@ fn a_killed_quantization_leaves_the_old_output_or_the_new_one() {
     }
     // The test looks at both sides of the replacement.
     assert!((1..moments.len()).contains(&replaced), "{replaced} of {} came too late", moments.len());
+}
+
+/// Whenever a run is asked to end, its temporary files end with it.
+#[test]
+fn signals_leave_the_old_output_or_the_new_one_and_nothing_else() {
+    let whole = Bench::new();
+    assert!(quantize(&whole, &["--calib-limit", "2"]).wait().unwrap().success());
+    let new = std::fs::read(whole.path("q.onnx")).unwrap();
+    for (i, signal) in ["TERM", "INT", "HUP"].into_iter().cycle().take(12).enumerate() {
+        let bench = Bench::new();
+        std::fs::write(bench.path("q.onnx"), b"old").unwrap();
+        let mut child = quantize(&bench, &["--calib-limit", "2"]);
+        let mut seen = 0;
+        until(&mut child, || {
+            seen += usize::from(bench.files().iter().any(|name| name.starts_with(".onnx-ptq4vit-")));
+            bench.path("c.json").exists() && seen > i * 2
+        });
+        assert!(Command::new("kill").args(["-s", signal]).arg(child.id().to_string()).status().is_ok());
+        let code = child.wait().unwrap().code();
+        let expected = [Some(0), Some(128 + [15, 2, 1][i % 3])];
+        assert!(expected.contains(&code), "{signal}: {code:?}");
+        assert_eq!(bench.files(), ["c.json", "q.onnx"], "{signal}");
+        let left = std::fs::read(bench.path("q.onnx")).unwrap();
+        assert!(left == b"old" || left == new, "{signal}: {} bytes of neither", left.len());
+    }
+}
+
+#[test]
+fn what_the_caller_ignores_stays_ignored() {
+    let bench = Bench::new();
+    let script = "trap '' HUP; $BIN quantize $MODEL --calib $DATA --calib-limit 8 -o q.onnx & sleep 0.1; kill -HUP $!; \
+                  wait $!";
+    let said = bench.shell(script);
+    assert!(said.status.success(), "{said:?}");
+    assert_eq!(bench.files(), ["q.onnx"]);
+}
+
+/// A disk that is full, and one that cannot be written to.
+#[test]
+fn what_cannot_be_written_leaves_the_old_output() {
+    let bench = Bench::new();
+    std::fs::write(bench.path("q.onnx"), b"old").unwrap();
+    let quantize = "$BIN quantize $MODEL --calib $DATA --calib-limit 2";
+    for (script, part) in [
+        (format!("ulimit -f 16; {quantize} -o q.onnx"), "File too large"),
+        (format!("{quantize} -o /proc/q.onnx"), "/proc/q.onnx"),
+        (format!("{quantize} -o /proc/self/q.onnx"), "/proc/self/q.onnx"),
+    ] {
+        let said = bench.shell(&script);
+        let err = String::from_utf8(said.stderr).unwrap();
+        assert!(said.status.code() == Some(3) && err.contains(part), "{script}: {:?} {err}", said.status);
+        assert!(std::fs::read(bench.path("q.onnx")).unwrap() == b"old", "{script}");
+        assert_eq!(bench.files(), ["q.onnx"], "{script}");
+    }
+}
+
+/// Every limit is enough, or said to be too small.
+#[test]
+fn a_limited_address_space_gives_the_same_file_or_none() {
+    let bench = Bench::new();
+    let quantize = "$BIN quantize $MODEL --calib $DATA --calib-limit 4 --threads 2";
+    assert!(bench.shell(&format!("{quantize} -o free.onnx")).status.success());
+    let free = std::fs::read(bench.path("free.onnx")).unwrap();
+    let mut made = 0;
+    for kib in [50_000, 100_000, 200_000, 400_000, 800_000, 4_000_000] {
+        let said = bench.shell(&format!("ulimit -v {kib}; {quantize} -o q.onnx"));
+        let err = String::from_utf8_lossy(&said.stderr);
+        match said.status.code() {
+            Some(0) => {
+                assert_eq!(std::fs::read(bench.path("q.onnx")).unwrap(), free, "{kib}");
+                std::fs::remove_file(bench.path("q.onnx")).unwrap();
+                made += 1;
+            }
+            code => {
+                assert!(code == Some(2) && err.contains("memory budget") || kib < 100_000, "{kib}: {said:?}");
+            }
+        }
+        assert_eq!(bench.files(), ["free.onnx"], "{kib}");
+    }
+    assert!((1..6).contains(&made), "{made} of 6 are enough");
+}
+
+/// Of two runs with one output, all files are of the same run.
+#[test]
+fn runs_at_once_do_not_mix() {
+    let bench = Bench::new();
+    let model = Model::read(&fixture_path(MODEL)).unwrap();
+    model.write(&bench.path("m.onnx"), Storage::External).unwrap();
+    let quantize = |bits: &str, output: &str| {
+        let line =
+            format!("--calib {} --calib-limit 2 --bits {bits}", fixture_path("digits_calib.npz").display());
+        let mut command = Command::new(BINARY);
+        command
+            .arg("quantize")
+            .arg(bench.path("m.onnx"))
+            .args(line.split(' '))
+            .arg("-o")
+            .arg(bench.path(output));
+        command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+    };
+    let pair = |name: &str| {
+        [name.to_string(), format!("{name}.data")].map(|name| std::fs::read(bench.path(&name)).unwrap())
+    };
+    // The location of the data is in the file, so that the name must be the same.
+    let alone = ["w8a8", "w4a4"].map(|bits| {
+        assert!(quantize(bits, "q.onnx").wait().unwrap().success());
+        pair("q.onnx")
+    });
+    assert_ne!(alone[0][1], alone[1][1]);
+    for _ in 0..4 {
+        let mut both = ["w8a8", "w4a4"].map(|bits| quantize(bits, "q.onnx"));
+        assert!(both.iter_mut().all(|run| run.wait().unwrap().success()));
+        assert!(alone.contains(&pair("q.onnx")));
+    }
+    assert_eq!(bench.files(), ["m.onnx", "m.onnx.data", "q.onnx", "q.onnx.data"]);
 }

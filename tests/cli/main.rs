@@ -5,6 +5,9 @@ mod commands;
 mod common;
 #[cfg(unix)]
 mod endings;
+#[cfg(unix)]
+mod hostile;
+mod images;
 mod refusals;
 
 use std::path::PathBuf;
@@ -65,6 +68,16 @@ impl Bench {
             _ => word.into(),
         });
         Command::new(BINARY).args(words).output().unwrap()
+    }
+
+    /// Runs a shell script in which `$BIN` is the binary, `$MODEL` the fixture's model and `$DATA` its calibration set, in the
+    /// folder.
+    #[cfg(unix)]
+    fn shell(&self, script: &str) -> Output {
+        let mut command = Command::new("sh");
+        command.arg("-c").arg(script).current_dir(self.folder.path()).env("BIN", BINARY);
+        command.env("MODEL", fixture_path(MODEL)).env("DATA", fixture_path("digits_calib.npz"));
+        command.output().unwrap()
     }
 
     fn files(&self) -> Vec<String> {

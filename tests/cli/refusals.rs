@@ -9,7 +9,7 @@ use super::common::fixture_path;
 use super::{Bench, MODEL};
 
 /// Overwrites element 5 of the largest initializer, a weight.
-fn spoil(model: &mut Model, value: f32) -> String {
+pub(super) fn spoil(model: &mut Model, value: f32) -> String {
     let graph = model.proto.graph.as_mut().unwrap();
     let weight = graph.initializer.iter_mut().max_by_key(|t| t.dims.iter().product::<i64>()).unwrap();
     let mut values = tensor::f32s(weight).unwrap();

@@ -148,7 +148,7 @@ fn a_failed_write_leaves_nothing() {
     fs::write(folder.path().join("kept"), "kept").unwrap();
     for storage in [Storage::Inline, Storage::External] {
         check(folder.path(), "none/out.onnx", storage, "none/out.onnx");
-        check(folder.path(), "d", storage, "not a file");
+        check(folder.path(), "d", storage, "not a regular file");
         check(folder.path(), "kept/out.onnx", storage, "kept/out.onnx");
         // The temporary file is complete when the name turns out to be too long.
         check(folder.path(), &"n".repeat(256), storage, "nnn");

@@ -29,15 +29,30 @@ const MAX_SIZE: i64 = 1 << 24;
 
 /// An error that names the first node with an attribute out of range, or with a graph inside, which no guard watches.
 pub(super) fn check(graph: &GraphProto) -> Result<()> {
-    graph.node.iter().try_for_each(check_node)
+    graph.node.iter().try_for_each(check_node)?;
+    match graph.node.iter().find(|node| normalizes_too_much(graph, node)) {
+        Some(node) => Err(Error::model(node.label(), "its axis lies before the first one of its scale")),
+        None => Ok(()),
+    }
+}
+
+/// Whether a `LayerNormalization` goes over more axes, counted from the last one, than its scale has: tract would count from
+/// before the first one, without end.
+fn normalizes_too_much(graph: &GraphProto, node: &NodeProto) -> bool {
+    let axes = node.attr_int("axis").map_or(1, |axis| -axis);
+    let scale =
+        node.operand(1).and_then(|scale| graph.initializer.iter().find(|tensor| tensor.name() == scale));
+    node.is_op("LayerNormalization") && axes > scale.map_or(1, |scale| scale.dims.len().max(1) as i64)
 }
 
 /// Whether no attribute is out of range, in the graphs inside of nodes too.
 pub(in crate::runtime) fn are_in_range(graph: &GraphProto) -> bool {
-    graph.node.iter().all(|node| {
-        let mut inside = node.subgraphs().peekable();
-        (inside.peek().is_some() || check_node(node).is_ok()) && inside.all(are_in_range)
-    })
+    let is_sound = |node: &NodeProto| !normalizes_too_much(graph, node);
+    graph.node.iter().all(is_sound)
+        && graph.node.iter().all(|node| {
+            let mut inside = node.subgraphs().peekable();
+            (inside.peek().is_some() || check_node(node).is_ok()) && inside.all(are_in_range)
+        })
 }
 
 pub(super) fn check_node(node: &NodeProto) -> Result<()> {
@@ -45,6 +60,11 @@ pub(super) fn check_node(node: &NodeProto) -> Result<()> {
         if attribute.subgraphs().next().is_some() {
             let why = "has a graph inside (If, Loop, Scan): vision transformers need none";
             return Err(Error::unsupported(node.label(), why));
+        }
+        // tract would move axes for ever to reach another order.
+        if attribute.name() == "perm" && !is_permutation(&attribute.ints) {
+            let why = format!("its attribute `perm` is {:?}, which is no order of axes", attribute.ints);
+            return Err(Error::model(node.label(), why));
         }
         let values = attribute.i.iter().chain(&attribute.ints);
         let range = match attribute.name() {
@@ -61,4 +81,10 @@ pub(super) fn check_node(node: &NodeProto) -> Result<()> {
         }
     }
     Ok(())
+}
+
+fn is_permutation(perm: &[i64]) -> bool {
+    let mut sorted = perm.to_vec();
+    sorted.sort_unstable();
+    sorted.iter().enumerate().all(|(axis, &found)| found == axis as i64)
 }

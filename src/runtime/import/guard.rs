@@ -36,12 +36,14 @@ impl fmt::Display for Refusal {
 
 impl std::error::Error for Refusal {}
 
-/// Puts every node of `model` but its sources behind a guard.
-pub(super) fn wrap(model: &mut InferenceModel, limit: usize) {
+/// Puts every node of `model` but its sources behind a guard; `least_ranks` says of some nodes how many axes their first
+/// operand has at least.
+pub(super) fn wrap(model: &mut InferenceModel, limit: usize, least_ranks: &HashMap<usize, i64>) {
     for node in &mut model.nodes {
         if !InferenceModel::is_source(&node.op) {
             let place = format!("node `{}` ({})", node.name, node.op.name());
-            node.op = Box::new(Guard { op: node.op.clone(), place, limit });
+            let least_rank = least_ranks.get(&node.id).copied().unwrap_or(0);
+            node.op = Box::new(Guard { op: node.op.clone(), place, limit, least_rank });
         }
     }
 }
@@ -53,6 +55,8 @@ pub(super) struct Guard {
     place: String,
     /// Of one result, in bytes.
     limit: usize,
+    /// Of the first operand and the result: tract would count axes from before the first one.
+    least_rank: i64,
 }
 
 impl Guard {
@@ -136,6 +140,12 @@ impl InferenceOp for Guard {
         outputs: TVec<&InferenceFact>,
         observed: TVec<&InferenceFact>,
     ) -> TractResult<Facts> {
+        let known = inputs.first().into_iter().chain(outputs.first());
+        let rank = known.filter_map(|fact| fact.shape.rank().concretize()).min();
+        if let Some(rank) = rank.filter(|&rank| rank < self.least_rank) {
+            let why = format!("its axis is -{}, but its operand has {rank} axes", self.least_rank);
+            return Err(self.refusal(why, false));
+        }
         let mut op = self.op.clone();
         let facts = self.guarded(|| op.infer_facts(inputs, outputs, observed))?;
         self.op = op;

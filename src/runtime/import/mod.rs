@@ -41,7 +41,12 @@ pub(crate) fn typed(model: &Model, shape: [usize; 4], edit: &Edit) -> Result<Typ
         let parsed = reader().parse(&proto, None)?;
         let mut inference = parsed.model;
         edit(&mut inference, &parsed.outlets_by_name)?;
-        enter(&mut inference, InferenceFact::dt_shape(f32::datum_type(), shape), model)?;
+        enter(
+            &mut inference,
+            &parsed.outlets_by_name,
+            InferenceFact::dt_shape(f32::datum_type(), shape),
+            model,
+        )?;
         let mut typed = inference.into_typed()?;
         slices::gather(&mut typed)?;
         Ok(typed)
@@ -60,13 +65,23 @@ pub(crate) fn typed(model: &Model, shape: [usize; 4], edit: &Edit) -> Result<Typ
 }
 
 /// Gives the graph read of `model` its input, and puts every node behind a guard.
-pub(super) fn enter(inference: &mut InferenceModel, input: InferenceFact, model: &Model) -> TractResult<()> {
+pub(super) fn enter(
+    inference: &mut InferenceModel,
+    outlets: &HashMap<String, OutletId>,
+    input: InferenceFact,
+    model: &Model,
+) -> TractResult<()> {
     // The batch of the file may be a symbol that its outputs mention.
     for outlet in inference.outputs.clone() {
         inference.set_outlet_fact(outlet, InferenceFact::default())?;
     }
     inference.set_input_fact(0, input)?;
-    guard::wrap(inference, model.limits.tensor_bytes);
+    let norms = model.graph().node.iter().filter(|node| node.is_op("LayerNormalization"));
+    let least_ranks = norms.filter_map(|node| {
+        let axis = Some(node.attr_int("axis").unwrap_or(-1)).filter(|&axis| axis < 0)?;
+        Some((outlets.get(node.output.first()?)?.node, -axis))
+    });
+    guard::wrap(inference, model.limits.tensor_bytes, &least_ranks.collect());
     Ok(())
 }
 

@@ -1,5 +1,6 @@
 mod float;
 
+use super::super::metric::Row;
 use super::*;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
@@ -87,5 +88,51 @@ fn overflowing_errors_are_the_worst() {
         let [fast, plain] = [Search::Pruned, Search::Exhaustive]
             .map(|search| search.run(problem.clone(), &settings).unwrap());
         assert_eq!(fast, plain);
+    }
+}
+
+/// Whatever finite numbers the operands hold, both searches end alike.
+#[test]
+fn extreme_numbers_lead_both_searches_to_the_same_end() {
+    const EXTREMES: [f32; 8] = [1e-42, 1e-30, 1e5, 1e10, 1e19, 1e22, 1e30, f32::MAX];
+    let kinds = [LhsKind::Uniform, LhsKind::TwinSoftmax, LhsKind::TwinGelu { reach: 0.17 }];
+    let metrics = [Metric::Hessian, Metric::Mse, Metric::Cosine, Metric::Pearson];
+    let rng = &mut ChaCha8Rng::seed_from_u64(9);
+    let mut overflows = 0;
+    for case in 0..120 {
+        let (kind, metric) = (kinds[case % 3], metrics[case / 3 % 4]);
+        let groups: &[usize] = if metric.is_rowwise() || case % 5 > 0 { &[4] } else { &[1, 2, 3, 4] };
+        let mut problem = problem(kind, case % 2 == 0, groups, case as u64);
+        let mut pick = |count: usize| rng.next_u32() as usize % count;
+        for _ in 0..=pick(3) {
+            let value = EXTREMES[pick(EXTREMES.len())] * [1.0, -1.0][pick(2)];
+            let image = pick(3);
+            match pick(3) {
+                0 if kind == LhsKind::TwinSoftmax => {}
+                0 => problem.a[image][[pick(9), pick(13)]] = value,
+                1 => match &mut problem.b {
+                    Rhs::Weight(b) => b[[pick(13), pick(4)]] = value,
+                    Rhs::Activation(b) => b[image][[pick(13), pick(4)]] = value,
+                },
+                _ => problem.curvature[image][[pick(9), pick(4)]] = value.abs(),
+            }
+        }
+        if metric != Metric::Hessian {
+            problem.curvature.clear();
+        }
+        let settings = settings(metric, [8, 6, 2][case % 3], 0.0, 3);
+        let [pruned, exhaustive] = [Search::Pruned, Search::Exhaustive]
+            .map(|search| search.run(problem.clone(), &settings).map_err(|error| error.to_string()));
+        assert_eq!(pruned, exhaustive, "case {case}: {kind:?} {metric:?}");
+        overflows += usize::from(pruned.is_err() || pruned.is_ok_and(|found| found.loss.is_infinite()));
+    }
+    assert!((10..110).contains(&overflows), "{overflows} of 120 overflow: the cases are on both sides");
+}
+
+#[test]
+fn what_overflows_is_no_exact_match() {
+    let row = Row { acc: &[1.0, 2.0], reference: &[f32::INFINITY, 1.0], curvature: &[1.0; 2] };
+    for metric in [Metric::Cosine, Metric::Pearson] {
+        assert!(metric.loss(&row, 0..2, 1.0).is_nan(), "{metric:?}");
     }
 }
