@@ -180,7 +180,7 @@ impl Dataset {
         let (path, selection) = (path.as_ref(), Selection { limit: limit.into(), seed: 0 });
         let array = path.extension().is_some_and(|e| e == "npy" || e == "npz");
         let preprocess = if array { Preprocess::timm_vit(224) } else { preprocess_for(&input)? };
-        let arrays = Arrays { name: &input.name, arrange: &|array| input.arrange(array) };
+        let arrays = Arrays { name: &input.name, arrange: &|array| input.arrange(array, false) };
         let images = Self::open_with(path, &preprocess, selection, &arrays)?;
         input.shape_for(images.item_shape())?;
         Ok(images)

@@ -74,7 +74,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     say(&float, &progress)?;
 
     let selection = Selection { limit: args.limit, seed: args.seed };
-    let mut data = args.images.open(&args.data, &input, selection, &progress)?;
+    let mut data = args.images.open(&args.data, &input, selection, false, &progress)?;
     if let Some(labels) = &args.labels {
         data = data.with_labels(labels)?;
     }

@@ -37,12 +37,14 @@ pub(super) struct ImageArgs {
 }
 
 impl ImageArgs {
-    /// Opens `path` for a model with this input, and says what is done to the images.
+    /// Opens `path` for a model with this input, and says what is done to the images. Arrays that are plainly of another
+    /// range than the model takes are brought into it, unless they are wanted `as_they_are`.
     pub(super) fn open(
         &self,
         path: &Path,
         input: &InputSpec,
         selection: Selection,
+        as_they_are: bool,
         progress: &dyn Progress,
     ) -> Result<Dataset> {
         let is_array =
@@ -50,7 +52,7 @@ impl ImageArgs {
         let preprocess = if is_array { Preprocess::timm_vit(224) } else { self.preprocess(input)? };
         let channels = input.dims[1].unwrap_or(3);
         self.mean.iter().chain(&self.std).try_for_each(|given| given.of(channels).map(drop))?;
-        let arrays = Arrays { name: &input.name, arrange: &|array| input.arrange(array) };
+        let arrays = Arrays { name: &input.name, arrange: &|array| input.arrange(array, as_they_are) };
         let mut data = Dataset::open_with(path, &preprocess, selection, &arrays)?;
         match &data.items {
             Items::Images { preprocess, .. } => progress.note(&format!("images: {preprocess}")),

@@ -74,7 +74,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
             Error::usage(format!("{}: a float model has no quantized sites", args.model.display())).into()
         );
     }
-    let data = args.images.open(&input, &model.input()?, Selection::default(), &progress)?;
+    let data = args.images.open(&input, &model.input()?, Selection::default(), true, &progress)?;
     let sites = if args.sites.is_some() { integer::contents(model.graph())?.sites } else { Vec::new() };
     let taps: Vec<&str> =
         sites.iter().flat_map(|site| site.inputs.iter().chain([&site.output])).map(String::as_str).collect();

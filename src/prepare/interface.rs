@@ -98,8 +98,9 @@ impl InputSpec {
     /// An array in the file's layout, or in `[N, C, H, W]`, as images of `[C, H, W]`; and what should be said of it.
     ///
     /// Where the model normalizes pixels itself and the values are plainly of another range, such as normalized ones, they
-    /// are brought into the range of the model. An error names the shape or the value that no such model takes.
-    pub fn arrange(&self, array: ArrayD<f32>) -> Result<(Array4<f32>, Option<String>)> {
+    /// are brought into the range of the model, unless it takes floats and they are wanted `as_they_are`. An error names the
+    /// shape or the value that no such model takes.
+    pub fn arrange(&self, array: ArrayD<f32>, as_they_are: bool) -> Result<(Array4<f32>, Option<String>)> {
         let shape = array.shape().to_vec();
         let place = || format!("input `{}`", self.name);
         let fits = |images: &[usize]| {
@@ -132,10 +133,11 @@ impl InputSpec {
         }
         let images = images.as_standard_layout().into_owned();
         let mut images = images.into_dimensionality::<Ix4>().expect("it has four axes");
-        let note = self
-            .pixels
-            .fit(&mut images, self.element != DataType::Float)
-            .map_err(|why| Error::data(place(), why))?;
+        let integers = self.element != DataType::Float;
+        let note = match as_they_are && !integers {
+            true => None,
+            false => self.pixels.fit(&mut images, integers).map_err(|why| Error::data(place(), why))?,
+        };
         Ok((images, note))
     }
 }
