@@ -31,7 +31,7 @@ pub(super) fn respell(graph: &mut GraphProto) {
     }
     let types = Types::of(graph);
     let change = |node: NodeProto| match node.operand(0).and_then(|x| types.find(x, MOST_STEPS)) {
-        Some(DataType::Bool) if node.is_op("Equal") && node.output.len() == 1 => equal(node),
+        Some(DataType::Bool) if node.is_op("Equal") && node.output.len() == 1 => equal(&node),
         Some(DataType::Int64 | DataType::Int32) if node.is_op("TopK") && node.output.len() == 2 => top(node),
         _ => vec![node],
     };
@@ -39,7 +39,7 @@ pub(super) fn respell(graph: &mut GraphProto) {
     graph.node = changed;
 }
 
-fn equal(equal: NodeProto) -> Vec<NodeProto> {
+fn equal(equal: &NodeProto) -> Vec<NodeProto> {
     let output = equal.output[0].as_str();
     let differ = format!("{output}/differ");
     let inputs: Vec<&str> = equal.input.iter().map(String::as_str).collect();
