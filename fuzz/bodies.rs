@@ -23,6 +23,16 @@ use mutate::{Choices, mutate};
 const LARGEST_INPUT: usize = 1 << 20;
 const LARGEST_TENSOR: usize = 64 << 20;
 
+/// Panics that the library turns into errors are no faults: libFuzzer's hook would end the process at them.
+pub(crate) fn let_guarded_panics_pass() {
+    let other = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if !onnx_ptq4vit::error::is_guarded() {
+            other(panic);
+        }
+    }));
+}
+
 /// Bytes to a validated model and back.
 pub(crate) fn decode(bytes: &[u8]) {
     if let Ok(model) = Model::decode(bytes.to_vec().into()) {

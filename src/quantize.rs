@@ -6,7 +6,7 @@ use crate::calibrate::{
     Calibration, Gradient, Method, Metric, Options, Run, Search, WeightScales, calibrate,
 };
 use crate::check::{Comparison, Scope, compare};
-use crate::data::{Arrays, Color, Dataset, Preprocess, Selection, Values};
+use crate::data::{Arrays, Color, Dataset, Preprocess, Selection, Values, is_array};
 use crate::export::{TwinForm, export};
 use crate::integer::Runner;
 use crate::onnx::{Model, Storage};
@@ -178,8 +178,7 @@ impl Dataset {
     ) -> Result<Self> {
         let input = model.input()?;
         let (path, selection) = (path.as_ref(), Selection { limit: limit.into(), seed: 0 });
-        let array = path.extension().is_some_and(|e| e == "npy" || e == "npz");
-        let preprocess = if array { Preprocess::timm_vit(224) } else { preprocess_for(&input)? };
+        let preprocess = if is_array(path) { Preprocess::timm_vit(224) } else { fixed_size(&input)? };
         let arrays = Arrays { name: &input.name, arrange: &|array| input.arrange(array, false) };
         let images = Self::open_with(path, &preprocess, selection, &arrays)?;
         input.shape_for(images.item_shape())?;
@@ -187,14 +186,21 @@ impl Dataset {
     }
 }
 
-/// As timm does it for a `ViT` of this size, with the values that the model takes.
-fn preprocess_for(input: &InputSpec) -> Result<Preprocess> {
-    let sides = |side: Option<usize>| side.and_then(|side| u32::try_from(side).ok());
-    let (Some(height), Some(width)) = (sides(input.dims[2]), sides(input.dims[3])) else {
+fn fixed_size(input: &InputSpec) -> Result<Preprocess> {
+    let side = |side: Option<usize>| side.and_then(|side| u32::try_from(side).ok());
+    let (Some(height), Some(width)) = (side(input.dims[2]), side(input.dims[3])) else {
         let why = format!("{} has no fixed size: state how images are prepared", input.describe());
         return Err(Error::usage(format!("input `{}`: {why}", input.name)));
     };
-    let preprocess = Preprocess::timm(height, width, Color::with_channels(input.dims[1].unwrap_or(3))?);
+    preprocess_for(input, [height, width])
+}
+
+/// Prepares images of this height and width as timm does it for a `ViT`, with the channels and the values that the input
+/// takes.
+#[doc(hidden)]
+pub fn preprocess_for(input: &InputSpec, [height, width]: [u32; 2]) -> Result<Preprocess> {
+    let color = Color::with_channels(input.dims[1].unwrap_or(3))?;
+    let preprocess = Preprocess::timm(height, width, color);
     let values = match input.pixels {
         Pixels::Bytes(_) => Values::Bytes,
         Pixels::Unit(_) => Values::Unit,

@@ -43,19 +43,9 @@ fn peak() -> u64 {
     line.and_then(|line| line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()).unwrap_or(0) << 10
 }
 
-/// Panics that become errors are no faults.
-fn hush_guarded_panics() {
-    let speak = std::panic::take_hook();
-    std::panic::set_hook(Box::new(move |panic| {
-        if !onnx_ptq4vit::error::is_guarded() {
-            speak(panic);
-        }
-    }));
-}
-
 #[test]
 fn changed_models_end_in_a_result_or_an_error() {
-    hush_guarded_panics();
+    bodies::let_guarded_panics_pass();
     for fixture in 0..MODELS {
         for changed_first in [1, 0] {
             let mut slowest = Duration::ZERO;

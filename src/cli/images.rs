@@ -4,10 +4,11 @@ use std::path::Path;
 
 use clap::Args;
 use onnx_ptq4vit::data::{
-    Arrays, Color, Dataset, Interpolation, Items, Preprocess, Resize, Selection, UNIT_SCALED, Values,
+    Arrays, Dataset, Interpolation, Items, Preprocess, Resize, Selection, UNIT_SCALED, Values, is_array,
 };
-use onnx_ptq4vit::prepare::{InputSpec, Pixels};
+use onnx_ptq4vit::prepare::InputSpec;
 use onnx_ptq4vit::progress::Progress;
+use onnx_ptq4vit::quantize::preprocess_for;
 use onnx_ptq4vit::{Error, Result};
 
 use super::values::{self, PerChannel};
@@ -47,9 +48,7 @@ impl ImageArgs {
         as_they_are: bool,
         progress: &dyn Progress,
     ) -> Result<Dataset> {
-        let is_array =
-            path.extension().is_some_and(|e| e.eq_ignore_ascii_case("npy") || e.eq_ignore_ascii_case("npz"));
-        let preprocess = if is_array { Preprocess::timm_vit(224) } else { self.preprocess(input)? };
+        let preprocess = if is_array(path) { Preprocess::timm_vit(224) } else { self.preprocess(input)? };
         let channels = input.dims[1].unwrap_or(3);
         self.mean.iter().chain(&self.std).try_for_each(|given| given.of(channels).map(drop))?;
         let arrays = Arrays { name: &input.name, arrange: &|array| input.arrange(array, as_they_are) };
@@ -97,9 +96,8 @@ impl ImageArgs {
     }
 
     fn preprocess(&self, input: &InputSpec) -> Result<Preprocess> {
-        let [_, channels, height, width] = input.dims;
-        let color = Color::with_channels(channels.unwrap_or(3))?;
-        let [height, width] = match (self.crop.map(values::Pixels::sides), height, width) {
+        let [_, _, height, width] = input.dims;
+        let size = match (self.crop.map(values::Pixels::sides), height, width) {
             (Some(sides), ..) => sides,
             (None, Some(height), Some(width)) => {
                 [height, width].map(|side| u32::try_from(side).unwrap_or(u32::MAX))
@@ -113,18 +111,15 @@ impl ImageArgs {
                 return Err(Error::usage(why));
             }
         };
-        let default = Preprocess::timm(height, width, color);
-        let per_channel = |given: &Option<PerChannel>| match given {
-            Some(given) => given.of(color.channels()),
-            None => Ok(vec![0.5; color.channels()]),
+        let default = preprocess_for(input, size)?;
+        let channels = default.color.channels();
+        let per_channel = |given: &Option<PerChannel>| {
+            given.as_ref().map_or(Ok(vec![0.5; channels]), |given| given.of(channels))
         };
-        let values = match &input.pixels {
-            _ if self.mean.is_some() || self.std.is_some() => {
-                Values::Normalized { mean: per_channel(&self.mean)?, std: per_channel(&self.std)? }
-            }
-            Pixels::Bytes(_) => Values::Bytes,
-            Pixels::Unit(_) => Values::Unit,
-            _ => default.values,
+        let values = if self.mean.is_some() || self.std.is_some() {
+            Values::Normalized { mean: per_channel(&self.mean)?, std: per_channel(&self.std)? }
+        } else {
+            default.values
         };
         let resize = match self.resize {
             Some(values::Pixels::Square(side)) => Resize::Short(side),

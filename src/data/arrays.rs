@@ -36,6 +36,15 @@ pub(super) fn open_npz(path: &Path, selection: Selection, arrays: &Arrays) -> Re
     dataset(path, &name, array.floats(), labels, selection, arrays)
 }
 
+/// Whether a path is that of arrays, by its extension.
+pub fn is_array(path: &Path) -> bool {
+    ["npy", "npz"].iter().any(|array| has_extension(path, array))
+}
+
+fn has_extension(path: &Path, extension: &str) -> bool {
+    path.extension().is_some_and(|e| e.eq_ignore_ascii_case(extension))
+}
+
 /// The array in a `.npy` file.
 pub fn read_array(path: &Path) -> Result<ArrayD<f64>> {
     let array = read(claims::open_npy(path)?).map_err(|why| Error::data(path.display(), why))?;
@@ -44,7 +53,7 @@ pub fn read_array(path: &Path) -> Result<ArrayD<f64>> {
 
 /// The arrays of an `.npz` file that have one of these names; none of another file.
 pub fn named_arrays(path: &Path, names: &[&str]) -> Result<Vec<(String, ArrayD<f64>)>> {
-    if !path.extension().is_some_and(|e| e.eq_ignore_ascii_case("npz")) {
+    if !has_extension(path, "npz") {
         return Ok(Vec::new());
     }
     let mut npz = Npz::open(path)?;

@@ -17,7 +17,7 @@ use rayon::prelude::*;
 
 use crate::{Error, ErrorKind, Result, files};
 
-pub use arrays::{named_arrays, read_array, write_npy};
+pub use arrays::{is_array, named_arrays, read_array, write_npy};
 pub use preprocess::{Color, Interpolation, Preprocess, Resize, Values};
 pub use statistics::{Statistics, UNIT_SCALED};
 

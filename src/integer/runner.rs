@@ -14,7 +14,7 @@ use super::ops::SiteOp;
 use super::read::read;
 use super::site::SiteInfo;
 use crate::engine::{Arithmetic, Engine, OperatorTime, Tapped};
-use crate::onnx::{Graph, ValueInfoProto};
+use crate::onnx::ValueInfoProto;
 use crate::prepare::Prepared;
 use crate::runtime::{runnable, running};
 use crate::{Error, Result};
@@ -76,18 +76,16 @@ impl Runner {
     /// The runner for images of `[C, H, W]`; an error if the file fixes another size.
     pub fn with_image(model: &Prepared, image: [usize; 3]) -> Result<Self> {
         let (shape, output) = (model.input()?.shape_for(image)?, model.computed_output()?);
+        let sites = read(model.computable())?.sites;
         let mut computable = model.computable_for(shape)?;
         let outputs = &mut computable.proto.graph.get_or_insert_default().output;
-        // Of a model that gives integers alone, the FLOAT value that they are made of.
         let known = outputs.iter().position(|value| value.name() == output);
-        let at = known.unwrap_or(outputs.len());
-        if known.is_none() {
+        let output = known.unwrap_or_else(|| {
+            // Of a model that gives integers alone, the FLOAT value that they are made of.
             outputs.push(ValueInfoProto { name: Some(output), ..Default::default() });
-        }
-        let output = at;
-        let computable = Graph::new(computable)?;
-        let sites = read(&computable)?.sites;
-        let graph = lower(computable.model(), &sites, shape)?;
+            outputs.len() - 1
+        });
+        let graph = lower(&computable, &sites, shape)?;
         let sites: Vec<SiteInfo> = sites.into_iter().map(|site| site.info).collect();
         Ok(Self { plan: fused_plan(&graph)?, plain: Mutex::default(), graph, sites, shape, output })
     }
