@@ -1,5 +1,7 @@
 //! Attributes whose values no sound model has: tract would count up to them, or index by them.
 
+use std::collections::HashMap;
+
 use crate::onnx::{GraphProto, NodeProto};
 use crate::{Error, Result};
 
@@ -30,25 +32,31 @@ const MAX_SIZE: i64 = 1 << 24;
 /// An error that names the first node with an attribute out of range, or with a graph inside, which no guard watches.
 pub(super) fn check(graph: &GraphProto) -> Result<()> {
     graph.node.iter().try_for_each(check_node)?;
-    match graph.node.iter().find(|node| normalizes_too_much(graph, node)) {
+    match normalizes_too_much(graph) {
         Some(node) => Err(Error::model(node.label(), "its axis lies before the first one of its scale")),
         None => Ok(()),
     }
 }
 
-/// Whether a `LayerNormalization` goes over more axes, counted from the last one, than its scale has: tract would count from
-/// before the first one, without end.
-fn normalizes_too_much(graph: &GraphProto, node: &NodeProto) -> bool {
-    let axes = node.attr_int("axis").map_or(1, |axis| -axis);
-    let scale =
-        node.operand(1).and_then(|scale| graph.initializer.iter().find(|tensor| tensor.name() == scale));
-    node.is_op("LayerNormalization") && axes > scale.map_or(1, |scale| scale.dims.len().max(1) as i64)
+/// The first `LayerNormalization` that goes over more axes, counted from the last one, than its scale has: tract would count
+/// from before the first one, without end.
+fn normalizes_too_much(graph: &GraphProto) -> Option<&NodeProto> {
+    let axes = |node: &NodeProto| node.attr_int("axis").map_or(1, |axis| -axis);
+    let mut over_several =
+        graph.node.iter().filter(|node| node.is_op("LayerNormalization") && axes(node) > 1).peekable();
+    // Most models have none: the constants are not looked through for them.
+    over_several.peek()?;
+    let ranks: HashMap<&str, usize> =
+        graph.initializer.iter().map(|tensor| (tensor.name(), tensor.dims.len())).collect();
+    let rank = |node: &NodeProto| {
+        node.operand(1).and_then(|scale| ranks.get(scale)).map_or(1, |rank| (*rank).max(1))
+    };
+    over_several.find(|node| axes(node) > rank(node) as i64)
 }
 
 /// Whether no attribute is out of range, in the graphs inside of nodes too.
 pub(in crate::runtime) fn are_in_range(graph: &GraphProto) -> bool {
-    let is_sound = |node: &NodeProto| !normalizes_too_much(graph, node);
-    graph.node.iter().all(is_sound)
+    normalizes_too_much(graph).is_none()
         && graph.node.iter().all(|node| {
             let mut inside = node.subgraphs().peekable();
             (inside.peek().is_some() || check_node(node).is_ok()) && inside.all(are_in_range)
