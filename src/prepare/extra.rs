@@ -12,6 +12,9 @@ use crate::{Error, Result};
 /// An open dim that is none of the image input's, such as the length of a text.
 const OPEN: usize = 16;
 
+/// More elements than such an input has: 1 GiB of f64.
+const MOST_ELEMENTS: usize = 1 << 27;
+
 /// An input that is not the images.
 #[derive(Clone, Debug)]
 pub struct Extra {
@@ -91,6 +94,11 @@ impl Extra {
         let element = element_of(&self.info)
             .ok_or_else(|| Error::unsupported(place(), "it is not a tensor, and has no value without one"))?;
         let dims = self.dims(images, shape);
+        let len = dims.iter().try_fold(1usize, |len, &dim| len.checked_mul(dim));
+        if len.is_none_or(|len| len > MOST_ELEMENTS) {
+            let why = format!("its shape {dims:?} has more than {MOST_ELEMENTS} elements");
+            return Err(Error::unsupported(place(), why));
+        }
         let values = match &self.value {
             InputValue::Fill(x) => vec![*x; dims.iter().product()],
             InputValue::Range => {

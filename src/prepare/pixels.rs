@@ -32,11 +32,17 @@ pub struct Affine {
 /// Normalized pixels are seldom beyond it.
 const LARGEST_NORMALIZED: f32 = 10.0;
 
+/// More channels than images have.
+const MOST_CHANNELS: usize = 1 << 16;
+
 /// How many nodes behind the input are looked at.
 const MOST_STEPS: usize = 24;
 
 /// The images at input `name` of `graph` have so many channels.
 pub(super) fn of(graph: &Graph, name: &str, channels: usize, element: DataType) -> Pixels {
+    if channels > MOST_CHANNELS {
+        return Pixels::Normalized;
+    }
     let affine = affine(graph, name, channels);
     let least = affine.scale.iter().copied().fold(f32::INFINITY, |least, s| least.min(s.abs()));
     let most = affine.scale.iter().copied().fold(0.0, |most: f32, s| most.max(s.abs()));
@@ -259,6 +265,13 @@ mod tests {
         check(&[["Mul", "_", "2"], relu], "normalized");
         check(&[["Add", "_", "table"], relu], "normalized");
         check(&[["Sub", "1", "_"], relu], "normalized");
+    }
+
+    #[test]
+    fn a_claim_of_many_channels_takes_no_memory() {
+        let graph = graph("x", "y", vec![node("Relu", "", ["x"], ["y"])], vec![]);
+        let graph = Graph::new(model(graph, 17)).unwrap();
+        assert_eq!(of(&graph, "x", usize::MAX, DataType::Uint8), Pixels::Normalized);
     }
 
     #[test]
