@@ -5,7 +5,7 @@ use std::hint::black_box;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use ndarray::Array2;
 use onnx_ptq4vit::calibrate::search::{LhsKind, Problem, Rhs, Settings};
-use onnx_ptq4vit::calibrate::{Method, Metric, Options, Run, Search, calibrate};
+use onnx_ptq4vit::calibrate::{Metric, Options, Preset, Run, Search, calibrate};
 use onnx_ptq4vit::data::{Dataset, Preprocess, Selection};
 use onnx_ptq4vit::kernel::{self, PackedB, PackedTarget};
 use onnx_ptq4vit::plan::plan;
@@ -110,7 +110,7 @@ fn model(c: &mut Criterion) {
     let selection = Selection { limit: Some(16), seed: 0 };
     let images = Dataset::open("fixtures/digits_calib.npz".as_ref(), &Preprocess::timm_vit(8), selection)
         .expect("arrays");
-    let options = Options::new(Method::Ptq4vit);
+    let options = Options::new(Preset::Paper);
     let mut group = c.benchmark_group("calibration of a small model");
     group.sample_size(10);
     for (name, search) in [("pruned", Search::Pruned), ("exhaustive", Search::Exhaustive)] {

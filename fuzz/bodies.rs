@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::OnceLock;
 
 use ndarray::{Array4, ArrayD};
-use onnx_ptq4vit::calibrate::{Calibration, Gradient, Method, Metric, Options, Run, calibrate};
+use onnx_ptq4vit::calibrate::{Calibration, Gradient, Metric, Options, Preset, Run, calibrate};
 use onnx_ptq4vit::data::{Dataset, Preprocess, Selection};
 use onnx_ptq4vit::engine::Engine as _;
 use onnx_ptq4vit::export::{TwinForm, export};
@@ -102,7 +102,7 @@ pub(crate) fn quantize(bytes: &[u8]) {
 }
 
 fn options(choices: &mut Choices) -> Options {
-    let method = if choices.below(4) == 0 { Method::Ptq4vit } else { Method::Base };
+    let method = if choices.below(4) == 0 { Preset::Paper } else { Preset::Base };
     let metrics = [Metric::Hessian, Metric::Mse, Metric::Cosine, Metric::Pearson];
     let metric = metrics[choices.below(metrics.len())];
     Options { metric, gradient: Gradient::Fisher(1), ..Options::new(method) }
@@ -120,7 +120,7 @@ fn quantize_changed(model: &[u8], changed_first: bool, options: Options, choices
     }
     let fixture = MODELS.iter().position(|other| *other == model).expect("it is one of them");
     let file = QUANTIZED[fixture].get_or_init(|| {
-        let options = Options { metric: Metric::Mse, ..Options::new(Method::Ptq4vit) };
+        let options = Options { metric: Metric::Mse, ..Options::new(Preset::Paper) };
         quantized(Model::decode(model.to_vec().into()).expect("a fixture"), &options).expect("a fixture")
     });
     if let Ok(model) = changed(file, choices) {

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Runs every fuzz target for SECONDS (1200), FUZZ_JOBS (2) at a time, from the seeds of fixtures/. Needs cargo-fuzz; on a stable
+# Runs every fuzz target (or FUZZ_TARGETS) for SECONDS (1200), FUZZ_JOBS (2) at a time, from the seeds of fixtures/. Needs cargo-fuzz; on a stable
 # toolchain RUSTC_BOOTSTRAP=1 lets it instrument the code. Crashes land in fuzz/artifacts.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export RUSTC_BOOTSTRAP=1
 seconds="${1:-1200}"
-targets="decode plan import calibration quantize images arrays"
+targets="${FUZZ_TARGETS:-decode plan import calibration quantize images arrays}"
 
-for target in $targets; do
+for target in decode plan import calibration quantize images arrays; do
     mkdir -p "fuzz/corpus/$target" "fixtures/fuzz/$target"
     cp -n "fixtures/fuzz/$target"/* "fuzz/corpus/$target/" 2>/dev/null || true
 done
@@ -30,7 +30,7 @@ if ! ls fuzz/corpus/calibration/*.json > /dev/null 2>&1 || ! ls fuzz/corpus/plan
 fi
 
 run() {
-    cargo fuzz run -s none ${FUZZ_TARGET_DIR:+--target-dir "$FUZZ_TARGET_DIR"} "$1" -- -max_total_time="$seconds" -timeout=10 \
+    cargo fuzz run -s none ${FUZZ_TARGET_DIR:+--target-dir "$FUZZ_TARGET_DIR"} "$1" -- -max_total_time="$seconds" -timeout="${FUZZ_TIMEOUT:-10}" \
         -rss_limit_mb=2048 -max_len=400000 -print_final_stats=1 > "fuzz/$1.log" 2>&1 || echo "$1 failed: see fuzz/$1.log"
     grep -E "stat::|DONE" "fuzz/$1.log" | sed "s/^/$1: /"
 }

@@ -65,7 +65,7 @@ pub use runtime::FloatEngine;
 
 /// The choices that [`Quantize`] and [`Preprocess`] take.
 pub mod options {
-    pub use crate::calibrate::{Gradient, Method, Metric, WeightScales};
+    pub use crate::calibrate::{Gradient, Metric, Preset, WeightScales};
     pub use crate::data::{Color, Interpolation, Resize, Selection, Values};
     pub use crate::export::TwinForm;
     pub use crate::onnx::Limits;

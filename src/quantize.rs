@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::calibrate::{
-    Calibration, Gradient, Method, Metric, Options, Run, Search, WeightScales, calibrate,
+    Calibration, Gradient, Metric, Options, Preset, Run, Search, WeightScales, calibrate,
 };
 use crate::check::{Comparison, Scope, compare};
 use crate::data::{Arrays, Color, Dataset, Preprocess, Selection, Values, is_array};
@@ -42,9 +42,9 @@ pub struct Quantize<'m> {
 }
 
 impl<'m> Quantize<'m> {
-    /// PTQ4ViT (Algorithm 1, twins, Hessian-guided metric) with 8 bits for weights and activations.
+    /// [`Preset::Best`] with 8 bits for weights and activations.
     pub fn new(model: &'m Prepared) -> Self {
-        let options = Options::new(Method::Ptq4vit);
+        let options = Options::new(Preset::Best);
         Self { model, options, bits: [8, 8], exclude: Vec::new(), form: TwinForm::Function, memory: None }
     }
 
@@ -53,9 +53,9 @@ impl<'m> Quantize<'m> {
         Self { bits: [weights, activations], ..self }
     }
 
-    /// The choices of a method of the paper; sets back all others but the bits.
-    pub fn method(self, method: Method) -> Self {
-        Self { options: Options::new(method), ..self }
+    /// The choices of a preset; sets back all others but the bits.
+    pub fn preset(self, preset: Preset) -> Self {
+        Self { options: Options::new(preset), ..self }
     }
 
     /// The distance that the search minimises.
@@ -79,6 +79,24 @@ impl<'m> Quantize<'m> {
     /// Whether values after Softmax, and after GELU, are quantized by twins.
     pub fn twins(mut self, softmax: bool, gelu: bool) -> Self {
         (self.options.softmax_twin, self.options.gelu_twin) = (softmax, gelu);
+        self
+    }
+
+    /// Whether the ranges of channels are made alike where a normalization can do it (Li et al., arXiv 2212.08254).
+    pub fn fold(mut self, channels: bool) -> Self {
+        self.options.fold = channels;
+        self
+    }
+
+    /// Whether weights below 8 bits are rounded one after another (Frantar et al., arXiv 2210.17323).
+    pub fn rounding(mut self, in_turn: bool) -> Self {
+        self.options.rounding = in_turn;
+        self
+    }
+
+    /// Whether biases make up for the mean error.
+    pub fn bias_correction(mut self, corrected: bool) -> Self {
+        self.options.bias = corrected;
         self
     }
 

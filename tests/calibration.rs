@@ -6,7 +6,7 @@ mod common;
 use std::sync::Mutex;
 
 use common::{calibrate, calibrated, digits_calib, fixture};
-use onnx_ptq4vit::calibrate::{Calibration, Method, Metric, Options, Run, Search, WeightScales};
+use onnx_ptq4vit::calibrate::{Calibration, Metric, Options, Preset, Run, Search, WeightScales};
 use onnx_ptq4vit::progress::Progress;
 use onnx_ptq4vit::{Error, ErrorKind};
 
@@ -33,7 +33,7 @@ fn the_exhaustive_search_finds_the_same_scales() {
         check("digits_vit_ts17", &Options { metric, ..options(6) });
     }
     check("digits_vit_ts17", &Options { weights: WeightScales::PerChannel, ..options(8) });
-    check("digits_vit_ts17", &Options::new(Method::Base));
+    check("digits_vit_ts17", &Options::new(Preset::Base));
 }
 
 /// The stages that were begun.

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use ndarray::ArrayD;
-use onnx_ptq4vit::calibrate::{Calibration, Method, Options, Provenance};
+use onnx_ptq4vit::calibrate::{Calibration, Options, Preset, Provenance};
 use onnx_ptq4vit::data::write_npy;
 use onnx_ptq4vit::onnx::{Model, Storage};
 use onnx_ptq4vit::{ErrorKind, Result, files};
@@ -30,7 +30,7 @@ fn calibration() -> Calibration {
         model_sha256: "0".repeat(64),
         images: 1,
         images_sha256: "0".repeat(64),
-        options: Options::new(Method::Ptq4vit),
+        options: Options::new(Preset::Paper),
     };
     Calibration { provenance, sites: Vec::new() }
 }

@@ -6,7 +6,7 @@ use common::{
     Planned, digits_calib, digits_test, fixture, float_output, kinds, options, quantized, quantized_output,
 };
 use ndarray::ArrayD;
-use onnx_ptq4vit::calibrate::{Calibration, Method, Options, WeightScales};
+use onnx_ptq4vit::calibrate::{Calibration, Options, Preset, WeightScales};
 use onnx_ptq4vit::export::{TwinForm, export};
 use onnx_ptq4vit::onnx::Model;
 use onnx_ptq4vit::plan::LhsSource;
@@ -132,7 +132,7 @@ fn outlier_channels_stay_float_and_nothing_else_does() {
 fn both_twin_forms_and_all_switches_run_the_same_numbers() {
     let fixture = fixture("digits_vit_ts17");
     let images = digits_test(Some(8)).batch(0..8).unwrap();
-    let base = Options::new(Method::Base);
+    let base = Options::new(Preset::Base);
     let per_channel = Options { weights: WeightScales::PerChannel, ..options(6, 5) };
     let one_twin = Options { softmax_twin: false, ..options(8, 8) };
     for options in [options(8, 8), options(2, 3), per_channel, one_twin, base] {

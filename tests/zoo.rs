@@ -9,7 +9,7 @@ use std::io::Read as _;
 use common::{Planned, dataset, float_output, kinds, planned, quantized, runner, session, taps};
 use flate2::read::GzDecoder;
 use ndarray::{Array4, ArrayD, ArrayViewD, Axis, Slice};
-use onnx_ptq4vit::calibrate::{Calibration, Gradient, Method, Options};
+use onnx_ptq4vit::calibrate::{Calibration, Gradient, Options, Preset};
 use onnx_ptq4vit::check::Sqnr;
 use onnx_ptq4vit::data::write_npy;
 use onnx_ptq4vit::engine::Engine as _;
@@ -149,7 +149,7 @@ fn calibrated(model: &Planned, side: usize) -> Calibration {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("images.npy");
     write_npy(&path, &images(side).into_dyn()).unwrap();
-    let options = Options { gradient: Gradient::Fisher(1), ..Options::new(Method::Ptq4vit) };
+    let options = Options { gradient: Gradient::Fisher(1), ..Options::new(Preset::Paper) };
     common::calibrated(model, &dataset(&path, side as u32, None), &options)
 }
 

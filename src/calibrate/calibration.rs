@@ -5,13 +5,15 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::Options;
-use crate::plan::Plan;
+use super::codes::WeightCodes;
+use super::fold::Fold;
+use crate::plan::{Plan, Site};
 use crate::prepare::{Prepared, hex_digest};
 use crate::quant::{Bits, Quantizer, Scale};
 use crate::{Error, Result, files};
 
-/// The largest file that is read, in bytes: many times what one scale for each channel of the largest transformer takes.
-const LARGEST_FILE: u64 = 256 << 20;
+/// The largest file that is read, in bytes: codes of weights take four thirds of a byte each.
+const LARGEST_FILE: u64 = 2 << 30;
 
 /// The place of an error about the calibration that a run was to begin with.
 pub const EARLIER: &str = "earlier calibration";
@@ -59,6 +61,18 @@ pub struct SiteScales {
     /// The channels of a linear layer's lhs (columns of A, rows of B) that stay in float, ascending.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub outliers: Vec<usize>,
+    /// What the normalization before a linear layer does to the channels of the lhs in place of the weight.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fold: Option<Fold>,
+    /// What the columns of a weight are multiplied by, where attention takes them in another range.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub columns: Option<Vec<f32>>,
+    /// The codes of the weight, where they are not the nearest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub codes: Option<WeightCodes>,
+    /// The bias of a linear layer, where it is another than that of the float model.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bias: Option<Vec<f32>>,
     /// k of the rhs.
     pub b_bits: Bits,
     /// The metric's sum over the calibration set.
@@ -66,6 +80,24 @@ pub struct SiteScales {
 }
 
 impl SiteScales {
+    /// Those of `site` before they are found.
+    pub(super) fn new(site: &Site, a_rank: usize, b_bits: Bits) -> Self {
+        Self {
+            name: site.name.clone(),
+            a_rank,
+            a: vec![],
+            b: vec![],
+            output: None,
+            outliers: vec![],
+            fold: None,
+            columns: None,
+            codes: None,
+            bias: None,
+            b_bits,
+            loss: 0.0,
+        }
+    }
+
     /// Whether it has scales, those of the lhs are of one kind and width, and the coarse scale of a post-softmax twin is
     /// what it must be.
     fn is_sound(&self) -> bool {
@@ -80,7 +112,12 @@ impl SiteScales {
         // Two axes are a classifier's, whose product is written in another form.
         let outliers =
             self.outliers.is_empty() || self.a_rank > 2 && self.outliers.is_sorted_by(|a, b| a < b);
-        outliers
+        let fold = self.fold.as_ref().is_none_or(Fold::is_sound);
+        let columns = self.columns.iter().flatten().all(|x| x.is_normal() && *x > 0.0);
+        let bias = self.bias.iter().flatten().all(|x| x.is_finite());
+        let range = -self.b_bits.half()..self.b_bits.half();
+        let codes = self.codes.iter().flat_map(WeightCodes::all).all(|&code| range.contains(&code.into()));
+        (outliers && fold && columns && bias && codes)
             && (1..=8).contains(&self.a_rank)
             && !self.a.is_empty()
             && !self.b.is_empty()

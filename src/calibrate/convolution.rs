@@ -9,7 +9,7 @@ use super::calibration::SiteScales;
 use super::problems::{ensure_finite, place};
 use super::record::SiteRecord;
 use super::search::{LhsKind, Problem, Rhs, Search};
-use super::{Options, WeightScales, shares};
+use super::{Options, WeightScales, linear, shares};
 use crate::onnx::{Graph, tensor};
 use crate::plan::{Site, SiteKind};
 use crate::quant::{Bits, Quantizer, Scale};
@@ -108,35 +108,28 @@ pub(super) fn solve(
         let why = format!("windows {:?} and a weight of {k} rows do not multiply", a.shape());
         return Err(Error::model(place(site), why));
     }
-    let each_channel = options.weights == WeightScales::PerChannel && groups == 1;
-    let problem = problem(record, &weight, groups, each_channel);
+    let problem = problem(record, &weight, groups);
     // Rounding what the residual stream begins with costs more than it gains.
     let output = match site.kind {
         SiteKind::Patch => None,
         _ => Some(output_scale(&problem, bias(graph, site)?.as_deref())?),
     };
-    let settings = options.settings(options.activation_bits, options.weight_bits);
+    let settings = options.settings(options.lhs_bits(graph, site), options.weight_bits);
     // The scale of a patch projection is the paper's: one for all channels.
-    let solution = match each_channel || site.kind == SiteKind::Patch {
-        true => search.run(problem, &settings),
-        false => shares::run(problem, &settings, search),
+    let solution = match site.kind == SiteKind::Patch && options.weights == WeightScales::PerTensor {
+        true => search.run(problem.clone(), &settings),
+        false => shares::run(problem.clone(), &settings, search),
     };
     let solution = solution.map_err(|error| Error::model(place(site), error))?;
     ensure_finite(site, solution.loss)?;
-    Ok(SiteScales {
-        name: site.name.clone(),
-        a_rank: 4,
-        a: vec![solution.a],
-        b: solution.b,
-        output,
-        outliers: vec![],
-        b_bits: options.weight_bits,
-        loss: solution.loss,
-    })
+    let (a, b, loss) = (vec![solution.a], solution.b, solution.loss);
+    let mut scales = SiteScales { a, b, output, loss, ..SiteScales::new(site, 4, options.weight_bits) };
+    linear::refine(&mut scales, &problem, options)?;
+    Ok(scales)
 }
 
 /// The products of all groups as one problem.
-fn problem(record: &SiteRecord, weight: &Array2<f32>, groups: usize, each_channel: bool) -> Problem {
+fn problem(record: &SiteRecord, weight: &Array2<f32>, groups: usize) -> Problem {
     let n = weight.nrows() / groups;
     let columns = |group: usize| group * n..(group + 1) * n;
     let mut b: Vec<Array2<f32>> = (0..groups)
@@ -156,15 +149,14 @@ fn problem(record: &SiteRecord, weight: &Array2<f32>, groups: usize, each_channe
         let all = stacked(&record.curvature.iter().map(|x| x.view()).collect::<Vec<_>>());
         curvature = (0..groups).map(|group| all.slice(s![.., columns(group)]).to_owned()).collect();
     }
-    let scaled =
-        if each_channel { (0..n).map(|i| i..i + 1).collect() } else { std::iter::once(0..n).collect() };
+    let scaled = std::iter::once(0..n).collect();
     let b = if groups == 1 { Rhs::Weight(b.remove(0)) } else { Rhs::Activation(b) };
     Problem { a, a_kind: LhsKind::Uniform, b, groups: scaled, curvature }
 }
 
 /// The scale of the 8-bit codes of the output: of some shares of its largest value, the one of the least error.
 fn output_scale(problem: &Problem, bias: Option<&[f32]>) -> Result<Scale> {
-    let bits = Bits::new(8).expect("8 bits are in range");
+    let bits = Bits::MAX;
     // Each output, and the weight of its squared error.
     let mut outputs: Vec<(f32, f32)> = Vec::new();
     for (group, (a, b)) in problem.a.iter().zip(problem.b.matrices()).enumerate() {

@@ -1,7 +1,13 @@
 //! From images to scales: record every site of the float model, then search (PTQ4ViT, Algorithm 1).
 
+mod bias;
 mod calibration;
+mod codes;
 mod convolution;
+mod fold;
+mod gram;
+mod heads;
+mod linear;
 pub mod loss;
 mod memory;
 mod metric;
@@ -9,13 +15,16 @@ mod options;
 mod outliers;
 mod problems;
 mod record;
+mod rounding;
 pub mod search;
 mod shares;
 
 pub use calibration::{Calibration, EARLIER, Provenance, SiteScales};
+pub use codes::WeightCodes;
+pub use fold::Fold;
 pub use loss::Gradient;
 pub use metric::Metric;
-pub use options::{Method, Options, WeightScales};
+pub use options::{Options, Preset, WeightScales};
 pub use search::Search;
 
 use crate::Result;
@@ -93,6 +102,7 @@ pub fn calibrate(
     };
     let limits = memory::Limits { threads: rayon::current_num_threads(), memory: run.memory };
     let division = memory::divide(demand, done, limits)?;
+    let mut solver = problems::Solver::new(graph, plan, options, run.search, &sites);
     let mut flat: Vec<String> = Vec::new();
     for (i, group) in division.groups.iter().enumerate() {
         let part = match division.groups.len() {
@@ -109,7 +119,7 @@ pub fn calibrate(
             if record.is_flat() {
                 flat.push(format!("`{}`", site.name));
             }
-            calibration.sites.push(problems::solve(graph, site, record, options, run.search)?);
+            solver.solve(record, &mut calibration.sites)?;
             progress.step(&site.name, work);
             (run.save)(&calibration)?;
         }

@@ -4,15 +4,21 @@ use serde::{Deserialize, Serialize};
 
 use super::search::Settings;
 use super::{Gradient, Metric};
+use crate::onnx::Graph;
+use crate::plan::Site;
 use crate::quant::Bits;
 use crate::{Error, Result};
 
-/// Which of the paper's two methods sets the defaults.
+/// What sets the defaults of all other choices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Method {
-    /// Algorithm 1: Hessian-guided metric, twin uniform quantization, α = 0, 3 rounds; outlier channels stay float.
-    Ptq4vit,
+pub enum Preset {
+    /// The paper's method, and every step beyond it that helps at the bits asked for.
+    Best,
+    /// As `Best` with one round of the search, one probe, and the channels as they are.
+    Fast,
+    /// Algorithm 1 alone: Hessian-guided metric, twin uniform quantization, α = 0, 3 rounds.
+    Paper,
     /// §3.1: cosine distance, uniform quantization, α = 0.5, 1 round.
     Base,
 }
@@ -34,11 +40,13 @@ pub enum WeightScales {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Options {
     /// Sets α and the number of rounds.
-    pub method: Method,
+    pub preset: Preset,
     /// k of weights.
     pub weight_bits: Bits,
     /// k of activations.
     pub activation_bits: Bits,
+    /// Whether pixels, which come in 8 bits, keep them.
+    pub pixels: bool,
     /// The distance to minimise.
     pub metric: Metric,
     /// Where the curvature of [`Metric::Hessian`] comes from.
@@ -51,25 +59,36 @@ pub struct Options {
     pub outliers: bool,
     /// How many scales a weight has.
     pub weights: WeightScales,
+    /// Whether the ranges of channels are made alike where a normalization can do it.
+    pub fold: bool,
+    /// Whether weights below 8 bits are rounded one after another.
+    pub rounding: bool,
+    /// Whether biases make up for the mean error.
+    pub bias: bool,
     /// Seed of the random probes.
     pub seed: u64,
 }
 
 impl Options {
-    /// The method's own choices, at 8 bits.
-    pub fn new(method: Method) -> Self {
-        let eight = Bits::new(8).expect("8 bits are in range");
-        let twins = method == Method::Ptq4vit;
+    /// The preset's own choices, at 8 bits.
+    pub fn new(preset: Preset) -> Self {
+        let eight = Bits::MAX;
+        let twins = preset != Preset::Base;
+        let beyond = matches!(preset, Preset::Best | Preset::Fast);
         Self {
-            method,
+            preset,
             weight_bits: eight,
             activation_bits: eight,
+            pixels: beyond,
             metric: if twins { Metric::Hessian } else { Metric::Cosine },
-            gradient: Gradient::Fisher(4),
+            gradient: Gradient::Fisher(if preset == Preset::Fast { 1 } else { 4 }),
             softmax_twin: twins,
             gelu_twin: twins,
-            outliers: twins,
-            weights: WeightScales::PerTensor,
+            outliers: beyond,
+            weights: if beyond { WeightScales::PerChannel } else { WeightScales::PerTensor },
+            fold: preset == Preset::Best,
+            rounding: beyond,
+            bias: beyond,
             seed: 0,
         }
     }
@@ -83,11 +102,22 @@ impl Options {
         Ok(())
     }
 
+    /// k of weights, and whether they are rounded in turn.
+    pub(super) fn rounding_of_weights(&self) -> (Bits, bool) {
+        (self.weight_bits, self.rounding && self.weight_bits < Bits::MAX)
+    }
+
+    /// k of the lhs of `site`.
+    pub(super) fn lhs_bits(&self, graph: &Graph, site: &Site) -> Bits {
+        if self.pixels && site.takes_pixels(graph) { Bits::MAX } else { self.activation_bits }
+    }
+
     /// Algorithm 1 for operands of these widths.
     pub(super) fn settings(&self, a_bits: Bits, b_bits: Bits) -> Settings {
-        let (alpha, rounds) = match self.method {
-            Method::Ptq4vit => (0.0, 3),
-            Method::Base => (0.5, 1),
+        let (alpha, rounds) = match self.preset {
+            Preset::Best | Preset::Paper => (0.0, 3),
+            Preset::Fast => (0.0, 1),
+            Preset::Base => (0.5, 1),
         };
         Settings { metric: self.metric, a_bits, b_bits, alpha, beta: 1.2, candidates: CANDIDATES, rounds }
     }

@@ -1,32 +1,117 @@
 //! From the record of a site to its search problems: one per site, or one per head.
 
-use ndarray::{Array2, ArrayD, Ix2, IxDyn, ShapeError};
+use std::collections::HashMap;
+
+use ndarray::{Array2, ArrayD, IxDyn, ShapeError};
 
 use super::calibration::SiteScales;
+use super::fold::Fold;
 use super::record::SiteRecord;
 use super::search::{LhsKind, Problem, Rhs, Search};
-use super::{Options, WeightScales, convolution, outliers, shares};
+use super::{Options, convolution, heads, linear};
 use crate::onnx::{Graph, tensor};
-use crate::plan::{LhsSource, RhsOperand, ScaleOf, Site, WeightLayout};
+use crate::plan::{LhsSource, Norm, Plan, RhsOperand, Site};
 use crate::{Error, Result};
 
 /// An operand or the curvature of one problem, for each image or batch.
 type Matrices = Vec<Array2<f32>>;
 
-/// Searches the scales of one site.
-pub(super) fn solve(
-    graph: &Graph,
-    site: &Site,
-    record: SiteRecord,
-    options: &Options,
-    search: Search,
-) -> Result<SiteScales> {
-    if let Some(windows) = site.windows() {
-        return convolution::solve(graph, site, windows, &record, options, search);
+/// Calibrates one site after another, in the order of the graph.
+pub(super) struct Solver<'s> {
+    pub(super) graph: &'s Graph,
+    pub(super) plan: &'s Plan,
+    pub(super) options: &'s Options,
+    pub(super) search: Search,
+    /// The folds of values that linear layers take: all that take one have the same.
+    folds: HashMap<&'s str, Option<Fold>>,
+}
+
+impl<'s> Solver<'s> {
+    /// One that begins after the sites that were `done` before.
+    pub(super) fn new(
+        graph: &'s Graph,
+        plan: &'s Plan,
+        options: &'s Options,
+        search: Search,
+        done: &[SiteScales],
+    ) -> Self {
+        let of_linear = plan.sites.iter().zip(done).filter(|(site, _)| weight_len(graph, site) > 0);
+        let mut folds: HashMap<&str, Option<Fold>> =
+            of_linear.map(|(site, scales)| (site.a.as_str(), scales.fold.clone())).collect();
+        let of_values =
+            plan.heads.values.iter().filter_map(|link| {
+                Some((plan.sites[link.proj].a.as_str(), done.get(link.site)?.fold.clone()))
+            });
+        folds.extend(of_values);
+        Self { graph, plan, options, search, folds }
     }
-    let a_rank = record.a[0].ndim();
-    // The twins that can be written: one over a weight, and probabilities of an axis before those of their matrices.
-    let a_kind = match (site.a_kind, &site.b) {
+
+    /// Calibrates site number `done.len()`, and changes what those before it have to do for it.
+    pub(super) fn solve(&mut self, record: SiteRecord, done: &mut Vec<SiteScales>) -> Result<()> {
+        let index = done.len();
+        let site = &self.plan.sites[index];
+        let scales = match (&site.b, site.windows()) {
+            (_, Some(windows)) => {
+                convolution::solve(self.graph, site, windows, &record, self.options, self.search)?
+            }
+            (RhsOperand::Weight { .. }, None) => linear::solve(self, site, record)?,
+            (RhsOperand::Activation { .. }, None) => self.product(index, &record, done)?,
+        };
+        done.push(scales);
+        Ok(())
+    }
+
+    /// Calibrates a product of two activations.
+    fn product(&mut self, index: usize, record: &SiteRecord, done: &mut [SiteScales]) -> Result<SiteScales> {
+        let (site, options) = (&self.plan.sites[index], self.options);
+        let a_rank = record.a[0].ndim();
+        let b_bits = options.activation_bits;
+        let settings = options.settings(options.activation_bits, b_bits);
+        let mut problems = attention(site, record, lhs_kind(site, options, a_rank))?;
+        let mut scales = SiteScales::new(site, a_rank, b_bits);
+        if options.fold {
+            scales.fold = heads::fold(self, index, &mut problems, &settings, done)?;
+        }
+        for problem in problems {
+            let solution =
+                self.search.run(problem, &settings).map_err(|error| Error::model(place(site), error))?;
+            ensure_finite(site, solution.loss)?;
+            scales.a.push(solution.a);
+            scales.b.extend(solution.b);
+            scales.loss += solution.loss;
+        }
+        Ok(scales)
+    }
+
+    /// The fold of what `site` takes; the first site that takes a value chooses for the others.
+    pub(super) fn fold(
+        &mut self,
+        site: &'s Site,
+        choose: impl FnOnce(&Norm, bool) -> Result<Option<Fold>>,
+    ) -> Result<Option<Fold>> {
+        if let Some(known) = self.folds.get(site.a.as_str()) {
+            return Ok(known.clone());
+        }
+        let found = match Norm::of(self.graph, &self.plan.sites, site) {
+            Some(norm) => {
+                let mut takers = self.plan.sites.iter().filter(|other| other.a == site.a);
+                choose(&norm, takers.all(|other| other.bias.is_some()))?
+            }
+            None => None,
+        };
+        self.folds.insert(&site.a, found.clone());
+        Ok(found)
+    }
+
+    /// Sets the fold of what `site` takes.
+    pub(super) fn set_fold(&mut self, site: usize, fold: Fold) {
+        self.folds.insert(&self.plan.sites[site].a, Some(fold));
+    }
+}
+
+/// The twins that can be written: one over a weight, and probabilities of an axis before those of their matrices.
+pub(super) fn lhs_kind(site: &Site, options: &Options, a_rank: usize) -> LhsKind {
+    match (site.a_kind, &site.b) {
         (LhsSource::Softmax, RhsOperand::Activation { .. }) if options.softmax_twin && a_rank > 2 => {
             LhsKind::TwinSoftmax
         }
@@ -34,35 +119,7 @@ pub(super) fn solve(
             LhsKind::TwinGelu { reach: function.reach() }
         }
         _ => LhsKind::Uniform,
-    };
-    let (mut outliers, mut by_share) = (Vec::new(), false);
-    let (problems, b_bits) = match &site.b {
-        RhsOperand::Weight { layout, scales, .. } => {
-            let weight = site.weight(graph)?;
-            let mut problem = linear(site, record, a_kind, weight, *layout, *scales, options.weights)?;
-            if options.outliers && a_rank > 2 {
-                outliers = outliers::take(&mut problem);
-            }
-            by_share = *scales == ScaleOf::Channel && options.weights == WeightScales::PerTensor;
-            (vec![problem], options.weight_bits)
-        }
-        RhsOperand::Activation { .. } => (attention(site, &record, a_kind)?, options.activation_bits),
-    };
-    let settings = options.settings(options.activation_bits, b_bits);
-    let (name, output) = (site.name.clone(), None);
-    let mut scales = SiteScales { name, a_rank, a: vec![], b: vec![], output, outliers, b_bits, loss: 0.0 };
-    for problem in problems {
-        let solution = match by_share {
-            true => shares::run(problem, &settings, search),
-            false => search.run(problem, &settings),
-        };
-        let solution = solution.map_err(|error| Error::model(place(site), error))?;
-        ensure_finite(site, solution.loss)?;
-        scales.a.push(solution.a);
-        scales.b.extend(solution.b);
-        scales.loss += solution.loss;
     }
-    Ok(scales)
 }
 
 /// An error if the loss of a site is not finite.
@@ -77,39 +134,6 @@ pub(super) fn weight_len(graph: &Graph, site: &Site) -> usize {
         RhsOperand::Weight { value, .. } => graph.constant(value).map_or(0, tensor::len),
         RhsOperand::Activation { .. } => 0,
     }
-}
-
-/// The problem of a linear layer: all tokens of a batch are rows of one matrix.
-fn linear(
-    site: &Site,
-    record: SiteRecord,
-    a_kind: LhsKind,
-    weight: ArrayD<f32>,
-    layout: WeightLayout,
-    of: ScaleOf,
-    scales: WeightScales,
-) -> Result<Problem> {
-    let misshapen = |e: ShapeError| Error::model(place(site), e);
-    let b = weight_matrix(weight, layout).map_err(misshapen)?;
-    let n = b.ncols();
-    let groups = match scales {
-        WeightScales::PerChannel => (0..n).map(|c| c..c + 1).collect(),
-        WeightScales::PerTensor if of == ScaleOf::Thirds && n.is_multiple_of(3) => {
-            (0..3).map(|i| i * n / 3..(i + 1) * n / 3).collect()
-        }
-        WeightScales::PerTensor => std::iter::once(0..n).collect(),
-    };
-    let matrices = |values: Vec<ArrayD<f32>>| -> Result<Matrices> {
-        values.into_iter().map(rows).collect::<Result<_, _>>().map_err(misshapen)
-    };
-    let (a, curvature) = (matrices(record.a)?, matrices(record.curvature)?);
-    let agree = a.iter().all(|a| a.ncols() == b.nrows())
-        && a.iter().zip(&curvature).all(|(a, c)| c.dim() == (a.nrows(), n));
-    if !agree {
-        let why = format!("operands {:?} and {:?} do not multiply", a[0].dim(), b.dim());
-        return Err(Error::model(place(site), why));
-    }
-    Ok(Problem { a, a_kind, b: Rhs::Weight(b), groups, curvature })
 }
 
 /// The problems of a product `[…, H, M, K]·[…, H, K, N]` of two activations: one per head, or one for all where no axis is
@@ -174,17 +198,8 @@ pub(super) fn place(site: &Site) -> String {
     format!("site `{}`", site.name)
 }
 
-/// The weight of a linear layer as `[K, N]`.
-fn weight_matrix(weight: ArrayD<f32>, layout: WeightLayout) -> Result<Array2<f32>, ShapeError> {
-    let weight = weight.into_dimensionality::<Ix2>()?;
-    Ok(match layout {
-        WeightLayout::Nk => weight.reversed_axes().as_standard_layout().into_owned(),
-        _ => weight,
-    })
-}
-
 /// All axes but the last as rows.
-fn rows(x: ArrayD<f32>) -> Result<Array2<f32>, ShapeError> {
+pub(super) fn rows(x: ArrayD<f32>) -> Result<Array2<f32>, ShapeError> {
     let columns = x.shape().last().copied().unwrap_or(1);
     let rows = x.len() / columns.max(1);
     x.into_shape_with_order((rows, columns))

@@ -1,4 +1,5 @@
-//! A scale per channel at the price of one: the largest weight of each channel, times a share that is searched.
+//! A scale per channel at the price of one: the largest weight of each channel, times a share that all channels of a group
+//! have in common, and that is searched.
 
 use ndarray::Array2;
 
@@ -7,15 +8,20 @@ use super::search::{Problem, Search, Settings, Solution, column_maxima};
 use crate::Result;
 use crate::quant::Scale;
 
-/// Searches the share of `problem`; the solution has the scale of every channel, those of a second matrix of `B` after
+/// Searches the shares of `problem`; the solution has the scale of every channel, those of a second matrix of `B` after
 /// those of the first.
 pub(super) fn run(mut problem: Problem, settings: &Settings, search: Search) -> Result<Solution> {
+    let groups = problem.groups.clone();
     let maxima = divide(&mut problem, settings.metric);
     let metric = if problem.curvature.is_empty() { settings.metric } else { Metric::Hessian };
     let solution = search.run(problem, &Settings { metric, ..*settings })?;
-    let share = solution.b[0].get();
-    let scale = |max: &f32| Scale::new((share * max).max(f32::MIN_POSITIVE));
-    Ok(Solution { b: maxima.iter().map(scale).collect::<Result<_>>()?, ..solution })
+    let n = groups.last().map_or(0, |columns| columns.end);
+    let share = |channel: usize| {
+        let group = groups.iter().position(|columns| columns.contains(&(channel % n)));
+        solution.b[group.expect("groups cover all columns")].get()
+    };
+    let scale = |(channel, max): (usize, &f32)| Scale::new((share(channel) * max).max(f32::MIN_POSITIVE));
+    Ok(Solution { b: maxima.iter().enumerate().map(scale).collect::<Result<_>>()?, ..solution })
 }
 
 /// Divides every column of `B` by its largest magnitude, which makes the outputs larger: the curvature makes up for it.

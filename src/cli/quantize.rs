@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use anyhow::Result;
 use bytesize::ByteSize;
-use onnx_ptq4vit::calibrate::{Calibration, EARLIER, Gradient, Options, Run, calibrate};
+use onnx_ptq4vit::calibrate::{Calibration, EARLIER, Gradient, Options, Run, WeightScales, calibrate};
 use onnx_ptq4vit::data::Selection;
 use onnx_ptq4vit::export::export;
 use onnx_ptq4vit::files::ensure_writable;
@@ -24,7 +24,7 @@ use super::memory::half_of_free;
 use super::model::{InputArgs, ModelArgs, say};
 use super::output::{print, same_file};
 use super::progress::Stderr;
-use super::values::{MethodName, MetricName, SearchName, TwinName, WeightsName, Widths};
+use super::values::{MetricName, PresetName, SearchName, TwinName, WeightsName, Widths};
 
 /// Quantize a float model
 ///
@@ -57,8 +57,8 @@ pub(super) struct Args {
     #[arg(long, value_name = "W<K>A<K>", default_value = "w8a8", conflicts_with = "calibration")]
     bits: Widths,
     /// Sets the defaults of the choices below
-    #[arg(long, value_enum, default_value = "ptq4vit", conflicts_with = "calibration")]
-    method: MethodName,
+    #[arg(long, alias = "method", value_enum, default_value = "best", conflicts_with = "calibration")]
+    preset: PresetName,
     /// The distance that the search minimises [default: hessian, base: cosine]
     #[arg(long, value_enum, conflicts_with = "calibration")]
     metric: Option<MetricName>,
@@ -71,12 +71,21 @@ pub(super) struct Args {
     /// Quantize post-GELU values uniformly
     #[arg(long, conflicts_with = "calibration")]
     no_gelu_twin: bool,
-    /// Quantize outlier channels like all others; base PTQ always does
+    /// Quantize outlier channels like all others; `paper` and `base` always do
     #[arg(long, conflicts_with = "calibration")]
     no_outliers: bool,
-    /// How many scales a weight has [default: per-tensor]
+    /// How many scales a weight has [default: per-channel; paper, base: per-tensor]
     #[arg(long, value_enum, conflicts_with = "calibration")]
     weights: Option<WeightsName>,
+    /// Leave the ranges of channels before linear layers as they are
+    #[arg(long, conflicts_with = "calibration")]
+    no_fold: bool,
+    /// Round weights to the nearest code, also below 8 bits
+    #[arg(long, conflicts_with = "calibration")]
+    no_rounding: bool,
+    /// Leave biases as they are
+    #[arg(long, conflicts_with = "calibration")]
+    no_bias_correction: bool,
     /// Leave this node in float; may be repeated. `inspect` lists the names
     #[arg(long, value_name = "NODE")]
     exclude: Vec<String>,
@@ -193,16 +202,21 @@ fn kept(why: &str) -> Error {
 }
 
 fn options(args: &Args) -> Options {
-    let default = Options::new(args.method.into());
+    let default = Options::new(args.preset.into());
+    let metric = args.metric.map_or(default.metric, Into::into);
+    let weights = if metric.is_rowwise() { WeightScales::PerTensor } else { default.weights };
     Options {
         weight_bits: args.bits.weights,
         activation_bits: args.bits.activations,
-        metric: args.metric.map_or(default.metric, Into::into),
+        metric,
         gradient: args.gradient.unwrap_or(default.gradient),
         softmax_twin: default.softmax_twin && !args.no_softmax_twin,
         gelu_twin: default.gelu_twin && !args.no_gelu_twin,
         outliers: default.outliers && !args.no_outliers,
-        weights: args.weights.map_or(default.weights, Into::into),
+        weights: args.weights.map_or(weights, Into::into),
+        fold: default.fold && !args.no_fold,
+        rounding: default.rounding && !args.no_rounding,
+        bias: default.bias && !args.no_bias_correction,
         seed: args.seed,
         ..default
     }

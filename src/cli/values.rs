@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use clap::ValueEnum;
 use onnx_ptq4vit::Error;
-use onnx_ptq4vit::calibrate::{Method, Metric, Search, WeightScales};
+use onnx_ptq4vit::calibrate::{Metric, Preset, Search, WeightScales};
 use onnx_ptq4vit::data::read_array;
 use onnx_ptq4vit::export::TwinForm;
 use onnx_ptq4vit::prepare::InputValue;
@@ -137,9 +137,14 @@ pub(super) fn percent(text: &str) -> Result<f64, String> {
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
-pub(super) enum MethodName {
-    /// Algorithm 1 of the paper: twin uniform quantization, Hessian-guided scales
-    Ptq4vit,
+pub(super) enum PresetName {
+    /// The paper's method and all steps beyond it that help at the bits asked for
+    Best,
+    /// The same with less search: one round, one probe, no other ranges of channels
+    Fast,
+    /// Algorithm 1 of the paper alone: twin uniform quantization, Hessian-guided scales
+    #[value(alias = "ptq4vit")]
+    Paper,
     /// The paper's baseline: uniform quantization, cosine distance
     Base,
 }
@@ -175,7 +180,7 @@ impl From<SearchName> for Search {
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
 pub(super) enum WeightsName {
-    /// One scale per weight, three for a fused qkv
+    /// One scale per weight, three for a fused qkv (a Conv that is no patch projection has one per channel)
     PerTensor,
     /// One scale per output channel
     PerChannel,
@@ -189,11 +194,13 @@ pub(super) enum TwinName {
     Inline,
 }
 
-impl From<MethodName> for Method {
-    fn from(name: MethodName) -> Self {
+impl From<PresetName> for Preset {
+    fn from(name: PresetName) -> Self {
         match name {
-            MethodName::Ptq4vit => Self::Ptq4vit,
-            MethodName::Base => Self::Base,
+            PresetName::Best => Self::Best,
+            PresetName::Fast => Self::Fast,
+            PresetName::Paper => Self::Paper,
+            PresetName::Base => Self::Base,
         }
     }
 }

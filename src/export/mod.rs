@@ -4,18 +4,19 @@
 //! lists the rules and what breaking each costs.
 
 mod body;
+mod norms;
 mod sites;
 mod twins;
 mod writer;
 
-use ndarray::Axis;
+use ndarray::{ArrayD, Axis};
 
 use crate::calibrate::{Calibration, SiteScales};
 use crate::onnx::proto::StringStringEntryProto;
 use crate::onnx::{Edits, Graph, Model};
 use crate::plan::{Plan, RhsOperand, ScaleOf, Site, WeightLayout};
 use crate::prepare::Prepared;
-use crate::quant::{Quantizer, Scale};
+use crate::quant::{Bits, Quantizer, Scale};
 use crate::{Error, Result};
 
 /// How the twin matmuls are written.
@@ -40,6 +41,7 @@ pub fn export(model: &Prepared, plan: &Plan, calibration: &Calibration, form: Tw
         let mut emitter = sites::Emitter { graph, edits: &mut edits, functions: &mut functions, form };
         emitter.emit(site, scales)?;
     }
+    norms::emit(graph, plan, calibration, &mut edits)?;
     functions.define(graph.opset(), &mut edits);
 
     let mut quantized = model.model().clone();
@@ -58,8 +60,11 @@ pub fn export(model: &Prepared, plan: &Plan, calibration: &Calibration, form: Tw
 fn metadata(plan: &Plan, calibration: &Calibration) -> Vec<StringStringEntryProto> {
     let json = |value: serde_json::Result<String>| value.expect("plain data has a JSON form");
     let options = &calibration.provenance.options;
-    let written: Vec<&SiteScales> =
-        plan.sites.iter().filter_map(|site| calibration.site(&site.name)).collect();
+    // What is of the size of weights is in the file already.
+    let written = plan.sites.iter().filter_map(|site| calibration.site(&site.name));
+    let written: Vec<SiteScales> = written
+        .map(|scales| SiteScales { codes: None, bias: None, fold: None, columns: None, ..scales.clone() })
+        .collect();
     let entries = [
         ("tool", calibration.provenance.tool.clone()),
         ("bits", format!("w{}a{}", options.weight_bits.get(), options.activation_bits.get())),
@@ -75,7 +80,7 @@ fn metadata(plan: &Plan, calibration: &Calibration) -> Vec<StringStringEntryProt
 }
 
 /// The weight of a linear site as codes, and the scale of every column; one scale if all columns share it.
-struct WeightCodes {
+struct QuantizedWeight {
     /// `[K, N]`, or for a Conv the weight's own axes.
     codes: Vec<i8>,
     dims: Vec<usize>,
@@ -84,7 +89,7 @@ struct WeightCodes {
     outliers: Vec<f32>,
 }
 
-impl WeightCodes {
+impl QuantizedWeight {
     fn of(graph: &Graph, site: &Site, scales: &SiteScales) -> Result<Self> {
         let place = || format!("site `{}`", site.name);
         let weight = site.weight(graph)?;
@@ -112,6 +117,23 @@ impl WeightCodes {
                 ));
             }
         };
+        if let Some(fold) = &scales.fold {
+            if is_conv || fold.scale.len() != matrix.shape()[0] {
+                let why =
+                    format!("the calibration scales {} channels, not those of the weight", fold.scale.len());
+                return Err(Error::data(place(), why));
+            }
+            for (mut row, &scale) in matrix.axis_iter_mut(Axis(0)).zip(&fold.scale) {
+                row.mapv_inplace(|w| w * scale);
+            }
+        }
+        if let Some(columns) = &scales.columns {
+            if is_conv || columns.len() != n {
+                let why = format!("the calibration scales {} columns of a weight of {n}", columns.len());
+                return Err(Error::data(place(), why));
+            }
+            matrix.indexed_iter_mut().for_each(|(at, w)| *w *= columns[at[1]]);
+        }
         let mut outliers = Vec::new();
         for &channel in &scales.outliers {
             if is_conv || channel >= matrix.shape()[0] {
@@ -123,12 +145,20 @@ impl WeightCodes {
             outliers.extend(&row);
             row.fill(0.0);
         }
-        let quantizers: Vec<Quantizer> = per_channel
-            .iter()
-            .map(|&delta| Ok(Quantizer::Uniform { scale: Scale::new(delta)?, bits: scales.b_bits }))
-            .collect::<Result<_>>()?;
-        let codes =
-            matrix.indexed_iter().map(|(at, &w)| quantizers[at[channel_axis]].code(w) as i8).collect();
+        let codes = match &scales.codes {
+            Some(codes) => {
+                let depth = matrix.len() / n.max(1);
+                let found = codes.matrix([depth, n]).ok_or_else(|| {
+                    Error::data(
+                        place(),
+                        format!("the calibration has no codes for a weight of {depth} rows and {n} columns"),
+                    )
+                })?;
+                let found = if is_conv { found.reversed_axes() } else { found };
+                found.iter().copied().collect()
+            }
+            None => nearest(&matrix, channel_axis, &per_channel, scales.b_bits)?,
+        };
         let shared = scales.b.len() == 1;
         Ok(Self {
             codes,
@@ -137,4 +167,11 @@ impl WeightCodes {
             outliers,
         })
     }
+}
+
+/// The codes of the nearest values, with one scale for each channel.
+fn nearest(weight: &ArrayD<f32>, channel_axis: usize, scales: &[f32], bits: Bits) -> Result<Vec<i8>> {
+    let quantizer = |&delta: &f32| Ok(Quantizer::Uniform { scale: Scale::new(delta)?, bits });
+    let quantizers: Vec<Quantizer> = scales.iter().map(quantizer).collect::<Result<_>>()?;
+    Ok(weight.indexed_iter().map(|(at, &w)| quantizers[at[channel_axis]].code(w) as i8).collect())
 }

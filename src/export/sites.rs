@@ -2,7 +2,7 @@
 
 use super::twins::{Functions, TwinGelu, TwinSoftmax};
 use super::writer::{Unnamed, Writer};
-use super::{TwinForm, WeightCodes};
+use super::{QuantizedWeight, TwinForm};
 use crate::calibrate::SiteScales;
 use crate::onnx::{AttributeProto, Edits, Graph, tensor};
 use crate::plan::{BiasPlace, RhsOperand, Site, WeightLayout};
@@ -30,7 +30,7 @@ impl Emitter<'_> {
     /// becomes integer in ONNX Runtime, and only if one node takes the result. Where several do, that is a Clip, which
     /// changes nothing.
     fn conv(&mut self, site: &Site, scales: &SiteScales) -> Result<()> {
-        let weight = WeightCodes::of(self.graph, site, scales)?;
+        let weight = QuantizedWeight::of(self.graph, site, scales)?;
         let (a_scale, bounds) = uniform(site, one(site, &scales.a)?)?;
         let mut w = Writer::new(self.edits, site);
         let x = clipped(&mut w, &site.a, "a", bounds);
@@ -72,7 +72,7 @@ impl Emitter<'_> {
     /// The product, with outlier channels in float, and the bias: a separate, float Add of the activation's rank, since
     /// ONNX Runtime fuses anything else to a float Gemm.
     fn linear(&mut self, site: &Site, scales: &SiteScales) -> Result<()> {
-        let weight = WeightCodes::of(self.graph, site, scales)?;
+        let weight = QuantizedWeight::of(self.graph, site, scales)?;
         let quantizer = one(site, &scales.a)?;
         if let Quantizer::TwinGelu { .. } = quantizer {
             self.functions.gelu |= self.form == TwinForm::Function;
@@ -86,7 +86,12 @@ impl Emitter<'_> {
         // A bias of more axes than the product stays as it is.
         let own = |place: &BiasPlace| !matches!(place, BiasPlace::Add { rank, .. } if *rank > scales.a_rank);
         let bias = site.bias.as_ref().filter(|bias| own(&bias.place));
-        match bias.map(|bias| (&bias.values, &bias.place)) {
+        let fits = |values: &Vec<f32>| bias.is_some_and(|bias| bias.values.len() == values.len());
+        if scales.bias.as_ref().is_some_and(|values| !fits(values)) {
+            let why = "the calibration has a bias for it that it cannot have";
+            return Err(Error::data(format!("site `{}`", site.name), why));
+        }
+        match bias.map(|bias| (scales.bias.as_ref().unwrap_or(&bias.values), &bias.place)) {
             // A bias of two axes would be fused to a float Gemm: it is added in three.
             Some((values, BiasPlace::Gemm)) => {
                 let (name, output) = (w.name("matmul"), w.name("mm"));
@@ -163,7 +168,7 @@ fn product(
     w: &mut Writer,
     site: &Site,
     quantizer: Quantizer,
-    weight: &WeightCodes,
+    weight: &QuantizedWeight,
     form: TwinForm,
 ) -> Result<Unnamed> {
     let [codes, scales, zeros] = &weight_constants(w, weight, 1);
@@ -192,7 +197,7 @@ fn with_outliers(
     x: &str,
     inliers: &str,
     channels: &[usize],
-    weight: &WeightCodes,
+    weight: &QuantizedWeight,
 ) -> Unnamed {
     let indices: Vec<i64> = channels.iter().map(|&channel| channel as i64).collect();
     let indices = w.constant("outliers", |name| tensor::from_i64(name, &[channels.len()], &indices));
@@ -261,7 +266,7 @@ fn in_steps_of(step: f32, bias: f32) -> f32 {
 }
 
 /// Codes, scales and zero points of a weight as initializers.
-fn weight_constants(w: &mut Writer, weight: &WeightCodes, channel_axis: usize) -> [String; 3] {
+fn weight_constants(w: &mut Writer, weight: &QuantizedWeight, channel_axis: usize) -> [String; 3] {
     debug_assert!(weight.scales.len() == 1 || weight.scales.len() == weight.dims[channel_axis]);
     let codes = w.constant("w_q", |name| tensor::from_i8(name, &weight.dims, &weight.codes));
     let count = (weight.scales.len() > 1).then_some(weight.scales.len());
@@ -276,7 +281,7 @@ fn dequantized_weight(
     codes: &str,
     scales: &str,
     zeros: &str,
-    weight: &WeightCodes,
+    weight: &QuantizedWeight,
     channel_axis: i64,
     part: &str,
 ) -> String {

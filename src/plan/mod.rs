@@ -6,6 +6,9 @@ mod axes;
 mod bias;
 mod cost;
 mod foreign;
+mod heads;
+mod image;
+mod norm;
 mod range;
 mod roles;
 mod sites;
@@ -16,6 +19,8 @@ use serde::Serialize;
 pub use activations::Activation;
 pub use bias::{Bias, BiasPlace};
 pub use cost::Multiplications;
+pub use heads::{Heads, ScoresLink, Source, ValuesLink};
+pub use norm::{Norm, RowConstant};
 pub use sites::{ensure_finite, plan};
 
 use crate::onnx::{Graph, NodeId, tensor};
@@ -29,6 +34,8 @@ pub struct Plan {
     pub sites: Vec<Site>,
     /// What could have been, and is not.
     pub float: Vec<FloatNode>,
+    /// What is known of the attention between the sites.
+    pub heads: Heads,
 }
 
 /// One matrix product to quantize.
@@ -178,6 +185,11 @@ impl Site {
             }
             _ => 1,
         }
+    }
+
+    /// Whether the lhs is made of the pixels of the image alone.
+    pub fn takes_pixels(&self, graph: &Graph) -> bool {
+        image::is_pixels(graph, &self.a)
     }
 
     /// The constant rhs, in the axes that it has in the file.

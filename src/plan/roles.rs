@@ -47,29 +47,26 @@ pub(super) type Roles = BTreeMap<Use, SiteKind>;
 
 /// What one axis of a value is made of, outermost first: its length, and whether the channels of the projection run along
 /// it.
-type Factors = Vec<(usize, bool)>;
+pub(super) type Factors = Vec<(usize, bool)>;
 
 /// Which column of the projection each element of a value comes from.
 #[derive(Clone)]
-struct Columns {
-    axes: Vec<Factors>,
+pub(super) struct Columns {
+    pub(super) axes: Vec<Factors>,
     /// Along the channels among the factors of `axes`, in their order.
-    columns: ArrayD<usize>,
+    pub(super) columns: ArrayD<usize>,
 }
 
 /// What `roles` say of the projection that makes `output`, whose channels are its axis `channels`: `Q`, `K` or `V` if all of
 /// it has that role alone, `Qkv` if its thirds have one each.
-pub(super) fn of_projection(
-    axes: &Axes,
-    varying: &HashSet<&str>,
-    roles: &Roles,
-    graph: &Graph,
-    output: &str,
+pub(super) fn of_projection<'g>(
+    follower: &Follower<'_, 'g>,
+    output: &'g str,
     channels: usize,
 ) -> Option<SiteKind> {
-    let dims = axes.dims(output)?;
+    let dims = follower.axes.dims(output)?;
     let count = *dims.get(channels)?;
-    let found = Follower { graph, axes, varying, roles }.roles(output, Columns::of(&dims, channels));
+    let found = follower.roles(output, Columns::of(&dims, channels));
     let whole: BTreeSet<usize> = (0..count).collect();
     let third = |columns: &BTreeSet<usize>| {
         let first = *columns.first()?;
@@ -86,11 +83,11 @@ pub(super) fn of_projection(
     }
 }
 
-struct Follower<'f, 'g> {
-    graph: &'g Graph,
-    axes: &'f Axes<'g>,
-    varying: &'f HashSet<&'g str>,
-    roles: &'f Roles,
+pub(super) struct Follower<'f, 'g> {
+    pub(super) graph: &'g Graph,
+    pub(super) axes: &'f Axes<'g>,
+    pub(super) varying: &'f HashSet<&'g str>,
+    pub(super) roles: &'f Roles,
 }
 
 impl<'g> Follower<'_, 'g> {
@@ -136,32 +133,11 @@ impl<'g> Follower<'_, 'g> {
         let dims = self.axes.dims(output)?;
         let of = |value: &str| known.get(value);
         let x = node.operand(0)?;
+        if let Some(columns) = of(x).and_then(|x| self.laid_out(node, index, output, x)) {
+            return Some(columns);
+        }
         match node.op_type() {
             "Concat" => joined(node, &dims, known),
-            "Transpose" => {
-                let reversed: Vec<i64> = (0..dims.len() as i64).rev().collect();
-                let perm = node.attr_ints("perm").filter(|perm| !perm.is_empty()).unwrap_or(&reversed);
-                of(x)?.transposed(perm)
-            }
-            "Split" => {
-                let along = axis_of(node, dims.len())?;
-                let before = &node.output[..index];
-                let lengths = before.iter().map(|part| self.axes.dims(part)?.get(along).copied());
-                of(x)?.part(along, lengths.sum::<Option<usize>>()?, dims[along])
-            }
-            "Slice" => self.slice(node, of(x)?, &dims),
-            "Gather" => {
-                let along = axis_of(node, of(x)?.axes.len())?;
-                let indices = self.graph.constant(node.operand(1)?)?;
-                let [index] = tensor::i64s(indices).ok()?[..] else { return None };
-                let length: usize = of(x)?.axes[along].iter().map(|(length, _)| length).product();
-                let index = if index < 0 { index + length as i64 } else { index };
-                let part = of(x)?.part(along, usize::try_from(index).ok()?, 1)?;
-                match tensor::shape(indices).len() {
-                    0 => part.reshaped(&dims),
-                    _ => Some(part),
-                }
-            }
             "Conv" => {
                 let channels = *self.axes.dims(x)?.get(1)? as i64;
                 let depthwise = node.attr_int("group") == Some(channels) && *dims.get(1)? as i64 == channels;
@@ -174,7 +150,6 @@ impl<'g> Follower<'_, 'g> {
                 };
                 of(x)?.reduced(&axes)?.reshaped(&dims)
             }
-            op if RESHAPES.contains(&op) => of(x)?.reshaped(&dims),
             op if KEEPING.contains(&op) => of(x)?.kept(&dims),
             op if ELEMENTWISE.contains(&op) => {
                 let is_known = |value: &&String| of(value).is_some();
@@ -189,6 +164,45 @@ impl<'g> Follower<'_, 'g> {
                 let divided = op == "Div" && kept == &node.input[0];
                 (divided || others.into_iter().all(factor)).then(|| of(kept)?.kept(&dims))?
             }
+            _ => None,
+        }
+    }
+
+    /// The columns in output number `index` of a node that only moves the elements of `x`.
+    pub(super) fn laid_out(
+        &self,
+        node: &NodeProto,
+        index: usize,
+        output: &str,
+        x: &Columns,
+    ) -> Option<Columns> {
+        let dims = self.axes.dims(output)?;
+        match node.op_type() {
+            "Transpose" => {
+                let reversed: Vec<i64> = (0..dims.len() as i64).rev().collect();
+                let perm = node.attr_ints("perm").filter(|perm| !perm.is_empty()).unwrap_or(&reversed);
+                x.transposed(perm)
+            }
+            "Split" => {
+                let along = axis_of(node, dims.len())?;
+                let before = &node.output[..index];
+                let lengths = before.iter().map(|part| self.axes.dims(part)?.get(along).copied());
+                x.part(along, lengths.sum::<Option<usize>>()?, dims[along])
+            }
+            "Slice" => self.slice(node, x, &dims),
+            "Gather" => {
+                let along = axis_of(node, x.axes.len())?;
+                let indices = self.graph.constant(node.operand(1)?)?;
+                let [index] = tensor::i64s(indices).ok()?[..] else { return None };
+                let length: usize = x.axes[along].iter().map(|(length, _)| length).product();
+                let index = if index < 0 { index + length as i64 } else { index };
+                let part = x.part(along, usize::try_from(index).ok()?, 1)?;
+                match tensor::shape(indices).len() {
+                    0 => part.reshaped(&dims),
+                    _ => Some(part),
+                }
+            }
+            op if RESHAPES.contains(&op) => x.reshaped(&dims),
             _ => None,
         }
     }
@@ -255,7 +269,7 @@ fn joined(node: &NodeProto, dims: &[usize], known: &HashMap<&str, Columns>) -> O
 
 impl Columns {
     /// The output of a projection itself.
-    fn of(dims: &[usize], channels: usize) -> Self {
+    pub(super) fn of(dims: &[usize], channels: usize) -> Self {
         let axes = dims.iter().enumerate().map(|(axis, &dim)| vec![(dim, axis == channels)]).collect();
         Self { axes, columns: ArrayD::from_shape_fn(&[dims[channels]][..], |at| at[0]) }
     }

@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::attention::{self, PRODUCTS, Products};
 use super::axes::{Axes, RESHAPES};
+use super::heads::{self, Heads};
 use super::range::is_probability;
+use super::roles::Follower;
 use super::{
     Activation, FloatNode, LhsSource, Plan, RhsOperand, ScaleOf, Site, SiteKind, WeightLayout, activations,
     bias, foreign, roles,
@@ -27,7 +29,7 @@ pub fn plan(model: &Prepared, exclude: &[String]) -> Result<Plan> {
             "per-channel DequantizeLinear needs opset 13; export the model again with opset 17",
         ));
     }
-    let mut plan = Plan { sites: Vec::new(), float: Vec::new() };
+    let mut plan = Plan { sites: Vec::new(), float: Vec::new(), heads: Heads::default() };
     let finder = Finder::new(model);
     for (id, node) in graph
         .nodes()
@@ -52,6 +54,7 @@ pub fn plan(model: &Prepared, exclude: &[String]) -> Result<Plan> {
         let found = if found.is_empty() { "it has no MatMul, Gemm or Conv".into() } else { found.join("; ") };
         return Err(Error::unsupported("no site to quantize in this model", found));
     }
+    plan.heads = heads::find(&finder.follower(), &plan.sites);
     plan.float.extend(float_by_design(graph));
     plan.float.extend(cut_nodes(model));
     Ok(plan)
@@ -295,12 +298,16 @@ impl<'g> Finder<'g> {
         }
     }
 
+    fn follower(&self) -> Follower<'_, 'g> {
+        let Self { graph, axes, varying, products, .. } = self;
+        Follower { graph, axes, varying, roles: &products.roles }
+    }
+
     /// What a linear layer projects to, if attention takes the whole of it.
     fn role(&self, site: &Site) -> Option<SiteKind> {
         let is_conv = matches!(site.b, RhsOperand::Weight { layout: WeightLayout::Conv(_), .. });
         let channels = if is_conv { 1 } else { self.axes.dims(&site.output)?.len().checked_sub(1)? };
-        let roles = &self.products.roles;
-        roles::of_projection(&self.axes, &self.varying, roles, self.graph, &site.output, channels)
+        roles::of_projection(&self.follower(), &site.output, channels)
     }
 
     /// The classifiers: what makes an output of two axes, alone or as one of two whose sum is taken.

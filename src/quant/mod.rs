@@ -17,6 +17,9 @@ use crate::{Error, Result};
 pub struct Bits(u8);
 
 impl Bits {
+    /// 8 bits.
+    pub const MAX: Self = Self(8);
+
     /// `k` bits; an error outside 2…8.
     pub fn new(k: u8) -> Result<Self> {
         if (2..=8).contains(&k) {

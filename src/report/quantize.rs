@@ -106,7 +106,7 @@ fn method(options: &Options) -> String {
         "w{}a{} {}, {metric} metric{gradient}, {twins}, {} weights",
         options.weight_bits.get(),
         options.activation_bits.get(),
-        name(options.method),
+        name(options.preset),
         name(options.weights),
     )
 }

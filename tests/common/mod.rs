@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use ndarray::{ArrayD, ArrayView4};
 use onnx_ptq4vit::Result;
-use onnx_ptq4vit::calibrate::{Calibration, Method, Options, Run};
+use onnx_ptq4vit::calibrate::{Calibration, Options, Preset, Run};
 use onnx_ptq4vit::data::{Dataset, Preprocess, Selection};
 use onnx_ptq4vit::engine::Engine as _;
 use onnx_ptq4vit::export::{TwinForm, export};
@@ -68,7 +68,7 @@ pub(crate) fn digits_test(limit: Option<usize>) -> Dataset {
 /// PTQ4ViT with these bits.
 pub(crate) fn options(weights: u8, activations: u8) -> Options {
     let [weight_bits, activation_bits] = [weights, activations].map(|k| Bits::new(k).unwrap());
-    Options { weight_bits, activation_bits, ..Options::new(Method::Ptq4vit) }
+    Options { weight_bits, activation_bits, ..Options::new(Preset::Paper) }
 }
 
 pub(crate) fn calibrate(

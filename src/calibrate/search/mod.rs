@@ -132,5 +132,18 @@ impl Rhs {
     }
 }
 
+impl Problem {
+    /// The same problem of no image.
+    pub(super) fn without_rows(&self) -> Self {
+        Self {
+            a: vec![],
+            a_kind: self.a_kind,
+            b: self.b.clone(),
+            groups: self.groups.clone(),
+            curvature: vec![],
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests;
