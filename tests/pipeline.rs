@@ -106,7 +106,7 @@ fn twins_are_worth_their_price_at_four_bits() {
 #[test]
 fn outlier_channels_stay_float_and_nothing_else_does() {
     let fixture = fixture("digits_vit_outlier17");
-    let calibration = calibrated(&fixture, &options(6, 6));
+    let calibration = calibrated(&fixture, &Options { outliers: true, ..options(6, 6) });
     let quantized = quantized(&fixture, &calibration, TwinForm::Function);
     let of_site: Vec<(&str, &[usize])> = calibration
         .sites

@@ -149,7 +149,7 @@ fn calibrated(model: &Planned, side: usize) -> Calibration {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("images.npy");
     write_npy(&path, &images(side).into_dyn()).unwrap();
-    let options = Options { gradient: Gradient::Fisher(1), ..Options::new(Preset::Paper) };
+    let options = Options { gradient: Gradient::Fisher(1), ..Options::new(Preset::Best) };
     common::calibrated(model, &dataset(&path, side as u32, None), &options)
 }
 

@@ -58,3 +58,34 @@ fn add(sums: &mut [f64; 3], error: f32, weight: f32) {
     sums[1] += weight * error;
     sums[2] += weight * error * error;
 }
+
+#[cfg(test)]
+mod tests {
+    use ndarray::array;
+
+    use super::super::search::{LhsKind, Rhs};
+    use super::*;
+    use crate::quant::{Bits, Scale};
+
+    #[test]
+    fn the_weighted_mean_error_goes_into_the_bias() {
+        let weight = array![[1.0, 2.0], [0.5, -1.0]];
+        let problem = Problem {
+            a: vec![array![[1.0, 0.4], [0.6, 1.2]], array![[-0.3, 2.2]]],
+            a_kind: LhsKind::Uniform,
+            b: Rhs::Weight(weight.clone()),
+            groups: std::iter::once(0..2).collect(),
+            curvature: vec![array![[1.0, 0.0], [3.0, 0.0]], array![[0.5, 0.0]]],
+        };
+        let a = Quantizer::Uniform { scale: Scale::new(1.0).unwrap(), bits: Bits::new(4).unwrap() };
+        let quantized = array![[1.0, 2.0], [0.0, -1.0]];
+        let found = correction(&problem, a, &weight, &quantized);
+        // O = 1.2, 1.2, 0.8; Ô = 1, 1, 0.
+        let mean = (1.0 * 0.2 + 3.0 * 0.2 + 0.5 * 0.8) / 4.5;
+        assert!((found.bias[0] - mean as f32).abs() < 1e-6, "{:?}", found.bias);
+        assert_eq!(found.bias[1], 0.0, "nothing depends on the second output");
+        let loss: f64 =
+            [(1.0, 0.2), (3.0, 0.2), (0.5, 0.8)].iter().map(|(g, e)| g * (e - mean) * (e - mean)).sum();
+        assert!((found.loss - loss).abs() < 1e-6, "{} is {loss}", found.loss);
+    }
+}

@@ -189,3 +189,68 @@ fn judged(problem: &Problem) -> Problem {
     let curvature = if problem.curvature.is_empty() { vec![] } else { vec![take(&problem.curvature)] };
     Problem { a: vec![take(&problem.a)], curvature, ..problem.without_rows() }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::options::{Options, Preset};
+    use super::super::search::LhsKind;
+    use super::*;
+    use crate::onnx::Graph;
+    use crate::onnx::testing::{graph, model};
+    use crate::plan::RowConstant;
+
+    fn problem(a: Array2<f32>) -> Problem {
+        let weight = Array2::from_shape_fn((a.ncols(), 3), |(i, j)| ((i * 3 + j) % 5) as f32 - 1.7);
+        let groups = std::iter::once(0..3).collect();
+        Problem { a: vec![a], a_kind: LhsKind::Uniform, b: Rhs::Weight(weight), groups, curvature: vec![] }
+    }
+
+    /// Channels of these ranges, around these centres.
+    fn values(ranges: &[f32], centres: &[f32]) -> Array2<f32> {
+        Array2::from_shape_fn((60, ranges.len()), |(row, channel)| {
+            let phase = ((row * (2 * channel + 3)) % 59) as f32 / 29.0 - 1.0;
+            centres[channel] + ranges[channel] * phase
+        })
+    }
+
+    #[test]
+    fn a_fold_changes_no_product() {
+        let before = problem(values(&[1.0, 5.0, 0.1], &[0.0, 2.0, -1.0]));
+        let fold = Fold { shift: vec![0.1, 2.0, -1.0], scale: vec![0.5, 2.0, 0.25] };
+        let mut after = before.clone();
+        fold.apply(&mut after);
+        let product = |problem: &Problem| problem.a[0].dot(&problem.b.matrices()[0]);
+        let lost = ndarray::Array1::from(fold.lost(&before.b.matrices()[0]));
+        let error = (product(&after) + lost - product(&before)).mapv(f32::abs);
+        assert!(error.iter().all(|&error| error < 1e-5), "{error}");
+    }
+
+    #[test]
+    fn folds_are_chosen_where_channels_are_unlike() {
+        let settings = Options::new(Preset::Paper).settings(Bits::new(4).unwrap(), Bits::MAX);
+        let graph = Graph::new(model(
+            graph("x", "y", vec![crate::onnx::node::node("Relu", "", ["x"], ["y"])], vec![]),
+            17,
+        ));
+        let (node, _) = graph.as_ref().unwrap().nodes().next().unwrap();
+        let constant = || RowConstant { node, input: 0, values: vec![] };
+        let norm = Norm { value: "x".into(), gain: constant(), bias: Some(constant()) };
+        let chosen = |a: Array2<f32>| choose(&problem(a), &norm, true, false, &settings).unwrap();
+        let fold = chosen(values(&[1.0, 30.0, 0.5, 1.0], &[0.0, 20.0, 0.0, 3.0])).unwrap();
+        assert!(fold.scale[1] > 5.0 * fold.scale[0], "{:?}", fold.scale);
+        assert!((fold.shift[3] - 3.0).abs() < 0.2, "{:?}", fold.shift);
+        let plain = Norm { bias: None, ..norm.clone() };
+        let fold =
+            choose(&problem(values(&[1.0, 30.0], &[0.0, 20.0])), &plain, true, false, &settings).unwrap();
+        assert!(fold.is_some_and(|fold| fold.shift.is_empty()));
+    }
+
+    #[test]
+    fn strong_channels_are_divided_and_silent_ones_left() {
+        let powers = powers(&[1.0, 4.0, 0.0], 0.5);
+        assert!((powers[1] / powers[0] - 2.0).abs() < 1e-6 && powers[2] == 1.0, "{powers:?}");
+        assert_eq!(super::powers(&[0.0], 1.0), [1.0]);
+        let span = Span::of(&[-1.0, 3.0], &[1.0; 2], true, Bits::MAX);
+        assert_eq!((span.centre, span.reach), (1.0, 2.0));
+    }
+}

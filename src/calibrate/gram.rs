@@ -120,3 +120,64 @@ pub(super) fn ridge_target(
     let target = Array2::from_shape_fn(weight.dim(), |(i, j)| (w[(i, j)] + change[(i, j)]) as f32);
     target.iter().all(|x| x.is_finite()).then_some(target)
 }
+
+#[cfg(test)]
+mod tests {
+    use ndarray::array;
+
+    use super::super::search::{LhsKind, Rhs};
+    use super::*;
+    use crate::quant::{Bits, Scale};
+
+    fn problem(curvature: Vec<Array2<f32>>) -> Problem {
+        let a = vec![array![[1.0, 2.0], [3.0, 4.0]], array![[0.0, -1.0]]];
+        let b = Rhs::Weight(array![[1.0], [1.0]]);
+        Problem { a, a_kind: LhsKind::Uniform, b, groups: std::iter::once(0..1).collect(), curvature }
+    }
+
+    fn exact() -> Quantizer {
+        Quantizer::Uniform { scale: Scale::new(1.0).unwrap(), bits: Bits::MAX }
+    }
+
+    #[test]
+    fn without_curvature_it_is_the_plain_gram_matrix() {
+        let rows = Rows::new(&problem(vec![]), exact());
+        let gram = rows.gram();
+        assert_eq!([(0, 0), (0, 1), (1, 0), (1, 1)].map(|at| gram[at]), [10.0, 14.0, 14.0, 21.0]);
+        assert_eq!(rows.cross()[(0, 1)], 14.0);
+    }
+
+    #[test]
+    fn half_of_it_is_plain_whatever_the_unit_of_the_curvature() {
+        for unit in [1.0, 1e-30] {
+            // Only the first row counts for the loss.
+            let curvature = vec![array![[unit], [0.0]], array![[0.0]]];
+            let gram = Rows::new(&problem(curvature), exact()).gram();
+            // tr H = 31 either way; H_F = [1 2; 2 4] has trace 5.
+            let expected = |plain: f64, fisher: f64| 0.5 * plain + 0.5 * fisher * 31.0 / 5.0;
+            for (at, plain, fisher) in [((0, 0), 10.0, 1.0), ((0, 1), 14.0, 2.0), ((1, 1), 21.0, 4.0)] {
+                let expected = expected(plain, fisher);
+                assert!((gram[at] / expected - 1.0).abs() < 1e-5, "{at:?}: {} is {expected}", gram[at]);
+            }
+        }
+    }
+
+    #[test]
+    fn the_ridge_target_is_where_its_gradient_is_zero() {
+        let (a, weight) = (problem(vec![]), array![[0.3], [-0.7]]);
+        let coarse = Quantizer::Uniform { scale: Scale::new(1.5).unwrap(), bits: Bits::MAX };
+        let rows = Rows::new(&a, coarse);
+        let (gram, cross) = (rows.gram(), rows.cross());
+        let target = ridge_target(&gram, &cross, &weight, 0.1).unwrap();
+        let ridge = 0.1 * mean_diagonal(&gram);
+        for i in 0..2 {
+            // H W* + ρ (W* − W) = G W.
+            let of =
+                |m: &Mat<f64>, w: &Array2<f32>| (0..2).map(|j| m[(i, j)] * f64::from(w[[j, 0]])).sum::<f64>();
+            let change = ridge * f64::from(target[[i, 0]] - weight[[i, 0]]);
+            let gradient = of(&gram, &target) + change - of(&cross, &weight);
+            assert!(gradient.abs() < 1e-5, "{gradient}");
+        }
+        assert!(target != weight);
+    }
+}

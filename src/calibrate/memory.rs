@@ -30,6 +30,8 @@ pub(super) struct Demand<'d> {
     pub(super) footprint: &'d Footprint,
     /// Bytes of each site's weight.
     pub(super) weights: &'d [usize],
+    /// Bytes of what the rounding of each site's weight takes beside its rows.
+    pub(super) grams: &'d [usize],
     /// The number of batches of the calibration set.
     pub(super) batches: usize,
     /// Bytes of the model file.
@@ -47,7 +49,7 @@ pub(super) struct Limits {
 
 /// Divides the sites from index `from` on; an error if the memory is not enough for each of them alone.
 pub(super) fn divide(demand: Demand, from: usize, limits: Limits) -> Result<Division> {
-    let Demand { footprint, weights, batches, model, metric } = demand;
+    let Demand { footprint, weights, grams, batches, model, metric } = demand;
     // The file is mapped, and tract has a copy of its weights and another while it reads them.
     let fixed = PROGRAM + 3 * model;
     let available = limits.memory.saturating_sub(fixed);
@@ -61,14 +63,17 @@ pub(super) fn divide(demand: Demand, from: usize, limits: Limits) -> Result<Divi
 
     let mut groups: Vec<Range<usize>> = Vec::new();
     let (mut recorded, mut search) = (0, 0);
-    for (i, (site, weight)) in footprint.sites.iter().zip(weights).enumerate().skip(from) {
+    let sites = footprint.sites.iter().zip(weights).zip(grams).enumerate();
+    for (i, ((site, weight), gram)) in sites.skip(from) {
         let curvature = if metric == Metric::Hessian { site.output } else { 0 };
         let record = (site.a + site.b + curvature) * batches;
-        // The float outputs, the sorted rows and their codes; and B of every candidate, at two bytes per code (a code
-        // takes one).
-        let rows = (2 * site.a + 3 * site.output) * batches / site.heads;
+        // The rows as they are, the float outputs, the sorted rows and their codes; and B of every candidate, at two bytes
+        // per code (a code takes one).
+        let rows = (3 * site.a + 4 * site.output) * batches / site.heads;
         let operands = (weight + site.b * batches / site.heads) / 2 * CANDIDATES;
-        let of_site = rows + operands;
+        // After the search, the rows as they are and as they are weighted, in float and quantized.
+        let rounding = (3 * site.a + site.output) * batches + gram;
+        let of_site = (rows + operands).max(if *gram > 0 { rounding } else { 0 });
         let fits = |recorded: usize, search: usize| recorded + search.max(at_once * batch) <= available;
         match groups.last_mut() {
             Some(group) if fits(recorded + record, search.max(of_site)) => {
@@ -101,6 +106,7 @@ mod tests {
         let demand = Demand {
             footprint: &footprint,
             weights: &[0; 6],
+            grams: &[0; 6],
             batches: 4,
             model: MIB,
             metric: Metric::Hessian,
@@ -117,17 +123,17 @@ mod tests {
         assert_eq!(divided(1 << 30, 4).unwrap().groups, std::iter::once(4..6).collect::<Vec<_>>());
     }
 
-    /// 67 MiB are fixed, a batch takes 13, a site's record 8 and its search 20.
+    /// 67 MiB are fixed, a batch takes 13, a site's record 8 and its search 28.
     #[test]
     fn a_small_budget_divides_the_sites() {
-        let division = divided(67 * MIB + 45 * MIB, 0).unwrap();
-        assert_eq!(division, Division { at_once: 1, groups: vec![0..3, 3..6] });
-        assert_eq!(divided(67 * MIB + 29 * MIB, 0).unwrap().groups.len(), 6);
+        let division = divided(67 * MIB + 51 * MIB, 0).unwrap();
+        assert_eq!(division, Division { at_once: 1, groups: vec![0..2, 2..4, 4..6] });
+        assert_eq!(divided(67 * MIB + 37 * MIB, 0).unwrap().groups.len(), 6);
     }
 
     #[test]
     fn too_small_a_budget_says_what_is_needed() {
-        let error = divided(67 * MIB + 27 * MIB, 0).unwrap_err().to_string();
-        assert_eq!(error, "memory budget: 94 MiB are not enough, 95 MiB are needed");
+        let error = divided(67 * MIB + 35 * MIB, 0).unwrap_err().to_string();
+        assert_eq!(error, "memory budget: 102 MiB are not enough, 103 MiB are needed");
     }
 }

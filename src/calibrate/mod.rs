@@ -93,9 +93,15 @@ pub fn calibrate(
     let footprint = recorder.footprint()?;
     let graph = model.graph();
     let weights: Vec<usize> = plan.sites.iter().map(|site| problems::weight_len(graph, site) * 4).collect();
+    // A Gram matrix, one of both kinds of rows, and the factor, in f64; and the factor in f32, halved.
+    let gram = |depth: usize| depth * depth * (3 * size_of::<f64>() + size_of::<f32>() / 2);
+    let rounds = options.rounding_of_weights().1;
+    let depth = |site| if rounds { problems::weight_depth(graph, site) } else { 0 };
+    let grams: Vec<usize> = plan.sites.iter().map(|site| gram(depth(site))).collect();
     let demand = memory::Demand {
         footprint: &footprint,
         weights: &weights,
+        grams: &grams,
         batches: recorder.batches(),
         model: model.model().proto.encoded_len(),
         metric: options.metric,

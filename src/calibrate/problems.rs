@@ -10,7 +10,7 @@ use super::record::SiteRecord;
 use super::search::{LhsKind, Problem, Rhs, Search};
 use super::{Options, convolution, heads, linear};
 use crate::onnx::{Graph, tensor};
-use crate::plan::{LhsSource, Norm, Plan, RhsOperand, Site};
+use crate::plan::{LhsSource, Norm, Plan, RhsOperand, Site, WeightLayout};
 use crate::{Error, Result};
 
 /// An operand or the curvature of one problem, for each image or batch.
@@ -134,6 +134,17 @@ pub(super) fn weight_len(graph: &Graph, site: &Site) -> usize {
         RhsOperand::Weight { value, .. } => graph.constant(value).map_or(0, tensor::len),
         RhsOperand::Activation { .. } => 0,
     }
+}
+
+/// The number of rows of the site's weight `[K, N]`; 0 where both operands are activations.
+pub(super) fn weight_depth(graph: &Graph, site: &Site) -> usize {
+    let RhsOperand::Weight { value, layout, .. } = &site.b else { return 0 };
+    let outputs = match layout {
+        WeightLayout::Kn => 1,
+        WeightLayout::Nk | WeightLayout::Conv(_) => 0,
+    };
+    let outputs = graph.constant(value).map(tensor::shape).and_then(|dims| dims.get(outputs).copied());
+    weight_len(graph, site) / outputs.unwrap_or(1).max(1)
 }
 
 /// The problems of a product `[…, H, M, K]·[…, H, K, N]` of two activations: one per head, or one for all where no axis is

@@ -117,3 +117,126 @@ impl Plane {
         found
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use ndarray::{Array1, array};
+    use rand_chacha::ChaCha8Rng;
+    use rand_chacha::rand_core::{Rng, SeedableRng};
+
+    use super::super::gram::mean_diagonal;
+    use super::super::search::{LhsKind, Problem, Rhs};
+    use super::*;
+    use crate::quant::Quantizer;
+
+    fn random(rows: usize, columns: usize, seed: u64) -> Array2<f32> {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        Array2::from_shape_fn((rows, columns), |_| rng.next_u32() as f32 / u32::MAX as f32 - 0.5)
+    }
+
+    /// Channels that go together: there rounding in turn has something to gain.
+    fn problem() -> (Problem, Quantizer) {
+        let a: Vec<Array2<f32>> = (0..3).map(|image| random(40, 4, image).dot(&random(4, 12, 9))).collect();
+        let curvature = (0..3).map(|image| random(40, 5, 20 + image).mapv(|x| x * x)).collect();
+        let weight = random(12, 5, 7);
+        let problem = Problem {
+            a,
+            a_kind: LhsKind::Uniform,
+            b: Rhs::Weight(weight),
+            groups: std::iter::once(0..5).collect(),
+            curvature,
+        };
+        (problem, Quantizer::Uniform { scale: Scale::new(0.01).unwrap(), bits: Bits::MAX })
+    }
+
+    /// The textbook: after each row, what it leaves over is spread by the inverse of the Gram matrix of those left.
+    fn textbook(gram: &Array2<f64>, order: &[usize], target: &[f32], scale: f64, half: f64) -> Vec<i8> {
+        let mut w: Vec<f64> = target.iter().map(|&w| w.into()).collect();
+        let mut codes = vec![0; w.len()];
+        for (at, &row) in order.iter().enumerate().rev() {
+            codes[row] = (w[row] / scale).clamp(-half, half - 1.0).round_ties_even() as i8;
+            let error = w[row] - f64::from(codes[row]) * scale;
+            // Of the rows left, the change d that makes up best for the error: H d = −h·error.
+            let left = &order[..at];
+            let mut system: Vec<Vec<f64>> = left
+                .iter()
+                .map(|&i| left.iter().map(|&j| gram[[i, j]]).chain([gram[[i, row]] * error]).collect())
+                .collect();
+            for (&i, change) in left.iter().zip(solve(&mut system)) {
+                w[i] += change;
+            }
+        }
+        codes
+    }
+
+    /// Gaussian elimination.
+    fn solve(system: &mut [Vec<f64>]) -> Vec<f64> {
+        let n = system.len();
+        for i in 0..n {
+            let pivot = system[i].clone();
+            for (j, row) in system.iter_mut().enumerate().filter(|(j, _)| *j != i) {
+                let factor = row[i] / pivot[i];
+                assert!(factor.is_finite(), "row {j}");
+                row.iter_mut().zip(&pivot).for_each(|(x, p)| *x -= factor * p);
+            }
+        }
+        (0..n).map(|i| system[i][n] / system[i][i]).collect()
+    }
+
+    #[test]
+    fn the_nearest_plane_is_the_textbook() {
+        let (problem, a) = problem();
+        let rows = Rows::new(&problem, a);
+        let gram = rows.gram();
+        let k = gram.nrows();
+        let damping = 0.01 * mean_diagonal(&gram);
+        let damped =
+            Array2::from_shape_fn((k, k), |(i, j)| gram[(i, j)] + if i == j { damping } else { 0.0 });
+        let order: Vec<usize> = (0..k).map(|i| (i * 5) % k).collect();
+        let target = random(k, 3, 3);
+        let plane = Plane::new(&factor(&gram, &order).unwrap(), order.clone());
+        let bits = Bits::new(4).unwrap();
+        let lanes = [(0, 0.05f32), (1, 0.08), (2, 0.11)];
+        for (found, (column, scale)) in plane.round(target.view(), &lanes, bits).iter().zip(lanes) {
+            let column = target.column(column).to_vec();
+            assert_eq!(found.codes, textbook(&damped, &order, &column, scale.into(), 8.0));
+            let left: Array1<f64> =
+                column.iter().zip(&found.codes).map(|(&w, &q)| f64::from(w - f32::from(q) * scale)).collect();
+            let error = left.dot(&damped.dot(&left));
+            assert!((f64::from(found.error) / error - 1.0).abs() < 1e-3, "{} is {error}", found.error);
+        }
+    }
+
+    #[test]
+    fn errors_of_outputs_are_less_than_of_nearest_codes() {
+        let (problem, a) = problem();
+        let Rhs::Weight(weight) = &problem.b else { unreachable!() };
+        let (bits, scales) = (Bits::new(3).unwrap(), vec![Scale::new(0.12).unwrap(); 5]);
+        let rounded = round(&Rows::new(&problem, a), weight, &scales, bits, true).unwrap().unwrap();
+        let error = |quantized: Array2<f32>| -> f64 {
+            let of_image = |(x, g): (&Array2<f32>, &Array2<f32>)| {
+                let errors = x.dot(weight) - x.mapv(|x| a.fake_quant(x)).dot(&quantized);
+                errors.iter().zip(g).map(|(e, g)| f64::from(e * e * g)).sum::<f64>()
+            };
+            problem.a.iter().zip(&problem.curvature).map(of_image).sum()
+        };
+        let nearest = weight.mapv(|w| Quantizer::Uniform { scale: scales[0], bits }.fake_quant(w));
+        let in_turn = Array2::from_shape_fn(weight.dim(), |at| {
+            f32::from(rounded.codes[at]) * rounded.scales[at.1].get()
+        });
+        let (nearest, in_turn) = (error(nearest), error(in_turn));
+        assert!(in_turn < 0.5 * nearest, "{in_turn} against {nearest}");
+    }
+
+    #[test]
+    fn values_of_zero_say_nothing_and_change_nothing() {
+        let (mut problem, a) = problem();
+        problem.a.iter_mut().for_each(|a| a.fill(0.0));
+        let Rhs::Weight(weight) = &problem.b else { unreachable!() };
+        let scales = vec![Scale::new(0.12).unwrap(); 5];
+        let found = round(&Rows::new(&problem, a), weight, &scales, Bits::new(4).unwrap(), true).unwrap();
+        assert!(found.is_none());
+        let target = ridge_target(&Mat::identity(1, 1), &Mat::identity(1, 1), &array![[2.0]], 0.1);
+        assert_eq!(target, Some(array![[2.0]]), "nothing to gain");
+    }
+}

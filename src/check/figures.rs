@@ -4,6 +4,7 @@ use std::cmp::Ordering;
 use std::fmt;
 use std::ops::AddAssign;
 
+use ndarray::{ArrayD, ArrayView1, Axis};
 use serde::{Serialize, Serializer};
 
 /// Signal and noise power, from which the ratio follows.
@@ -26,6 +27,43 @@ impl Sqnr {
             let (o, q) = (f64::from(o), f64::from(q));
             sums.signal += o * o;
             sums.noise += (q - o) * (q - o);
+        }
+        sums
+    }
+
+    /// Of the output of a site, as far as what reads it can tell: a quantized model may have its channels in another range,
+    /// which the layers behind take back. `o` is compared with the nearest `a·ô + b` of each channel (of each matrix
+    /// `[…, tokens, channels]`, if there are tokens enough to tell), and what a Softmax takes without the mean of each row.
+    pub(super) fn of_site(o: &ArrayD<f32>, quantized: &ArrayD<f32>, before_softmax: bool) -> Self {
+        const ENOUGH: usize = 16;
+        let rank = o.ndim();
+        if before_softmax && rank > 0 {
+            let centred = |x: &ArrayD<f32>| {
+                let mut x = x.clone();
+                for mut row in x.lanes_mut(Axis(rank - 1)) {
+                    let mean = row.mean().unwrap_or(0.0);
+                    row -= mean;
+                }
+                x
+            };
+            return Self::of(&centred(o), &centred(quantized));
+        }
+        if rank < 3 || o.shape()[rank - 2] < ENOUGH {
+            return Self::of(o, quantized);
+        }
+        let mut sums = Self::default();
+        for (o, q) in o.lanes(Axis(rank - 2)).into_iter().zip(quantized.lanes(Axis(rank - 2))) {
+            let mean = |x: &ArrayView1<f32>| x.iter().map(|&x| f64::from(x)).sum::<f64>() / x.len() as f64;
+            let (mean_o, mean_q) = (mean(&o), mean(&q));
+            let (mut oo, mut oq, mut qq) = (0.0, 0.0, 0.0);
+            for (&o, &q) in o.iter().zip(q) {
+                let (o, q) = (f64::from(o) - mean_o, f64::from(q) - mean_q);
+                oo += o * o;
+                oq += o * q;
+                qq += q * q;
+            }
+            sums.signal += o.iter().map(|&o| f64::from(o) * f64::from(o)).sum::<f64>();
+            sums.noise += if qq > 0.0 { (oo - oq * oq / qq).max(0.0) } else { oo };
         }
         sums
     }

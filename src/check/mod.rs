@@ -105,8 +105,19 @@ pub struct SiteFigures {
 pub struct Scope {
     /// How the output is read.
     pub reading: Reading,
-    /// The sites: their names, and the names of their outputs, which both models have.
-    pub sites: Vec<(String, String)>,
+    /// The sites whose outputs are compared, too.
+    pub sites: Vec<SiteOutput>,
+}
+
+/// The output of a site, which both models have.
+#[derive(Clone, Debug)]
+pub struct SiteOutput {
+    /// The site.
+    pub name: String,
+    /// The name of the value.
+    pub value: String,
+    /// Whether a Softmax takes it, which forgets what is added to a whole row.
+    pub before_softmax: bool,
 }
 
 /// Batches between two looks for an error.
@@ -142,7 +153,7 @@ pub fn compare(
             total.add(&tally?);
         }
     }
-    Ok(total.comparison(data.labels.is_some(), scope.sites.iter().map(|(name, _)| name.clone())))
+    Ok(total.comparison(data.labels.is_some(), scope.sites.iter().map(|site| site.name.clone())))
 }
 
 fn one_batch(
@@ -155,14 +166,14 @@ fn one_batch(
 ) -> Result<Tally> {
     let end = data.len().min(start + float.input_shape()[0]);
     let images = data.batch(start..end)?;
-    let taps: Vec<&str> = scope.sites.iter().map(|(_, output)| output.as_str()).collect();
+    let taps: Vec<&str> = scope.sites.iter().map(|site| site.value.as_str()).collect();
     let found = quantized.run_tapped(&images.view(), &taps)?;
     let expected = float.run_tapped(&images.view(), &taps)?;
     let names = &data.names[start..end];
     let labels = data.labels.as_ref().map(|labels| &labels[start..end]);
     let mut tally = Tally::of_outputs(&expected.output, &found.output, scope.reading, names, labels)?;
-    for (((name, _), found), expected) in scope.sites.iter().zip(&found.values).zip(&expected.values) {
-        tally.add_site(name, expected, found)?;
+    for ((site, found), expected) in scope.sites.iter().zip(&found.values).zip(&expected.values) {
+        tally.add_site(site, expected, found)?;
     }
     for name in names {
         progress.step(name, 1);

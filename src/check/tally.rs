@@ -3,8 +3,8 @@
 use ndarray::{ArrayD, ArrayViewD, Axis};
 
 use super::{
-    Accuracy, Classifier, Comparison, Labels, Numbers, SiteFigures, Sqnr, TopK, binary_kl, cosine, kl,
-    probability_kl, rank, top,
+    Accuracy, Classifier, Comparison, Labels, Numbers, SiteFigures, SiteOutput, Sqnr, TopK, binary_kl,
+    cosine, kl, probability_kl, rank, top,
 };
 use crate::engine::Reading;
 use crate::{Error, Result};
@@ -135,12 +135,12 @@ impl Tally {
     /// The next site's output.
     pub(super) fn add_site(
         &mut self,
-        site: &str,
+        site: &SiteOutput,
         float: &ArrayD<f32>,
         quantized: &ArrayD<f32>,
     ) -> Result<()> {
-        same_shape(&format!("site `{site}`"), float, quantized, "")?;
-        self.sites.push(Sqnr::of(float, quantized));
+        same_shape(&format!("site `{}`", site.name), float, quantized, "")?;
+        self.sites.push(Sqnr::of_site(float, quantized, site.before_softmax));
         Ok(())
     }
 

@@ -5,9 +5,10 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use onnx_ptq4vit::Error;
-use onnx_ptq4vit::check::{Scope, Thresholds, compare};
+use onnx_ptq4vit::check::{Scope, SiteOutput, Thresholds, compare};
 use onnx_ptq4vit::data::Selection;
 use onnx_ptq4vit::integer::{self, Runner};
+use onnx_ptq4vit::onnx::Graph;
 use onnx_ptq4vit::prepare::Prepared;
 use onnx_ptq4vit::report::CheckReport;
 
@@ -103,15 +104,35 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     Ok(if passed { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }
 
-/// The names of the sites and of their outputs, which the float model has under the same names.
-fn same_values(float: &Prepared, quantized: &Prepared) -> Result<Vec<(String, String)>> {
-    let sites = integer::contents(quantized.graph())?.sites.into_iter().map(|site| (site.name, site.output));
-    let sites: Vec<(String, String)> = sites.collect();
-    match sites.iter().find(|(_, output)| float.graph().producer(output).is_none()) {
+/// The outputs of the sites, which the float model has under the same names.
+fn same_values(float: &Prepared, quantized: &Prepared) -> Result<Vec<SiteOutput>> {
+    let graph = float.graph();
+    let sites = integer::contents(quantized.graph())?.sites.into_iter().map(|site| {
+        let before_softmax = goes_into_softmax(graph, &site.output);
+        SiteOutput { name: site.name, value: site.output, before_softmax }
+    });
+    let sites: Vec<SiteOutput> = sites.collect();
+    match sites.iter().find(|site| graph.producer(&site.value).is_none()) {
         None => Ok(sites),
-        Some((name, output)) => {
-            let why = format!("the float model has no value `{output}`; was it quantized from this one?");
+        Some(SiteOutput { name, value, .. }) => {
+            let why = format!("the float model has no value `{value}`; was it quantized from this one?");
             Err(Error::model(format!("site `{name}`"), why).into())
         }
     }
+}
+
+/// Whether a Softmax takes `value`, perhaps scaled and masked.
+fn goes_into_softmax(graph: &Graph, value: &str) -> bool {
+    const MOST_STEPS: usize = 8;
+    let mut value = value;
+    for _ in 0..MOST_STEPS {
+        let Some(user) = graph.consumers(value).first() else { return false };
+        let node = graph.node(user.node);
+        match node.op_type() {
+            "Softmax" => return true,
+            "Add" | "Mul" | "Div" | "Reshape" => value = &node.output[0],
+            _ => return false,
+        }
+    }
+    false
 }

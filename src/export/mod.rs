@@ -60,11 +60,14 @@ pub fn export(model: &Prepared, plan: &Plan, calibration: &Calibration, form: Tw
 fn metadata(plan: &Plan, calibration: &Calibration) -> Vec<StringStringEntryProto> {
     let json = |value: serde_json::Result<String>| value.expect("plain data has a JSON form");
     let options = &calibration.provenance.options;
-    // What is of the size of weights is in the file already.
+    // What has the length of channels, or of weights, is in the file already.
+    let summary = |scales: &SiteScales| {
+        let b =
+            if scales.b.len() == scales.a.len() || scales.b.len() <= 3 { scales.b.clone() } else { vec![] };
+        SiteScales { b, codes: None, bias: None, fold: None, columns: None, ..scales.clone() }
+    };
     let written = plan.sites.iter().filter_map(|site| calibration.site(&site.name));
-    let written: Vec<SiteScales> = written
-        .map(|scales| SiteScales { codes: None, bias: None, fold: None, columns: None, ..scales.clone() })
-        .collect();
+    let written: Vec<SiteScales> = written.map(summary).collect();
     let entries = [
         ("tool", calibration.provenance.tool.clone()),
         ("bits", format!("w{}a{}", options.weight_bits.get(), options.activation_bits.get())),
