@@ -53,6 +53,12 @@ impl<'m> Quantize<'m> {
         Self { bits: [weights, activations], ..self }
     }
 
+    /// Whether weights, keys and values have 7 bits at most, which every runtime computes exactly on every x86 CPU.
+    pub fn overflow_safe(mut self, safe: bool) -> Self {
+        self.options.overflow_safe = safe;
+        self
+    }
+
     /// The choices of a preset; sets back all others but the bits.
     pub fn preset(self, preset: Preset) -> Self {
         Self { options: Options::new(preset), ..self }

@@ -6,6 +6,7 @@ use ndarray::{Array2, Array3, ArrayD, ArrayViewD, Axis, Ix2, Ix4, s};
 use rayon::prelude::*;
 
 use super::calibration::SiteScales;
+use super::options::SiteBits;
 use super::problems::{ensure_finite, place};
 use super::record::SiteRecord;
 use super::search::{LhsKind, Problem, Rhs, Search};
@@ -96,9 +97,32 @@ pub(super) fn solve(
     site: &Site,
     windows: &Windows,
     record: &SiteRecord,
+    bits: SiteBits,
     options: &Options,
     search: Search,
 ) -> Result<SiteScales> {
+    let problem = problem(graph, site, windows, record)?;
+    // Rounding what the residual stream begins with costs more than it gains.
+    let output = match site.kind {
+        SiteKind::Patch => None,
+        _ => Some(output_scale(&problem, bias(graph, site)?.as_deref())?),
+    };
+    let settings = options.settings(bits.a, bits.b);
+    // The scale of a patch projection is the paper's: one for all channels.
+    let solution = match site.kind == SiteKind::Patch && options.weights == WeightScales::PerTensor {
+        true => search.run(problem.clone(), &settings),
+        false => shares::run(problem.clone(), &settings, search),
+    };
+    let solution = solution.map_err(|error| Error::model(place(site), error))?;
+    ensure_finite(site, solution.loss)?;
+    let (a, b, loss) = (vec![solution.a], solution.b, solution.loss);
+    let mut scales = SiteScales { a, b, output, loss, ..SiteScales::new(site, 4, bits.b) };
+    linear::refine(&mut scales, &problem, options)?;
+    Ok(scales)
+}
+
+/// The products of all groups as one problem.
+fn problem(graph: &Graph, site: &Site, windows: &Windows, record: &SiteRecord) -> Result<Problem> {
     let weight = site.weight(graph)?;
     let m = weight.shape()[0];
     let k = weight.len() / m;
@@ -108,28 +132,6 @@ pub(super) fn solve(
         let why = format!("windows {:?} and a weight of {k} rows do not multiply", a.shape());
         return Err(Error::model(place(site), why));
     }
-    let problem = problem(record, &weight, groups);
-    // Rounding what the residual stream begins with costs more than it gains.
-    let output = match site.kind {
-        SiteKind::Patch => None,
-        _ => Some(output_scale(&problem, bias(graph, site)?.as_deref())?),
-    };
-    let settings = options.settings(options.lhs_bits(graph, site), options.weight_bits);
-    // The scale of a patch projection is the paper's: one for all channels.
-    let solution = match site.kind == SiteKind::Patch && options.weights == WeightScales::PerTensor {
-        true => search.run(problem.clone(), &settings),
-        false => shares::run(problem.clone(), &settings, search),
-    };
-    let solution = solution.map_err(|error| Error::model(place(site), error))?;
-    ensure_finite(site, solution.loss)?;
-    let (a, b, loss) = (vec![solution.a], solution.b, solution.loss);
-    let mut scales = SiteScales { a, b, output, loss, ..SiteScales::new(site, 4, options.weight_bits) };
-    linear::refine(&mut scales, &problem, options)?;
-    Ok(scales)
-}
-
-/// The products of all groups as one problem.
-fn problem(record: &SiteRecord, weight: &Array2<f32>, groups: usize) -> Problem {
     let n = weight.nrows() / groups;
     let columns = |group: usize| group * n..(group + 1) * n;
     let mut b: Vec<Array2<f32>> = (0..groups)
@@ -151,7 +153,7 @@ fn problem(record: &SiteRecord, weight: &Array2<f32>, groups: usize) -> Problem 
     }
     let scaled = std::iter::once(0..n).collect();
     let b = if groups == 1 { Rhs::Weight(b.remove(0)) } else { Rhs::Activation(b) };
-    Problem { a, a_kind: LhsKind::Uniform, b, groups: scaled, curvature }
+    Ok(Problem { a, a_kind: LhsKind::Uniform, b, groups: scaled, curvature })
 }
 
 /// The scale of the 8-bit codes of the output: of some shares of its largest value, the one of the least error.

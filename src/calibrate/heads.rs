@@ -157,9 +157,11 @@ fn values(
         scale: of_head(&fold.scale, head),
     };
     let weight = linear::weight(solver.graph, proj)?;
+    let bits = solver.bits[link.proj].b;
+    let in_turn = solver.options.rounds_in_turn(bits);
     let judge = |fold: &Fold| -> Result<f64> {
         let mut sum = behind(&parts, &products, fold, settings.a_bits);
-        sum += weighed(&parts, &products, fold, &weight, link, solver.options.rounding_of_weights());
+        sum += weighed(&parts, &products, fold, &weight, link, (bits, in_turn));
         for (head, part) in parts.iter().enumerate() {
             let mut part = part.clone();
             fold_values(&mut part, &part_of(fold, head));

@@ -6,24 +6,29 @@ use super::calibration::SiteScales;
 use super::codes::WeightCodes;
 use super::fold;
 use super::gram::Rows;
+use super::options::SiteBits;
 use super::problems::{Solver, ensure_finite, lhs_kind, place, rows};
 use super::record::SiteRecord;
-use super::search::{LhsKind, Problem, Rhs};
+use super::search::{Problem, Rhs};
 use super::{Options, WeightScales, bias, outliers, rounding, shares};
 use crate::onnx::Graph;
 use crate::plan::{BiasPlace, Norm, RhsOperand, ScaleOf, Site, WeightLayout};
-use crate::quant::{Bits, Quantizer, Scale};
+use crate::quant::{Quantizer, Scale};
 use crate::{Error, Result};
 
 /// Calibrates a linear layer.
-pub(super) fn solve<'s>(solver: &mut Solver<'s>, site: &'s Site, record: SiteRecord) -> Result<SiteScales> {
-    let RhsOperand::Weight { scales: of, .. } = site.b else { unreachable!("it is a linear layer") };
+pub(super) fn solve<'s>(
+    solver: &mut Solver<'s>,
+    site: &'s Site,
+    bits: SiteBits,
+    record: SiteRecord,
+) -> Result<SiteScales> {
     let Solver { graph, options, search, .. } = *solver;
     let a_rank = record.a[0].ndim();
-    let a_kind = lhs_kind(site, options, a_rank);
-    let by_share = of == ScaleOf::Channel || options.weights == WeightScales::PerChannel;
-    let mut problem = problem(site, record, a_kind, weight(graph, site)?, of)?;
-    let settings = options.settings(options.lhs_bits(graph, site), options.weight_bits);
+    let by_channel = matches!(site.b, RhsOperand::Weight { scales: ScaleOf::Channel, .. });
+    let by_share = by_channel || options.weights == WeightScales::PerChannel;
+    let mut problem = problem(graph, site, record, options)?;
+    let settings = options.settings(bits.a, bits.b);
     let own_bias = own_bias(site, a_rank);
     let mut lost: Option<Vec<f32>> = None;
     let mut fold = None;
@@ -52,8 +57,7 @@ pub(super) fn solve<'s>(solver: &mut Solver<'s>, site: &'s Site, record: SiteRec
     let solution = solution.map_err(|error| Error::model(place(site), error))?;
     ensure_finite(site, solution.loss)?;
     let (a, b, loss) = (vec![solution.a], solution.b, solution.loss);
-    let mut scales =
-        SiteScales { a, b, outliers, fold, loss, ..SiteScales::new(site, a_rank, options.weight_bits) };
+    let mut scales = SiteScales { a, b, outliers, fold, loss, ..SiteScales::new(site, a_rank, bits.b) };
     refine(&mut scales, &problem, options)?;
     let correction = if options.bias && own_bias.is_some() && !options.metric.is_rowwise() {
         let quantized = dequantized(&scales, &problem);
@@ -81,7 +85,7 @@ pub(super) fn own_bias(site: &Site, a_rank: usize) -> Option<&Vec<f32>> {
 /// Rounds the weight of a problem whose scales are found, where that helps.
 pub(super) fn refine(scales: &mut SiteScales, problem: &Problem, options: &Options) -> Result<()> {
     let Rhs::Weight(weight) = &problem.b else { return Ok(()) };
-    if !options.rounding || scales.b_bits >= Bits::MAX {
+    if !options.rounds_in_turn(scales.b_bits) {
         return Ok(());
     }
     let rows = Rows::new(problem, scales.a[0]);
@@ -125,7 +129,10 @@ fn dequantized(scales: &SiteScales, problem: &Problem) -> Array2<f32> {
 }
 
 /// The problem of a linear layer: all tokens of a batch are rows of one matrix.
-fn problem(site: &Site, record: SiteRecord, a_kind: LhsKind, b: Array2<f32>, of: ScaleOf) -> Result<Problem> {
+fn problem(graph: &Graph, site: &Site, record: SiteRecord, options: &Options) -> Result<Problem> {
+    let RhsOperand::Weight { scales: of, .. } = site.b else { unreachable!("it is a linear layer") };
+    let a_kind = lhs_kind(site, options, record.a[0].ndim());
+    let b = weight(graph, site)?;
     let misshapen = |e: ShapeError| Error::model(place(site), e);
     let n = b.ncols();
     let groups = match of {

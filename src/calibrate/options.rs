@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::search::Settings;
 use super::{Gradient, Metric};
 use crate::onnx::Graph;
-use crate::plan::Site;
+use crate::plan::{RhsOperand, Site};
 use crate::quant::Bits;
 use crate::{Error, Result};
 
@@ -47,6 +47,9 @@ pub struct Options {
     pub activation_bits: Bits,
     /// Whether pixels, which come in 8 bits, keep them.
     pub pixels: bool,
+    /// Whether the rhs of every product has 7 bits at most: no sum of two products then overflows 16 bits, which is how
+    /// runtimes add on CPUs without VNNI.
+    pub overflow_safe: bool,
     /// The distance to minimise.
     pub metric: Metric,
     /// Where the curvature of [`Metric::Hessian`] comes from.
@@ -69,6 +72,15 @@ pub struct Options {
     pub seed: u64,
 }
 
+/// k of the operands of one site.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct SiteBits {
+    /// Of the lhs.
+    pub(super) a: Bits,
+    /// Of the rhs.
+    pub(super) b: Bits,
+}
+
 impl Options {
     /// The preset's own choices, at 8 bits.
     pub fn new(preset: Preset) -> Self {
@@ -80,6 +92,7 @@ impl Options {
             weight_bits: eight,
             activation_bits: eight,
             pixels: beyond,
+            overflow_safe: false,
             metric: if twins { Metric::Hessian } else { Metric::Cosine },
             gradient: Gradient::Fisher(if preset == Preset::Fast { 1 } else { 4 }),
             softmax_twin: twins,
@@ -102,14 +115,19 @@ impl Options {
         Ok(())
     }
 
-    /// k of weights, and whether they are rounded in turn.
-    pub(super) fn rounding_of_weights(&self) -> (Bits, bool) {
-        (self.weight_bits, self.rounding && self.weight_bits < Bits::MAX)
+    /// k of the operands of `site` if all have the same.
+    pub(super) fn bits_of(&self, graph: &Graph, site: &Site) -> SiteBits {
+        let a = if self.pixels && site.takes_pixels(graph) { Bits::MAX } else { self.activation_bits };
+        let b = match site.b {
+            RhsOperand::Weight { .. } => self.weight_bits,
+            RhsOperand::Activation { .. } => self.activation_bits,
+        };
+        SiteBits { a, b }
     }
 
-    /// k of the lhs of `site`.
-    pub(super) fn lhs_bits(&self, graph: &Graph, site: &Site) -> Bits {
-        if self.pixels && site.takes_pixels(graph) { Bits::MAX } else { self.activation_bits }
+    /// Whether weights of `bits` are rounded in turn.
+    pub(super) fn rounds_in_turn(&self, bits: Bits) -> bool {
+        self.rounding && bits < Bits::MAX
     }
 
     /// Algorithm 1 for operands of these widths.

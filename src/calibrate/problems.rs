@@ -6,6 +6,7 @@ use ndarray::{Array2, ArrayD, IxDyn, ShapeError};
 
 use super::calibration::SiteScales;
 use super::fold::Fold;
+use super::options::SiteBits;
 use super::record::SiteRecord;
 use super::search::{LhsKind, Problem, Rhs, Search};
 use super::{Options, convolution, heads, linear};
@@ -22,6 +23,8 @@ pub(super) struct Solver<'s> {
     pub(super) plan: &'s Plan,
     pub(super) options: &'s Options,
     pub(super) search: Search,
+    /// k of every site.
+    pub(super) bits: Vec<SiteBits>,
     /// The folds of values that linear layers take: all that take one have the same.
     folds: HashMap<&'s str, Option<Fold>>,
 }
@@ -33,6 +36,7 @@ impl<'s> Solver<'s> {
         plan: &'s Plan,
         options: &'s Options,
         search: Search,
+        bits: Vec<SiteBits>,
         done: &[SiteScales],
     ) -> Self {
         let of_linear = plan.sites.iter().zip(done).filter(|(site, _)| weight_len(graph, site) > 0);
@@ -43,7 +47,7 @@ impl<'s> Solver<'s> {
                 Some((plan.sites[link.proj].a.as_str(), done.get(link.site)?.fold.clone()))
             });
         folds.extend(of_values);
-        Self { graph, plan, options, search, folds }
+        Self { graph, plan, options, search, bits, folds }
     }
 
     /// Calibrates site number `done.len()`, and changes what those before it have to do for it.
@@ -51,10 +55,16 @@ impl<'s> Solver<'s> {
         let index = done.len();
         let site = &self.plan.sites[index];
         let scales = match (&site.b, site.windows()) {
-            (_, Some(windows)) => {
-                convolution::solve(self.graph, site, windows, &record, self.options, self.search)?
-            }
-            (RhsOperand::Weight { .. }, None) => linear::solve(self, site, record)?,
+            (_, Some(windows)) => convolution::solve(
+                self.graph,
+                site,
+                windows,
+                &record,
+                self.bits[index],
+                self.options,
+                self.search,
+            )?,
+            (RhsOperand::Weight { .. }, None) => linear::solve(self, site, self.bits[index], record)?,
             (RhsOperand::Activation { .. }, None) => self.product(index, &record, done)?,
         };
         done.push(scales);
@@ -65,8 +75,8 @@ impl<'s> Solver<'s> {
     fn product(&mut self, index: usize, record: &SiteRecord, done: &mut [SiteScales]) -> Result<SiteScales> {
         let (site, options) = (&self.plan.sites[index], self.options);
         let a_rank = record.a[0].ndim();
-        let b_bits = options.activation_bits;
-        let settings = options.settings(options.activation_bits, b_bits);
+        let SiteBits { a, b: b_bits } = self.bits[index];
+        let settings = options.settings(a, b_bits);
         let mut problems = attention(site, record, lhs_kind(site, options, a_rank))?;
         let mut scales = SiteScales::new(site, a_rank, b_bits);
         if options.fold {

@@ -56,6 +56,9 @@ pub(super) struct Args {
     /// Bits of weights and activations, each 2 to 8
     #[arg(long, value_name = "W<K>A<K>", default_value = "w8a8", conflicts_with = "calibration")]
     bits: Widths,
+    /// Weights, keys and values of 7 bits at most: exact in all runtimes also on x86 CPUs without VNNI
+    #[arg(long, conflicts_with = "calibration")]
+    overflow_safe: bool,
     /// Sets the defaults of the choices below
     #[arg(long, alias = "method", value_enum, default_value = "best", conflicts_with = "calibration")]
     preset: PresetName,
@@ -208,6 +211,7 @@ fn options(args: &Args) -> Options {
     Options {
         weight_bits: args.bits.weights,
         activation_bits: args.bits.activations,
+        overflow_safe: args.overflow_safe,
         metric,
         gradient: args.gradient.unwrap_or(default.gradient),
         softmax_twin: default.softmax_twin && !args.no_softmax_twin,

@@ -20,6 +20,9 @@ impl Bits {
     /// 8 bits.
     pub const MAX: Self = Self(8);
 
+    /// 7 bits.
+    pub const SEVEN: Self = Self(7);
+
     /// `k` bits; an error outside 2…8.
     pub fn new(k: u8) -> Result<Self> {
         if (2..=8).contains(&k) {

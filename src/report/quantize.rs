@@ -102,8 +102,9 @@ fn method(options: &Options) -> String {
     };
     let metric = name(options.metric);
     let gradient = if metric == "hessian" { format!(" ({})", name(options.gradient)) } else { String::new() };
+    let safe = if options.overflow_safe { ", overflow-safe" } else { "" };
     format!(
-        "w{}a{} {}, {metric} metric{gradient}, {twins}, {} weights",
+        "w{}a{}{safe} {}, {metric} metric{gradient}, {twins}, {} weights",
         options.weight_bits.get(),
         options.activation_bits.get(),
         name(options.preset),
