@@ -15,6 +15,7 @@ use onnx_ptq4vit::integer::{self, Runner};
 use onnx_ptq4vit::onnx::{Graph, Model};
 use onnx_ptq4vit::plan;
 use onnx_ptq4vit::prepare::Prepared;
+use onnx_ptq4vit::quant::Bits;
 use onnx_ptq4vit::runtime::Session;
 
 use mutate::{Choices, mutate};
@@ -102,10 +103,11 @@ pub(crate) fn quantize(bytes: &[u8]) {
 }
 
 fn options(choices: &mut Choices) -> Options {
-    let method = if choices.below(4) == 0 { Preset::Paper } else { Preset::Base };
+    let method = [Preset::Best, Preset::Paper, Preset::Base, Preset::Base][choices.below(4)];
     let metrics = [Metric::Hessian, Metric::Mse, Metric::Cosine, Metric::Pearson];
     let metric = metrics[choices.below(metrics.len())];
-    Options { metric, gradient: Gradient::Fisher(1), ..Options::new(method) }
+    let weight_bits = Bits::new([8, 4][choices.below(2)]).expect("they are in range");
+    Options { metric, weight_bits, gradient: Gradient::Fisher(1), ..Options::new(method) }
 }
 
 fn quantize_changed(model: &[u8], changed_first: bool, options: Options, choices: &mut Choices) {

@@ -13,22 +13,23 @@ import subprocess
 import tempfile
 import time
 
-CONFIGURATIONS = {
-    "W8A8 ptq4vit, fisher:4": [],
-    "W8A8 ptq4vit, fisher:4, no outliers": ["--no-outliers"],
-    "W8A8 ptq4vit, pseudo-label": ["--gradient", "pseudo-label"],
-    "W8A8 ptq4vit, fisher:4, per-channel": ["--weights", "per-channel"],
-    "W8A8 base (cosine, no twins)": ["--method", "base"],
-    "W4A8 ptq4vit, fisher:4": ["--bits", "w4a8"],
-    "W6A6 ptq4vit, fisher:4": ["--bits", "w6a6"],
-    "W6A6 ptq4vit, pseudo-label": ["--bits", "w6a6", "--gradient", "pseudo-label"],
-    "W6A6 hessian, no softmax twin": ["--bits", "w6a6", "--no-softmax-twin"],
-    "W6A6 hessian, no GELU twin": ["--bits", "w6a6", "--no-gelu-twin"],
-    "W6A6 hessian, no twins": ["--bits", "w6a6", "--no-softmax-twin", "--no-gelu-twin"],
-    "W6A6 mse, both twins": ["--bits", "w6a6", "--metric", "mse"],
-    "W6A6 base (cosine, no twins)": ["--bits", "w6a6", "--method", "base"],
-    "W4A4 ptq4vit, pseudo-label": ["--bits", "w4a4", "--gradient", "pseudo-label"],
+WIDTHS = ["w8a8", "w6a6", "w4a8", "w4a4"]
+STEPS = {
+    "base": ["--preset", "base"],
+    "paper": ["--preset", "paper"],
+    "+ per-channel weights, outliers in float, pixels in 8 bits": ["--no-fold", "--no-rounding", "--no-bias-correction"],
+    "+ bias correction": ["--no-fold", "--no-rounding"],
+    "+ rounding in turn": ["--no-fold"],
+    "+ folds (best, the default)": [],
+    "best, no bias correction": ["--no-bias-correction"],
+    "best, no rounding in turn": ["--no-rounding"],
+    "best, --no-outliers": ["--no-outliers"],
+    "best, mse metric": ["--metric", "mse"],
+    "best, no twins": ["--no-softmax-twin", "--no-gelu-twin"],
+    "fast": ["--preset", "fast"],
 }
+CONFIGURATIONS = {f"{bits} {name}": ["--bits", bits, *flags] for name, flags in STEPS.items() for bits in WIDTHS}
+CONFIGURATIONS["overflow-safe"] = ["--overflow-safe"]
 
 
 def main():

@@ -42,6 +42,9 @@ pub(super) struct Span {
 impl Span {
     /// The range of `values`, around zero unless it `can_shift`, whose codes have the least error.
     pub(super) fn of(values: &[f32], weights: &[f32], can_shift: bool, bits: Bits) -> Self {
+        if values.is_empty() {
+            return Self { centre: 0.0, reach: 0.0 };
+        }
         let mut sorted = values.to_vec();
         sorted.sort_by(f32::total_cmp);
         let span = |left_out: f64| {
