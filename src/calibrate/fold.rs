@@ -51,7 +51,7 @@ impl Span {
             let skipped = ((sorted.len() - 1) as f64 * left_out) as usize;
             let (low, high) = (sorted[skipped], sorted[sorted.len() - 1 - skipped]);
             match can_shift {
-                true => Self { centre: (low + high) / 2.0, reach: (high - low) / 2.0 },
+                true => Self { centre: f32::midpoint(low, high), reach: (high - low) / 2.0 },
                 false => Self { centre: 0.0, reach: high.max(-low) },
             }
         };

@@ -55,7 +55,9 @@ impl Rows {
         if all > 0.0 && weighted > 0.0 && weighted.is_finite() {
             let each = PLAIN * weighted / all;
             // Of no unit: only what rows weigh beside each other counts, and f32 holds no squares of small gradients.
-            weights.iter_mut().for_each(|weight| *weight = ((1.0 - PLAIN) * *weight + each) * all / weighted);
+            for weight in &mut weights {
+                *weight = ((1.0 - PLAIN) * *weight + each) * all / weighted;
+            }
             for (row, weight) in weights.iter().enumerate() {
                 let root = weight.sqrt() as f32;
                 quantized.row_mut(row).mapv_inplace(|x| x * root);

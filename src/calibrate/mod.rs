@@ -115,7 +115,9 @@ pub fn calibrate(
     let limits = memory::Limits { threads: rayon::current_num_threads(), memory: run.memory };
     let mut bits: Vec<SiteBits> = plan.sites.iter().map(|site| options.bits_of(graph, site)).collect();
     if options.overflow_safe {
-        bits.iter_mut().for_each(|bits| bits.b = bits.b.min(OVERFLOW_SAFE));
+        for bits in &mut bits {
+            bits.b = bits.b.min(OVERFLOW_SAFE);
+        }
     }
     let division = memory::divide(demand, done, limits)?;
     let mut solver = problems::Solver::new(graph, plan, options, run.search, bits, &sites);

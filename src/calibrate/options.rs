@@ -38,6 +38,7 @@ pub enum WeightScales {
 
 /// The choices of one calibration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[allow(clippy::struct_excessive_bools)] // each is a switch of its own
 pub struct Options {
     /// Sets α and the number of rounds.
     pub preset: Preset,

@@ -53,7 +53,7 @@ pub(super) fn round(
         })
         .collect();
     let found: Vec<Lane> =
-        tried.par_chunks(LANES).flat_map_iter(|lanes| plane.round(target.view(), lanes, bits)).collect();
+        tried.par_chunks(LANES).flat_map_iter(|lanes| plane.round(&target.view(), lanes, bits)).collect();
     let mut codes = Array2::zeros(weight.dim());
     let mut chosen = Vec::with_capacity(scales.len());
     for (column, (of_column, tried)) in found.chunks(shares.len()).zip(tried.chunks(shares.len())).enumerate()
@@ -92,7 +92,7 @@ impl Plane {
     }
 
     /// Rounds `lanes`: columns of `target`, each with its scale.
-    fn round(&self, target: ArrayView2<f32>, lanes: &[(usize, f32)], bits: Bits) -> Vec<Lane> {
+    fn round(&self, target: &ArrayView2<f32>, lanes: &[(usize, f32)], bits: Bits) -> Vec<Lane> {
         let k = self.order.len();
         let half = bits.half() as f32;
         let mut pending = vec![[0f32; LANES]; k];
@@ -197,7 +197,7 @@ mod tests {
         let plane = Plane::new(&factor(&gram, &order).unwrap(), order.clone());
         let bits = Bits::new(4).unwrap();
         let lanes = [(0, 0.05f32), (1, 0.08), (2, 0.11)];
-        for (found, (column, scale)) in plane.round(target.view(), &lanes, bits).iter().zip(lanes) {
+        for (found, (column, scale)) in plane.round(&target.view(), &lanes, bits).iter().zip(lanes) {
             let column = target.column(column).to_vec();
             assert_eq!(found.codes, textbook(&damped, &order, &column, scale.into(), 8.0));
             let left: Array1<f64> =
