@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
-# Runs every fuzz target (or FUZZ_TARGETS) for SECONDS (1200), FUZZ_JOBS (2) at a time, from the seeds of fixtures/. Needs cargo-fuzz; on a stable
-# toolchain RUSTC_BOOTSTRAP=1 lets it instrument the code. Crashes land in fuzz/artifacts.
+# Runs every fuzz target (or FUZZ_TARGETS) for SECONDS (1200), FUZZ_JOBS (2) at a time, from the seeds of fixtures/. An input
+# may take FUZZ_TIMEOUT (10) seconds. Needs cargo-fuzz; on a stable toolchain RUSTC_BOOTSTRAP=1 lets it instrument the code.
+# Crashes land in fuzz/artifacts.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export RUSTC_BOOTSTRAP=1
 seconds="${1:-1200}"
-targets="${FUZZ_TARGETS:-decode plan import calibration quantize images arrays}"
+all="decode plan import calibration quantize images arrays"
+targets="${FUZZ_TARGETS:-$all}"
 
-for target in decode plan import calibration quantize images arrays; do
+for target in $all; do
     mkdir -p "fuzz/corpus/$target" "fixtures/fuzz/$target"
     cp -n "fixtures/fuzz/$target"/* "fuzz/corpus/$target/" 2>/dev/null || true
 done

@@ -14,12 +14,8 @@ pub(super) struct Correction {
 
 /// `Σ g² (O − Ô) / Σ g²` for each output: the mean error, where each row counts as much as the loss depends on it. (By the
 /// plain mean, the last layers of a classifier would get the bias of tokens that no one reads.)
-pub(super) fn correction(
-    problem: &Problem,
-    a: Quantizer,
-    weight: &Array2<f32>,
-    quantized: &Array2<f32>,
-) -> Correction {
+pub(super) fn correction(problem: &Problem, a: Quantizer, quantized: &Array2<f32>) -> Correction {
+    let weight = &problem.b.matrices()[0];
     let of_image = |(image, float): (usize, &Array2<f32>)| {
         let error = float.dot(weight) - float.mapv(|x| a.fake_quant(x)).dot(quantized);
         let mut sums = vec![[0f64; 3]; error.ncols()];
@@ -73,13 +69,13 @@ mod tests {
         let problem = Problem {
             a: vec![array![[1.0, 0.4], [0.6, 1.2]], array![[-0.3, 2.2]]],
             a_kind: LhsKind::Uniform,
-            b: Rhs::Weight(weight.clone()),
+            b: Rhs::Weight(weight),
             groups: std::iter::once(0..2).collect(),
             curvature: vec![array![[1.0, 0.0], [3.0, 0.0]], array![[0.5, 0.0]]],
         };
         let a = Quantizer::Uniform { scale: Scale::new(1.0).unwrap(), bits: Bits::new(4).unwrap() };
         let quantized = array![[1.0, 2.0], [0.0, -1.0]];
-        let found = correction(&problem, a, &weight, &quantized);
+        let found = correction(&problem, a, &quantized);
         // O = 1.2, 1.2, 0.8; Ô = 1, 1, 0.
         let mean = (1.0 * 0.2 + 3.0 * 0.2 + 0.5 * 0.8) / 4.5;
         assert!((found.bias[0] - mean as f32).abs() < 1e-6, "{:?}", found.bias);

@@ -5,7 +5,7 @@
 //!
 //! The scales of the columns of the projections, and their biases, change; their codes do not.
 
-use ndarray::{Array1, Array2, ArrayView1, Axis};
+use ndarray::{Array2, Axis};
 use rayon::prelude::*;
 
 use super::calibration::SiteScales;
@@ -88,8 +88,8 @@ fn scores(
     let mut changed = false;
     for problem in problems.iter_mut() {
         let channels = problem.a[0].ncols();
-        let of_key = rows_of(problem.b.matrices(), can_shift, settings.b_bits);
-        let of_query = columns_of(&problem.a, settings.a_bits);
+        let of_key = along(problem.b.matrices(), Axis(0), can_shift, settings.b_bits);
+        let of_query = along(&problem.a, Axis(1), false, settings.a_bits);
         let part = some_images(problem);
         let mut best = (loss(part.clone(), settings)?, None);
         for strength in STRENGTHS {
@@ -141,7 +141,7 @@ fn values(
         .iter()
         .zip(&products)
         .flat_map(|(problem, products)| {
-            let of_values = columns_with(problem.b.matrices(), can_shift, settings.b_bits);
+            let of_values = along(problem.b.matrices(), Axis(1), can_shift, settings.b_bits);
             let largest = |(channel, span): (usize, Span)| {
                 let column = products.iter().flat_map(|product| product.column(channel));
                 let reach = column.fold(0f32, |reach, x| reach.max((x - span.centre).abs()));
@@ -348,26 +348,11 @@ fn products(problem: &Problem) -> Vec<Array2<f32>> {
     problem.a.iter().zip(problem.b.matrices()).map(|(a, b)| a.dot(b)).collect()
 }
 
-fn columns_of(matrices: &[Array2<f32>], bits: Bits) -> Vec<Span> {
-    columns_with(matrices, false, bits)
-}
-
-fn columns_with(matrices: &[Array2<f32>], can_shift: bool, bits: Bits) -> Vec<Span> {
-    along(matrices, Axis(1), can_shift, bits)
-}
-
-fn rows_of(matrices: &[Array2<f32>], can_shift: bool, bits: Bits) -> Vec<Span> {
-    along(matrices, Axis(0), can_shift, bits)
-}
-
 /// The range of each channel, which is an index of `axis`.
 fn along(matrices: &[Array2<f32>], axis: Axis, can_shift: bool, bits: Bits) -> Vec<Span> {
     let of_channel = |channel: usize| {
-        let lane = |matrix: &Array2<f32>| -> Array1<f32> {
-            let lane: ArrayView1<f32> = matrix.index_axis(axis, channel);
-            lane.to_owned()
-        };
-        let values: Vec<f32> = matrices.iter().flat_map(|matrix| lane(matrix).to_vec()).collect();
+        let values: Vec<f32> =
+            matrices.iter().flat_map(|matrix| matrix.index_axis(axis, channel).to_vec()).collect();
         Span::of(&values, &vec![1.0; values.len()], can_shift, bits)
     };
     (0..matrices[0].len_of(axis)).into_par_iter().map(of_channel).collect()

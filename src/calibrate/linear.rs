@@ -61,7 +61,7 @@ pub(super) fn solve<'s>(
     refine(&mut scales, &problem, options)?;
     let correction = if options.bias && own_bias.is_some() && !options.metric.is_rowwise() {
         let quantized = dequantized(&scales, &problem);
-        let correction = bias::correction(&problem, scales.a[0], &problem.b.matrices()[0], &quantized);
+        let correction = bias::correction(&problem, scales.a[0], &quantized);
         scales.loss = correction.loss;
         Some(correction.bias)
     } else {

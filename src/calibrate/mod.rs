@@ -25,7 +25,6 @@ pub use fold::Fold;
 pub use loss::Gradient;
 pub use metric::Metric;
 pub use options::{Options, Preset, WeightScales};
-
 pub use search::Search;
 
 use crate::Result;
@@ -33,13 +32,9 @@ use crate::data::Dataset;
 use crate::plan::{Plan, ensure_finite};
 use crate::prepare::Prepared;
 use crate::progress::Progress;
-use crate::quant::Bits;
 use options::SiteBits;
 use prost::Message as _;
 use record::{Recorder, SiteFootprint, some_of};
-
-/// The most bits of a rhs with which two products, of UINT8 and INT7, fit 16 bits.
-const OVERFLOW_SAFE: Bits = Bits::SEVEN;
 
 /// How a calibration is done; none of this changes its result.
 pub struct Run<'r> {
@@ -101,9 +96,12 @@ pub fn calibrate(
     let weights: Vec<usize> = plan.sites.iter().map(|site| problems::weight_len(graph, site) * 4).collect();
     // A Gram matrix, one of both kinds of rows, and the factor, in f64; and the factor in f32, halved.
     let gram = |depth: usize| depth * depth * (3 * size_of::<f64>() + size_of::<f32>() / 2);
-    let in_turn = options.rounds_in_turn(options.weight_bits);
-    let depth = |site| if in_turn { problems::weight_depth(graph, site) } else { 0 };
-    let grams: Vec<usize> = plan.sites.iter().map(|site| gram(depth(site))).collect();
+    let bits: Vec<SiteBits> = plan.sites.iter().map(|site| options.bits_of(graph, site)).collect();
+    let depth = |(site, bits): (_, &SiteBits)| match options.rounds_in_turn(bits.b) {
+        true => problems::weight_depth(graph, site),
+        false => 0,
+    };
+    let grams: Vec<usize> = plan.sites.iter().zip(&bits).map(|at| gram(depth(at))).collect();
     let demand = memory::Demand {
         footprint: &footprint,
         weights: &weights,
@@ -113,12 +111,6 @@ pub fn calibrate(
         metric: options.metric,
     };
     let limits = memory::Limits { threads: rayon::current_num_threads(), memory: run.memory };
-    let mut bits: Vec<SiteBits> = plan.sites.iter().map(|site| options.bits_of(graph, site)).collect();
-    if options.overflow_safe {
-        for bits in &mut bits {
-            bits.b = bits.b.min(OVERFLOW_SAFE);
-        }
-    }
     let division = memory::divide(demand, done, limits)?;
     let mut solver = problems::Solver::new(graph, plan, options, run.search, bits, &sites);
     let mut flat: Vec<String> = Vec::new();

@@ -116,14 +116,15 @@ impl Options {
         Ok(())
     }
 
-    /// k of the operands of `site` if all have the same.
+    /// k of the operands of `site`.
     pub(super) fn bits_of(&self, graph: &Graph, site: &Site) -> SiteBits {
         let a = if self.pixels && site.takes_pixels(graph) { Bits::MAX } else { self.activation_bits };
         let b = match site.b {
             RhsOperand::Weight { .. } => self.weight_bits,
             RhsOperand::Activation { .. } => self.activation_bits,
         };
-        SiteBits { a, b }
+        // Two products of UINT8 and INT7 fit 16 bits.
+        SiteBits { a, b: if self.overflow_safe { b.min(Bits::SEVEN) } else { b } }
     }
 
     /// Whether weights of `bits` are rounded in turn.
