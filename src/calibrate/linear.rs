@@ -34,17 +34,15 @@ pub(super) fn solve<'s>(
     let mut fold = None;
     if options.fold {
         let choose = |norm: &Norm, can_shift: bool| {
-            fold::choose(
-                &problem,
-                norm,
-                can_shift && own_bias.is_some(),
-                options.outliers && a_rank > 2,
-                &settings,
-            )
+            fold::choose(&problem, norm, can_shift, options.outliers && a_rank > 2, &settings)
         };
-        fold = solver.fold(site, choose)?;
+        fold = solver.fold(site, a_rank, choose)?;
     }
     if let (Some(fold), Rhs::Weight(weight)) = (&fold, &problem.b) {
+        if !fold.shift.is_empty() && own_bias.is_none() {
+            let why = "its input is shifted, and its bias cannot make up for that: switch folds off";
+            return Err(Error::unsupported(place(site), why));
+        }
         lost = Some(fold.lost(weight)).filter(|_| !fold.shift.is_empty());
         fold.apply(&mut problem);
     }

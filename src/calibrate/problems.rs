@@ -97,6 +97,7 @@ impl<'s> Solver<'s> {
     pub(super) fn fold(
         &mut self,
         site: &'s Site,
+        a_rank: usize,
         choose: impl FnOnce(&Norm, bool) -> Result<Option<Fold>>,
     ) -> Result<Option<Fold>> {
         if let Some(known) = self.folds.get(site.a.as_str()) {
@@ -105,7 +106,7 @@ impl<'s> Solver<'s> {
         let found = match Norm::of(self.graph, &self.plan.sites, site) {
             Some(norm) => {
                 let mut takers = self.plan.sites.iter().filter(|other| other.a == site.a);
-                choose(&norm, takers.all(|other| other.bias.is_some()))?
+                choose(&norm, takers.all(|other| linear::own_bias(other, a_rank).is_some()))?
             }
             None => None,
         };
