@@ -7,7 +7,7 @@ use crate::calibrate::{
 };
 use crate::check::{Comparison, Scope, compare};
 use crate::data::{Arrays, Color, Dataset, Preprocess, Selection, Values, is_array};
-use crate::export::{TwinForm, export};
+use crate::export::{TwinForm, export, pack};
 use crate::integer::Runner;
 use crate::onnx::{Model, Storage};
 use crate::plan::{Plan, plan};
@@ -38,6 +38,7 @@ pub struct Quantize<'m> {
     bits: [u8; 2],
     exclude: Vec<String>,
     form: TwinForm,
+    packed: bool,
     memory: Option<usize>,
 }
 
@@ -45,7 +46,8 @@ impl<'m> Quantize<'m> {
     /// [`Preset::Best`] with 8 bits for weights and activations.
     pub fn new(model: &'m Prepared) -> Self {
         let options = Options::new(Preset::Best);
-        Self { model, options, bits: [8, 8], exclude: Vec::new(), form: TwinForm::Function, memory: None }
+        let form = TwinForm::Function;
+        Self { model, options, bits: [8, 8], exclude: Vec::new(), form, packed: true, memory: None }
     }
 
     /// k of weights and of activations, each 2 to 8; another number is an error of [`run`](Self::run).
@@ -129,6 +131,11 @@ impl<'m> Quantize<'m> {
         Self { form, ..self }
     }
 
+    /// Whether weights of fewer than 7 bits are written several to a word; else each takes a byte.
+    pub fn packed(self, packed: bool) -> Self {
+        Self { packed, ..self }
+    }
+
     /// What calibration may take of the memory, in bytes; 4 GiB if it is not said. The result does not depend on it.
     pub fn memory(self, bytes: usize) -> Self {
         Self { memory: Some(bytes), ..self }
@@ -153,7 +160,10 @@ impl<'m> Quantize<'m> {
 
     /// Writes the scales of `calibration`, which was made for this model, into a copy of the model.
     pub fn export(&self, calibration: &Calibration) -> Result<Quantized> {
-        let model = export(self.model, &self.plan()?, calibration, self.form)?;
+        let mut model = export(self.model, &self.plan()?, calibration, self.form)?;
+        if self.packed {
+            model = pack(model)?;
+        }
         Ok(Quantized { model, inputs: self.model.given_inputs() })
     }
 

@@ -7,9 +7,9 @@ use common::{
 };
 use ndarray::ArrayD;
 use onnx_ptq4vit::calibrate::{Calibration, Options, Preset, WeightScales};
-use onnx_ptq4vit::export::{TwinForm, export};
+use onnx_ptq4vit::export::{TwinForm, export, pack};
 use onnx_ptq4vit::onnx::Model;
-use onnx_ptq4vit::plan::LhsSource;
+use onnx_ptq4vit::plan::{LhsSource, RhsOperand};
 
 const EXPORTS: &[&str] = &["ts13", "ts17", "dynamo18", "dynamo20", "tanh17", "outlier17"];
 
@@ -139,6 +139,33 @@ fn both_twin_forms_and_all_switches_run_the_same_numbers() {
         let calibration = calibrated(&fixture, &options);
         let run = |form| quantized_output(&quantized(&fixture, &calibration, form), &images.view());
         assert_eq!(run(TwinForm::Function), run(TwinForm::Inline), "{options:?}");
+    }
+}
+
+#[test]
+fn packed_weights_run_the_same_numbers_in_a_smaller_file() {
+    let fixture = fixture("digits_vit_ts17");
+    let images = digits_test(Some(8)).batch(0..8).unwrap();
+    for bits in [2, 4, 6] {
+        let calibration = calibrated(&fixture, &options(bits, 8));
+        let weights: usize = fixture
+            .plan
+            .sites
+            .iter()
+            .map(|site| match &site.b {
+                RhsOperand::Weight { .. } => site.weight(fixture.model.graph()).unwrap().len(),
+                RhsOperand::Activation { .. } => 0,
+            })
+            .sum();
+        for form in [TwinForm::Function, TwinForm::Inline] {
+            let plain = quantized(&fixture, &calibration, form);
+            let packed = Model::decode(pack(plain.clone()).unwrap().encode().into()).unwrap();
+            let gain = plain.encode().len() - packed.encode().len();
+            let ideal = weights * usize::from(8 - bits) / 8;
+            assert!(gain > ideal * 3 / 5, "{bits} bits: {gain} of {ideal} bytes saved");
+            let run = |model| quantized_output(model, &images.view());
+            assert_eq!(run(&plain), run(&packed), "{bits} bits, {form:?}");
+        }
     }
 }
 

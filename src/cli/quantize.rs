@@ -8,7 +8,7 @@ use anyhow::Result;
 use bytesize::ByteSize;
 use onnx_ptq4vit::calibrate::{Calibration, EARLIER, Gradient, Options, Run, WeightScales, calibrate};
 use onnx_ptq4vit::data::Selection;
-use onnx_ptq4vit::export::export;
+use onnx_ptq4vit::export::{export, pack};
 use onnx_ptq4vit::files::ensure_writable;
 use onnx_ptq4vit::onnx::Storage;
 use onnx_ptq4vit::plan::{Multiplications, Plan, plan};
@@ -107,6 +107,9 @@ pub(super) struct Args {
     /// How the twin matmuls are written
     #[arg(long, value_enum, value_name = "FORM", default_value = "function")]
     twin: TwinName,
+    /// Write each weight as a byte, also below 7 bits; otherwise several share a word
+    #[arg(long)]
+    no_pack: bool,
     /// Print the summary as JSON
     #[arg(long)]
     json: bool,
@@ -140,7 +143,10 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let count = plan.count(&model, model.input()?.typical_image());
     warn_of_float(count, &progress);
     let calibration = scales(args, &model, &plan, &progress)?;
-    let quantized = export(&model, &plan, &calibration, args.twin.into())?;
+    let mut quantized = export(&model, &plan, &calibration, args.twin.into())?;
+    if !args.no_pack {
+        quantized = pack(quantized)?;
+    }
     progress.finish();
     whole(|| quantized.write(&args.output, Storage::for_model(&quantized)))?;
 

@@ -13,7 +13,7 @@ use ndarray::{ArrayD, Axis};
 
 use crate::calibrate::{Calibration, SiteScales};
 use crate::onnx::proto::StringStringEntryProto;
-use crate::onnx::{Edits, Graph, Model};
+use crate::onnx::{Edits, Graph, Model, packing};
 use crate::plan::{Plan, RhsOperand, ScaleOf, Site, WeightLayout};
 use crate::prepare::Prepared;
 use crate::quant::{Bits, Quantizer, Scale};
@@ -54,6 +54,16 @@ pub fn export(model: &Prepared, plan: &Plan, calibration: &Calibration, form: Tw
     proto.metadata_props.extend(metadata(plan, calibration));
     model.restore_border(&mut quantized)?;
     Ok(quantized)
+}
+
+/// The same model with weights of fewer than 7 bits packed, several codes to a word: smaller, and as fast where a runtime
+/// folds constants when it loads a file (measured: ONNX Runtime, `OpenVINO`).
+pub fn pack(model: Model) -> Result<Model> {
+    let graph = Graph::new(model)?;
+    let edits = packing::pack(&graph)?;
+    let mut model = graph.into_model();
+    edits.map_or(Ok(()), |edits| edits.apply(&mut model))?;
+    Ok(model)
 }
 
 /// What a reader of the file may want to know of its making.

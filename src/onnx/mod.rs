@@ -13,6 +13,7 @@ mod graph;
 mod mmap;
 mod model;
 pub mod node;
+pub(crate) mod packing;
 pub mod proto;
 pub mod tensor;
 #[cfg(test)]

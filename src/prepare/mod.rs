@@ -42,7 +42,7 @@ pub use interface::InputSpec;
 pub use outputs::{Loss, Outputs, Task};
 pub use pixels::{Affine, Pixels};
 
-use crate::onnx::{DataType, Edits, Graph, Limits, Model, TensorProto};
+use crate::onnx::{DataType, Edits, Graph, Limits, Model, TensorProto, packing};
 use crate::runtime::{Facts, FloatEngine, infer};
 use crate::{Error, Result};
 
@@ -52,6 +52,7 @@ type Step = fn(&Graph) -> Result<Option<Edits>>;
 /// In this order. Constants are folded twice: a `BatchNormalization` may take and make one.
 const STEPS: &[Step] = &[
     |graph| Ok(names::distinct(graph)),
+    packing::unpack,
     |graph| Ok(branches::take(graph)),
     |graph| Ok(contrib::expand(graph)),
     |graph| Ok(einsum::expand(graph)),
