@@ -2,13 +2,15 @@
 
     python scripts/measure.py MODEL --calib CALIB --calib-resize 256 --data VAL --resize 224
 
-CALIB and VAL are folders or CSV files as `quantize` and `check` take them; VAL has labels. Each row is one run of
-`quantize` and one of `check`, whose JSON is where the figures come from.
+CALIB and VAL are folders or CSV files as `quantize` and `check` take them; VAL is a CSV file with labels. Each row is one run
+of `quantize` and one of `check` for each draw of calibration images; the figures come from the JSON of `check`.
 """
 
 import argparse
+import csv
 import json
 import pathlib
+import statistics
 import subprocess
 import tempfile
 import time
@@ -32,6 +34,36 @@ CONFIGURATIONS = {f"{bits} {name}": ["--bits", bits, *flags] for name, flags in 
 CONFIGURATIONS["overflow-safe"] = ["--overflow-safe"]
 
 
+
+
+def drawn(calib, size, folder):
+    """One CSV file for each `size` rows of the CSV file `calib`, with absolute paths."""
+    with open(calib, newline="") as file:
+        paths = [pathlib.Path(row["path"]) for row in csv.DictReader(file)]
+    draws = []
+    for start in range(0, len(paths) - size + 1, size):
+        draw = folder / f"draw{start}.csv"
+        rows = [str((pathlib.Path(calib).parent / path).resolve()) for path in paths[start : start + size]]
+        draw.write_text("\n".join(["path", *rows]) + "\n")
+        draws.append(draw)
+    return draws
+
+
+def measured(args, flags, calib, out):
+    """Top-1, agreement and KL of the model that is quantized with `flags`, the seconds that took, and its megabytes."""
+    start = time.monotonic()
+    quantize = [args.binary, "quantize", args.model, "--calib", calib, "--resize", args.calib_resize]
+    subprocess.run([*quantize, "-o", out, *flags], check=True, capture_output=True)
+    seconds = time.monotonic() - start
+    check = [args.binary, "check", args.model, out, "--data", args.data, "--labels", args.data]
+    check += ["--resize", args.resize, "--json", *(["--limit", str(args.limit)] if args.limit else [])]
+    result = json.loads(subprocess.run(check, check=True, capture_output=True).stdout)
+    result = result.get("comparison", result)
+    alike = result["classifier"]
+    top1 = result["accuracy"]["quantized"]["top1"]
+    return top1, alike["agreement"], alike["kl"], seconds, out.stat().st_size / 1e6
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
@@ -39,29 +71,28 @@ def main():
     parser.add_argument("--calib-resize", required=True)
     parser.add_argument("--data", required=True)
     parser.add_argument("--resize", required=True)
+    parser.add_argument("--limit", type=int, help="so many images of VAL")
+    parser.add_argument("--draws", type=int, default=1, help="draws of calibration images (CALIB is then a CSV file)")
+    parser.add_argument("--draw-size", type=int, default=32)
     parser.add_argument("--binary", default="target/release/onnx-ptq4vit")
-    parser.add_argument("--only", help="configurations whose name contains this")
+    parser.add_argument("--only", nargs="+", help="configurations whose name contains one of these")
     parser.add_argument("--keep", type=pathlib.Path, help="a folder for the quantized files")
     args = parser.parse_args()
 
-    print("| configuration | top-1 % | agreement % | KL | seconds |\n|---|---|---|---|---|", flush=True)
+    print("| configuration | top-1 % | agreement % | KL, mean (of each draw) | seconds | MB |\n|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as scratch:
         folder = args.keep or pathlib.Path(scratch)
         folder.mkdir(parents=True, exist_ok=True)
+        draws = drawn(args.calib, args.draw_size, pathlib.Path(scratch))[: args.draws] if args.draws > 1 else [args.calib]
         for name, flags in CONFIGURATIONS.items():
-            if args.only and args.only not in name:
+            if args.only and not any(part in name for part in args.only):
                 continue
             out = folder / ("".join(c if c.isalnum() else "-" for c in name) + ".onnx")
-            start = time.monotonic()
-            quantize = [args.binary, "quantize", args.model, "--calib", args.calib, "--resize", args.calib_resize]
-            subprocess.run([*quantize, "-o", out, *flags], check=True, capture_output=True)
-            seconds = time.monotonic() - start
-            check = [args.binary, "check", args.model, out, "--data", args.data, "--resize", args.resize, "--json"]
-            result = json.loads(subprocess.run(check, check=True, capture_output=True).stdout)
-            result = result.get("comparison", result)
-            top1 = result["accuracy"]["quantized"]["top1"]
-            alike = result["classifier"]
-            print(f"| {name} | {top1:.1f} | {alike['agreement']:.1f} | {alike['kl']:.4f} | {seconds:.0f} |", flush=True)
+            runs = [measured(args, flags, calib, out) for calib in draws]
+            top1, agreement, kl, seconds, size = (statistics.mean(column) for column in zip(*runs))
+            each = f" ({', '.join(f'{run[2]:.4f}' for run in runs)})" if len(runs) > 1 else ""
+            row = f"| {name} | {top1:.1f} | {agreement:.1f} | {kl:.4f}{each} | {seconds:.0f} | {size:.2f} |"
+            print(row, flush=True)
 
 
 if __name__ == "__main__":
