@@ -37,6 +37,8 @@ pub mod plan;
 #[doc(hidden)]
 pub mod prepare;
 #[doc(hidden)]
+pub mod preprocessing;
+#[doc(hidden)]
 pub mod progress;
 #[doc(hidden)]
 pub mod quant;
@@ -66,7 +68,7 @@ pub use runtime::FloatEngine;
 /// The choices that [`Quantize`] and [`Preprocess`] take.
 pub mod options {
     pub use crate::calibrate::{Gradient, Metric, Preset, WeightScales};
-    pub use crate::data::{Color, Interpolation, Resize, Selection, Values};
+    pub use crate::data::{Anchor, Color, Interpolation, Resize, Selection, Values};
     pub use crate::export::TwinForm;
     pub use crate::onnx::Limits;
     pub use crate::prepare::{InputValue, Task};

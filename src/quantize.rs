@@ -2,19 +2,20 @@
 
 use std::path::Path;
 
+use crate::Result;
 use crate::calibrate::{
     Calibration, Gradient, Metric, Options, Preset, Run, Search, WeightScales, calibrate,
 };
 use crate::check::{Comparison, Scope, compare};
-use crate::data::{Arrays, Color, Dataset, Preprocess, Selection, Values, is_array};
+use crate::data::{Arrays, Dataset, Preprocess, Selection, is_array};
 use crate::export::{TwinForm, export, pack};
 use crate::integer::Runner;
 use crate::onnx::{Model, Storage};
 use crate::plan::{Plan, plan};
-use crate::prepare::{InputSpec, InputValue, Pixels, Prepared};
+use crate::prepare::{InputValue, Prepared};
+use crate::preprocessing::{self, Beside};
 use crate::progress::Progress;
 use crate::quant::Bits;
-use crate::{Error, Result};
 
 /// How a float model is quantized: PTQ4ViT with 8 bits, unless something else is asked for.
 ///
@@ -202,7 +203,8 @@ impl Quantized {
 
 impl Dataset {
     /// The images or arrays at `path` (see [`open`](Self::open)), at most `limit`, for the input of `model`. Images are
-    /// prepared as timm does it for a ViT of that size ([`Preprocess::timm_vit`]).
+    /// prepared as at the calibration of a quantized model; else as a file beside the model says, such as
+    /// `preprocessor_config.json`; else as timm does it for a ViT of that size ([`Preprocess::timm_vit`]).
     ///
     /// An error if they do not fit, or if `path` holds images and the model has no fixed size.
     pub fn for_model(
@@ -212,35 +214,17 @@ impl Dataset {
     ) -> Result<Self> {
         let input = model.input()?;
         let (path, selection) = (path.as_ref(), Selection { limit: limit.into(), seed: 0 });
-        let preprocess = if is_array(path) { Preprocess::timm_vit(224) } else { fixed_size(&input)? };
+        let preprocess = match is_array(path) {
+            true => Preprocess::timm_vit(224),
+            false => {
+                preprocessing::find(model, preprocessing::recorded(model)?, None, &Beside::Model)?.preprocess
+            }
+        };
         let arrays = Arrays { name: &input.name, arrange: &|array| input.arrange(array, false) };
         let images = Self::open_with(path, &preprocess, selection, &arrays)?;
         input.shape_for(images.item_shape())?;
         Ok(images)
     }
-}
-
-fn fixed_size(input: &InputSpec) -> Result<Preprocess> {
-    let side = |side: Option<usize>| side.and_then(|side| u32::try_from(side).ok());
-    let (Some(height), Some(width)) = (side(input.dims[2]), side(input.dims[3])) else {
-        let why = format!("{} has no fixed size: state how images are prepared", input.describe());
-        return Err(Error::usage(format!("input `{}`: {why}", input.name)));
-    };
-    preprocess_for(input, [height, width])
-}
-
-/// Prepares images of this height and width as timm does it for a `ViT`, with the channels and the values that the input
-/// takes.
-#[doc(hidden)]
-pub fn preprocess_for(input: &InputSpec, [height, width]: [u32; 2]) -> Result<Preprocess> {
-    let color = Color::with_channels(input.dims[1].unwrap_or(3))?;
-    let preprocess = Preprocess::timm(height, width, color);
-    let values = match input.pixels {
-        Pixels::Bytes(_) => Values::Bytes,
-        Pixels::Unit(_) => Values::Unit,
-        Pixels::Normalized => preprocess.values,
-    };
-    Ok(Preprocess { values, ..preprocess })
 }
 
 /// Runs a float model and the one quantized from it on the same images, the latter in integer arithmetic.

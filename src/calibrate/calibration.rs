@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::Options;
 use super::codes::WeightCodes;
 use super::fold::Fold;
+use crate::data::Preprocess;
 use crate::plan::{Plan, Site};
 use crate::prepare::{Prepared, hex_digest};
 use crate::quant::{Bits, Quantizer, Scale};
@@ -40,6 +41,9 @@ pub struct Provenance {
     /// SHA-256 of the batches of the calibration set.
     #[serde(rename = "pictures_sha256")]
     pub images_sha256: String,
+    /// How the images were prepared; `None` if they came as arrays.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preprocessing: Option<Preprocess>,
     /// The choices made.
     pub options: Options,
 }
@@ -136,6 +140,8 @@ impl Calibration {
     pub fn from_json(text: &[u8]) -> Result<Self, String> {
         let read: Self = serde_json::from_slice(text)
             .map_err(|e| format!("not a calibration file of this version: {e}"))?;
+        let preprocessing = read.provenance.preprocessing.as_ref();
+        preprocessing.map_or(Ok(()), |found| found.check().map_err(|e| e.to_string()))?;
         match read.sites.iter().find(|site| !site.is_sound()) {
             Some(site) => Err(format!("the scales of site `{}` contradict each other", site.name)),
             None => Ok(read),
@@ -156,7 +162,8 @@ impl Calibration {
         images_sha256: impl FnOnce() -> Result<String>,
     ) -> Result<()> {
         let names = self.sites.iter().map(|site| &site.name);
-        let Provenance { tool, model_sha256, images, images_sha256: earlier, options } = &self.provenance;
+        let Provenance { tool, model_sha256, images, images_sha256: earlier, options, preprocessing: _ } =
+            &self.provenance;
         let differs = if *model_sha256 != provenance.model_sha256 {
             "for another model"
         } else if *tool != provenance.tool {

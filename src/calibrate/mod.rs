@@ -74,6 +74,7 @@ pub fn calibrate(
         model_sha256: model.sha256().into(),
         images: images.len(),
         images_sha256,
+        preprocessing: images.preprocess().cloned(),
         options: *options,
     };
     // The digest of the images is known after the first recording; only a resumed run has to ask for it before.

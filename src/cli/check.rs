@@ -10,6 +10,7 @@ use onnx_ptq4vit::data::Selection;
 use onnx_ptq4vit::integer::{self, Runner};
 use onnx_ptq4vit::onnx::Graph;
 use onnx_ptq4vit::prepare::Prepared;
+use onnx_ptq4vit::preprocessing;
 use onnx_ptq4vit::report::CheckReport;
 
 use super::images::ImageArgs;
@@ -70,12 +71,13 @@ Examples:
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let progress = Stderr::new();
     let float = args.inputs.give(args.reading.read(&args.float)?, &args.data)?;
-    let input = float.input()?;
     let quantized = args.inputs.give(args.reading.read(&args.quantized)?, &args.data)?;
     say(&float, &progress)?;
 
     let selection = Selection { limit: args.limit, seed: args.seed };
-    let mut data = args.images.open(&args.data, &input, selection, false, &progress)?;
+    let recorded = preprocessing::recorded(&quantized)?;
+    let mut data = args.images.open(&args.data, &float, recorded.clone(), selection, false, &progress)?;
+    let conflicts = args.images.conflicts(&data, &float, recorded.as_ref())?;
     if let Some(labels) = &args.labels {
         data = data.with_labels(labels)?;
     }

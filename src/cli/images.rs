@@ -1,61 +1,85 @@
 //! Arguments that say which images, and what is done to them.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use onnx_ptq4vit::data::{
     Arrays, Dataset, Interpolation, Items, Preprocess, Resize, Selection, UNIT_SCALED, Values, is_array,
 };
-use onnx_ptq4vit::prepare::InputSpec;
+use onnx_ptq4vit::prepare::Prepared;
+use onnx_ptq4vit::preprocessing::{self, Beside};
 use onnx_ptq4vit::progress::Progress;
-use onnx_ptq4vit::quantize::preprocess_for;
+use onnx_ptq4vit::text::shown;
 use onnx_ptq4vit::{Error, Result};
 
 use super::values::{self, PerChannel};
 
 /// What is done to an image before the model sees it.
 #[derive(Args, Debug)]
-#[command(next_help_heading = "Preprocessing (default: timm's ViT; arrays are taken as they are)")]
+#[command(
+    next_help_heading = "Preprocessing (default: as files beside the model say; arrays are taken as they are)"
+)]
 pub(super) struct ImageArgs {
-    /// The short side after the resize, or both sides, whatever the proportion [default: the crop / 0.9]
+    /// The short side after the resize, or both sides, whatever the proportion [default without such files: the crop / 0.9]
     #[arg(long, value_name = "PIXELS|HxW")]
     resize: Option<values::Pixels>,
     /// The size of the centre crop [default: the model's input size]
     #[arg(long, visible_alias = "size", value_name = "PIXELS|HxW")]
     crop: Option<values::Pixels>,
-    /// Subtracted from each channel on the scale 0-1 [default: 0.5, unless the model normalizes pixels itself]
+    /// Subtracted from each channel on the scale 0-1 [default without such files: 0.5]
     #[arg(long, value_name = "R,G,B", allow_hyphen_values = true)]
     mean: Option<PerChannel>,
-    /// What each channel is divided by, on the scale 0-1 [default: 0.5, unless the model normalizes pixels itself]
+    /// What each channel is divided by, on the scale 0-1 [default without such files: 0.5]
     #[arg(long, value_name = "R,G,B", allow_hyphen_values = true)]
     std: Option<PerChannel>,
-    /// The kernel of the resize: bilinear, bicubic or lanczos [default: bicubic]
+    /// The kernel of the resize: nearest, box, bilinear, hamming, bicubic or lanczos [default without such files: bicubic]
     #[arg(long, value_name = "KERNEL")]
     interpolation: Option<Interpolation>,
+    /// The file that says how images are prepared, such as preprocessor_config.json; `none`: look for no such file
+    #[arg(long, value_name = "FILE|none")]
+    preprocessing: Option<PathBuf>,
     /// Leave out images that cannot be read, and say which
     #[arg(long)]
     skip_bad: bool,
 }
 
 impl ImageArgs {
-    /// Opens `path` for a model with this input, and says what is done to the images. Arrays that are plainly of another
-    /// range than the model takes are brought into it, unless they are wanted `as_they_are`.
+    /// Opens `path` for `model`, and says what is done to the images: if no argument says it, as it is `recorded` of the
+    /// calibration. Arrays that are plainly of another range than the model takes are brought into it, unless they are
+    /// wanted `as_they_are`.
     pub(super) fn open(
         &self,
         path: &Path,
-        input: &InputSpec,
+        model: &Prepared,
+        recorded: Option<Preprocess>,
         selection: Selection,
         as_they_are: bool,
         progress: &dyn Progress,
     ) -> Result<Dataset> {
-        let preprocess = if is_array(path) { Preprocess::timm_vit(224) } else { self.preprocess(input)? };
+        let input = model.input()?;
+        let mut source = String::new();
+        let preprocess = if is_array(path) {
+            Preprocess::timm_vit(224)
+        } else {
+            let found =
+                preprocessing::find(model, recorded, self.crop.map(values::Pixels::sides), &self.beside())?;
+            found.notes.iter().for_each(|note| progress.note(&format!("{}: {}", found.source, shown(note))));
+            source = if self.given() {
+                format!("{}, but for what was given", found.source)
+            } else {
+                found.source.to_string()
+            };
+            self.changed(found.preprocess)?
+        };
         let channels = input.dims[1].unwrap_or(3);
         self.mean.iter().chain(&self.std).try_for_each(|given| given.of(channels).map(drop))?;
         let arrays = Arrays { name: &input.name, arrange: &|array| input.arrange(array, as_they_are) };
         let mut data = Dataset::open_with(path, &preprocess, selection, &arrays)?;
         match &data.items {
-            Items::Images { preprocess, .. } => progress.note(&format!("images: {preprocess}")),
-            Items::Array(_) if self.given() => {
+            Items::Images { preprocess, .. } => {
+                progress.note(&format!("images: {preprocess} ({})", shown(&source)));
+            }
+            Items::Array(_) if self.given() || self.preprocessing.is_some() => {
                 progress.note(&format!(
                     "{}: an array is taken as it is, preprocessing does not apply",
                     path.display()
@@ -90,44 +114,68 @@ impl ImageArgs {
         Ok(data)
     }
 
+    /// Why images that are prepared as in `data` are at odds with the model: with its calibration, or with the files beside
+    /// the float model.
+    pub(super) fn conflicts(
+        &self,
+        data: &Dataset,
+        float: &Prepared,
+        recorded: Option<&Preprocess>,
+    ) -> Result<Vec<String>> {
+        let Some(used) = data.preprocess() else { return Ok(Vec::new()) };
+        let mut conflicts = Vec::new();
+        if let Some(why) = recorded.and_then(|recorded| preprocessing::conflict(used, recorded)) {
+            conflicts.push(format!("images are prepared otherwise than at the calibration: {why}"));
+        }
+        if let Some(said) =
+            preprocessing::said_by_files(float, &float.input()?, Some(used.crop), &self.beside())?
+            && let Some(why) = preprocessing::conflict(used, &said.preprocess)
+        {
+            conflicts.push(format!(
+                "images are prepared otherwise than the model's own file says ({}): {why}",
+                said.source
+            ));
+        }
+        Ok(conflicts)
+    }
+
+    fn beside(&self) -> Beside {
+        match &self.preprocessing {
+            None => Beside::Model,
+            Some(path) if path.as_os_str() == "none" => Beside::Nothing,
+            Some(path) => Beside::File(path.clone()),
+        }
+    }
+
+    /// Whether an argument changes what was found.
     fn given(&self) -> bool {
-        let Self { resize, crop, mean, std, interpolation, skip_bad: _ } = self;
+        let Self { resize, crop, mean, std, interpolation, preprocessing: _, skip_bad: _ } = self;
         resize.is_some() || crop.is_some() || mean.is_some() || std.is_some() || interpolation.is_some()
     }
 
-    fn preprocess(&self, input: &InputSpec) -> Result<Preprocess> {
-        let [_, _, height, width] = input.dims;
-        let size = match (self.crop.map(values::Pixels::sides), height, width) {
-            (Some(sides), ..) => sides,
-            (None, Some(height), Some(width)) => {
-                [height, width].map(|side| u32::try_from(side).unwrap_or(u32::MAX))
-            }
-            _ => {
-                let why = format!(
-                    "input `{}` takes {}, a size left open: give --size, such as 224 or 384x512",
-                    input.name,
-                    input.describe()
-                );
-                return Err(Error::usage(why));
-            }
+    fn changed(&self, found: Preprocess) -> Result<Preprocess> {
+        let channels = found.color.channels();
+        let (own_mean, own_std) = match &found.values {
+            Values::Normalized { mean, std } => (mean.clone(), std.clone()),
+            Values::Unit | Values::Bytes => (vec![0.5; channels], vec![0.5; channels]),
         };
-        let default = preprocess_for(input, size)?;
-        let channels = default.color.channels();
-        let per_channel = |given: &Option<PerChannel>| {
-            given.as_ref().map_or(Ok(vec![0.5; channels]), |given| given.of(channels))
-        };
+        let per_channel =
+            |given: &Option<PerChannel>, own| given.as_ref().map_or(Ok(own), |given| given.of(channels));
         let values = if self.mean.is_some() || self.std.is_some() {
-            Values::Normalized { mean: per_channel(&self.mean)?, std: per_channel(&self.std)? }
+            Values::Normalized {
+                mean: per_channel(&self.mean, own_mean)?,
+                std: per_channel(&self.std, own_std)?,
+            }
         } else {
-            default.values
+            found.values
         };
         let resize = match self.resize {
             Some(values::Pixels::Square(side)) => Resize::Short(side),
             Some(values::Pixels::Sides(sides)) => Resize::Exact(sides),
-            None => default.resize,
+            None => found.resize,
         };
-        let interpolation = self.interpolation.unwrap_or(default.interpolation);
-        let preprocess = Preprocess { resize, values, interpolation, ..default };
+        let interpolation = self.interpolation.unwrap_or(found.interpolation);
+        let preprocess = Preprocess { resize, values, interpolation, ..found };
         preprocess.check()?;
         Ok(preprocess)
     }

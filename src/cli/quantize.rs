@@ -178,7 +178,7 @@ fn scales(args: &Args, model: &Prepared, plan: &Plan, progress: &Stderr) -> Resu
     }
     let calib = args.calib.as_deref().ok_or_else(|| Error::usage("--calib or --calibration is needed"))?;
     let selection = Selection { limit: Some(args.calib_limit), seed: args.seed };
-    let images = args.images.open(calib, &model.input()?, selection, false, progress)?;
+    let images = args.images.open(calib, model, None, selection, false, progress)?;
     let resume = args.checkpoint.as_deref().map(checkpoint).transpose()?.flatten();
     let save = |found: &Calibration| match &args.checkpoint {
         Some(path) => whole(|| found.write(path)),

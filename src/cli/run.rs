@@ -12,6 +12,7 @@ use onnx_ptq4vit::data::{Selection, write_npy};
 use onnx_ptq4vit::engine::{Reading, Tapped};
 use onnx_ptq4vit::files;
 use onnx_ptq4vit::integer::{self, SiteInfo};
+use onnx_ptq4vit::preprocessing;
 use onnx_ptq4vit::report::{Align, table};
 use onnx_ptq4vit::text::shown;
 use serde::Serialize;
@@ -74,7 +75,8 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
             Error::usage(format!("{}: a float model has no quantized sites", args.model.display())).into()
         );
     }
-    let data = args.images.open(&input, &model.input()?, Selection::default(), true, &progress)?;
+    let recorded = preprocessing::recorded(&model)?;
+    let data = args.images.open(&input, &model, recorded, Selection::default(), true, &progress)?;
     let sites = if args.sites.is_some() { integer::contents(model.graph())?.sites } else { Vec::new() };
     let taps: Vec<&str> =
         sites.iter().flat_map(|site| site.inputs.iter().chain([&site.output])).map(String::as_str).collect();

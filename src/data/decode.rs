@@ -9,7 +9,7 @@ use image::{DynamicImage, ImageDecoder, ImageReader, Limits};
 use ndarray::Array3;
 
 use super::whole::ensure_whole;
-use super::{Color, Interpolation, Preprocess, Resize, Values};
+use super::{Anchor, Color, Interpolation, Preprocess, Resize, Values};
 use crate::{Error, Result, files};
 
 /// The limit before and after the resize. It stops decompression bombs, and images so thin that a resize makes one.
@@ -36,13 +36,17 @@ pub(super) fn crop_of(path: &Path, preprocess: &Preprocess) -> Result<Vec<u8>> {
     let (width, height) = (image.width(), image.height());
     let (pixels, kind) = match preprocess.color {
         Color::Gray => (gray(image), PixelType::U8),
-        Color::Rgb => (image.into_rgb8().into_raw(), PixelType::U8x3),
+        Color::Rgb | Color::Bgr => (image.into_rgb8().into_raw(), PixelType::U8x3),
         Color::Rgba => (image.into_rgba8().into_raw(), PixelType::U8x4),
     };
     let broken = |why: String| Error::data(path.display(), why);
     let image = Image::from_vec_u8(width, height, pixels, kind).map_err(|e| broken(e.to_string()))?;
     let resized = resize(image, preprocess).map_err(broken)?;
-    Ok(centre_crop(&resized, preprocess.crop, preprocess.color.channels()))
+    let mut crop = centre_crop(&resized, preprocess);
+    if preprocess.color == Color::Bgr {
+        crop.as_chunks_mut::<3>().0.iter_mut().for_each(|pixel| pixel.reverse());
+    }
+    Ok(crop)
 }
 
 /// Colors times opacity, as Pillow rounds them: a resize must not mix in colors that nobody sees.
@@ -117,12 +121,15 @@ fn resize(mut source: Image<'static>, preprocess: &Preprocess) -> Result<Image<'
     if !few_pixels(new_width, new_height) || !few_pixels(new_width, height) {
         return Err(format!("resized from {width} x {height}: {}", too_large(new_width, new_height)));
     }
-    let filter = match preprocess.interpolation {
-        Interpolation::Bilinear => FilterType::Bilinear,
-        Interpolation::Bicubic => FilterType::CatmullRom,
-        Interpolation::Lanczos => FilterType::Lanczos3,
+    let algorithm = match preprocess.interpolation {
+        Interpolation::Nearest => ResizeAlg::Nearest,
+        Interpolation::Box => ResizeAlg::Convolution(FilterType::Box),
+        Interpolation::Bilinear => ResizeAlg::Convolution(FilterType::Bilinear),
+        Interpolation::Hamming => ResizeAlg::Convolution(FilterType::Hamming),
+        Interpolation::Bicubic => ResizeAlg::Convolution(FilterType::CatmullRom),
+        Interpolation::Lanczos => ResizeAlg::Convolution(FilterType::Lanczos3),
     };
-    let options = ResizeOptions::new().resize_alg(ResizeAlg::Convolution(filter)).use_alpha(false);
+    let options = ResizeOptions::new().resize_alg(algorithm).use_alpha(false);
     let mut resizer = Resizer::new();
     let has_opacity = source.pixel_type() == PixelType::U8x4;
     if has_opacity {
@@ -140,28 +147,35 @@ fn resize(mut source: Image<'static>, preprocess: &Preprocess) -> Result<Image<'
 }
 
 /// Height and width after the resize. The long side is `trunc(side·short side/short)` as in torchvision, or rounded half
-/// to even where both sides are covered, as in timm.
+/// to even where an image covers both sides or fits into them, as in timm.
 fn size_before_crop(resize: Resize, [height, width]: [u32; 2]) -> [u32; 2] {
+    let in_proportion = |[to_height, to_width]: [u32; 2], choose: fn(f64, f64) -> f64| {
+        let ratio = choose(f64::from(height) / f64::from(to_height), f64::from(width) / f64::from(to_width));
+        [height, width].map(|side| ((f64::from(side) / ratio).round_ties_even() as u32).max(1))
+    };
     match resize {
+        Resize::No => [height, width],
         Resize::Short(short) => [height, width].map(|side| {
             let scaled = u64::from(short) * u64::from(side) / u64::from(width.min(height));
             u32::try_from(scaled).unwrap_or(u32::MAX)
         }),
-        Resize::Cover([to_height, to_width]) => {
-            let ratio =
-                f64::min(f64::from(height) / f64::from(to_height), f64::from(width) / f64::from(to_width));
-            [height, width].map(|side| (f64::from(side) / ratio).round_ties_even() as u32)
-        }
+        Resize::Cover(sides) => in_proportion(sides, f64::min),
+        Resize::Inside(sides) => in_proportion(sides, f64::max),
         Resize::Exact(sides) => sides,
     }
 }
 
-fn centre_crop(image: &Image, [height, width]: [u32; 2], channels: usize) -> Vec<u8> {
-    let (left, top) = (crop_start(image.width(), width), crop_start(image.height(), height));
+fn centre_crop(image: &Image, preprocess: &Preprocess) -> Vec<u8> {
+    let [height, width] = preprocess.crop;
+    let channels = preprocess.color.channels();
+    let start = |side, crop| crop_start(side, crop, preprocess.anchor);
+    let (left, top) = (start(image.width(), width), start(image.height(), height));
     let (row, pixels) = (image.width() as usize, image.buffer());
     let inside =
         |at: u32, start: i64, side: u32| u32::try_from(i64::from(at) + start).ok().filter(|&at| at < side);
-    let mut crop = vec![0; height as usize * width as usize * channels];
+    let black = vec![0; channels];
+    let fill = if preprocess.fill.is_empty() { &black } else { &preprocess.fill };
+    let mut crop = fill.repeat(height as usize * width as usize);
     for (at, pixel) in crop.chunks_exact_mut(channels).enumerate() {
         let (y, x) = (at as u32 / width, at as u32 % width);
         if let (Some(y), Some(x)) = (inside(y, top, image.height()), inside(x, left, image.width())) {
@@ -172,14 +186,15 @@ fn centre_crop(image: &Image, [height, width]: [u32; 2], channels: usize) -> Vec
     crop
 }
 
-/// Where the crop starts on a side: torchvision's `round((side − crop)/2)`, half to even. If the side is shorter than
-/// the crop, this is minus the padding before it.
-fn crop_start(side: u32, crop: u32) -> i64 {
-    if side < crop {
-        return -i64::from((crop - side) / 2);
-    }
-    let (half, odd) = ((side - crop) / 2, (side - crop) % 2);
-    i64::from(half + (odd & half))
+/// Where the crop starts on a side: half of the difference, which torchvision rounds half to even. If the side is shorter than
+/// the crop, this is minus the padding before it, rounded down by torchvision, timm and transformers alike.
+fn crop_start(side: u32, crop: u32, anchor: Anchor) -> i64 {
+    let Some(difference) = side.checked_sub(crop) else { return -i64::from((crop - side) / 2) };
+    let half = difference / 2;
+    i64::from(match anchor {
+        Anchor::Even => half + (difference % 2 & half),
+        Anchor::Floor => half,
+    })
 }
 
 #[cfg(test)]
@@ -214,7 +229,9 @@ mod tests {
             (5, 8, -1),
             (6, 8, -1),
         ] {
-            assert_eq!(crop_start(side, crop), start, "{side} to {crop}");
+            assert_eq!(crop_start(side, crop, Anchor::Even), start, "{side} to {crop}");
         }
+        // transformers 5.24 center_crop.
+        assert_eq!([9, 11, 13, 5].map(|side| crop_start(side, 8, Anchor::Floor)), [0, 1, 2, -1]);
     }
 }

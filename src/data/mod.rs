@@ -18,7 +18,7 @@ use rayon::prelude::*;
 use crate::{Error, ErrorKind, Result, files};
 
 pub use arrays::{is_array, named_arrays, read_array, write_npy};
-pub use preprocess::{Color, Interpolation, Preprocess, Resize, Values};
+pub use preprocess::{Anchor, Color, Interpolation, Preprocess, Resize, Values};
 pub use statistics::{Statistics, UNIT_SCALED};
 
 /// How many items of a source are used, and which.
@@ -153,6 +153,14 @@ impl Dataset {
         match &self.items {
             Items::Images { .. } => None,
             Items::Array(array) => Some(Statistics::of(array.iter().copied())),
+        }
+    }
+
+    /// What is done to the images; `None` for an array, which is taken as it is.
+    pub fn preprocess(&self) -> Option<&Preprocess> {
+        match &self.items {
+            Items::Images { preprocess, .. } => Some(preprocess),
+            Items::Array(_) => None,
         }
     }
 

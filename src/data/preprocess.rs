@@ -3,23 +3,41 @@
 use std::fmt;
 use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
+
 use crate::{Error, Result};
 
 /// The kernel of the antialiased resize, as Pillow names it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Interpolation {
+    /// No kernel: the pixel at the place.
+    Nearest,
+    /// The mean of the pixels that a new one covers.
+    Box,
     /// Triangle kernel.
     Bilinear,
+    /// Windowed cosine kernel of one lobe.
+    Hamming,
     /// Catmull-Rom kernel (a = −0.5).
     Bicubic,
     /// Windowed sinc kernel of three lobes.
     Lanczos,
 }
 
+impl Interpolation {
+    /// By the numbers that Pillow gives them, from 0.
+    pub const OF_PILLOW: [Self; 6] =
+        [Self::Nearest, Self::Lanczos, Self::Bilinear, Self::Bicubic, Self::Box, Self::Hamming];
+}
+
 impl fmt::Display for Interpolation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
+            Self::Nearest => "nearest",
+            Self::Box => "box",
             Self::Bilinear => "bilinear",
+            Self::Hamming => "hamming",
             Self::Bicubic => "bicubic",
             Self::Lanczos => "lanczos",
         })
@@ -30,30 +48,50 @@ impl FromStr for Interpolation {
     type Err = Error;
 
     fn from_str(name: &str) -> Result<Self> {
-        [Self::Bilinear, Self::Bicubic, Self::Lanczos].into_iter().find(|i| i.to_string() == name).ok_or_else(
-            || Error::usage(format!("interpolation `{name}`: expected bilinear, bicubic or lanczos")),
-        )
+        Self::OF_PILLOW.into_iter().find(|i| i.to_string() == name).ok_or_else(|| {
+            let names = "nearest, box, bilinear, hamming, bicubic or lanczos";
+            Error::usage(format!("interpolation `{name}`: expected {names}"))
+        })
     }
 }
 
 /// How an image is brought to a size before the crop.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Resize {
+    /// Not at all.
+    No,
     /// The short side to so many pixels, the long side in proportion: torchvision's `Resize(n)`.
     Short(u32),
     /// In proportion, to the smallest size that covers this height and width: timm's `ResizeKeepRatio`.
     Cover([u32; 2]),
+    /// In proportion, to the largest size that fits into this height and width: timm's `ResizeKeepRatio` with `longest=1`.
+    Inside([u32; 2]),
     /// To this height and width, whatever the proportion: torchvision's `Resize((h, w))`.
     Exact([u32; 2]),
 }
 
+/// Where the crop begins if it cannot be in the very centre.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Anchor {
+    /// Half of the difference, rounded half to even: torchvision's `CenterCrop`.
+    #[default]
+    Even,
+    /// Half of the difference, rounded down: the image processors of Hugging Face's transformers.
+    Floor,
+}
+
 /// The channels of a model input.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Color {
     /// One channel, the luma of ITU-R 601: Pillow's `L`.
     Gray,
     /// Three channels.
     Rgb,
+    /// The same three, blue first.
+    Bgr,
     /// Four channels, the last one opacity. An image without one is opaque.
     Rgba,
 }
@@ -75,14 +113,15 @@ impl Color {
     pub fn channels(self) -> usize {
         match self {
             Self::Gray => 1,
-            Self::Rgb => 3,
+            Self::Rgb | Self::Bgr => 3,
             Self::Rgba => 4,
         }
     }
 }
 
 /// What the model gets for a pixel from 0 to 255.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Values {
     /// `(x/255 − mean)/std`, with one mean and one standard deviation per channel.
     Normalized {
@@ -99,12 +138,19 @@ pub enum Values {
 
 /// How torchvision and timm make an image a model input: they turn it as EXIF says, convert its colors, resize it, crop its
 /// centre, and scale its values.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Preprocess {
     /// The size before the crop.
     pub resize: Resize,
-    /// Height and width of the centre crop, in pixels. A smaller image is padded with black.
+    /// Height and width of the centre crop, in pixels. A smaller image is padded.
     pub crop: [u32; 2],
+    /// Where the crop begins.
+    #[serde(default)]
+    pub anchor: Anchor,
+    /// What a smaller image is padded with, for each channel; black if there is nothing.
+    #[serde(default)]
+    pub fill: Vec<u8>,
     /// The channels.
     pub color: Color,
     /// What becomes of a pixel.
@@ -130,6 +176,8 @@ impl Preprocess {
                 Resize::Cover([before(height), before(width)])
             },
             crop: [height, width],
+            anchor: Anchor::Even,
+            fill: Vec::new(),
             color,
             values: Values::Normalized { mean: vec![0.5; channels], std: vec![0.5; channels] },
             interpolation: Interpolation::Bicubic,
@@ -145,8 +193,9 @@ impl Preprocess {
     pub fn check(&self) -> Result<()> {
         let Self { resize, crop, .. } = self;
         let sides = match *resize {
+            Resize::No => *crop,
             Resize::Short(side) => [side; 2],
-            Resize::Cover(sides) | Resize::Exact(sides) => sides,
+            Resize::Cover(sides) | Resize::Inside(sides) | Resize::Exact(sides) => sides,
         };
         if !sides.iter().chain(crop).all(|side| (1..=8192).contains(side)) {
             let crop = Sides(*crop);
@@ -155,8 +204,12 @@ impl Preprocess {
                 Sides(sides)
             )));
         }
-        let Values::Normalized { mean, std } = &self.values else { return Ok(()) };
         let channels = self.color.channels();
+        if !self.fill.is_empty() && self.fill.len() != channels {
+            let why = format!("fill {:?}: expected one number for each of {channels} channels", self.fill);
+            return Err(Error::usage(why));
+        }
+        let Values::Normalized { mean, std } = &self.values else { return Ok(()) };
         if mean.len() != channels || std.len() != channels {
             return Err(Error::usage(format!(
                 "mean {mean:?}, std {std:?}: expected one number for each of {channels} channels"
@@ -183,23 +236,43 @@ impl fmt::Display for Sides {
 
 impl fmt::Display for Preprocess {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { resize, crop: [height, width], color, values, interpolation } = self;
-        let color = match color {
-            Color::Gray => "gray",
-            Color::Rgb => "RGB",
-            Color::Rgba => "RGBA",
-        };
+        let Self { resize, crop: [height, width], anchor: _, fill, color, values, interpolation } = self;
         write!(f, "{color}, ")?;
         match resize {
-            Resize::Short(side) => write!(f, "short side to {side}")?,
-            Resize::Cover([h, w]) => write!(f, "in proportion to at least {h}x{w}")?,
-            Resize::Exact([h, w]) => write!(f, "to {h}x{w}, whatever the proportion")?,
+            Resize::No => write!(f, "not resized")?,
+            Resize::Short(side) => write!(f, "short side to {side} ({interpolation})")?,
+            Resize::Cover([h, w]) => write!(f, "in proportion to at least {h}x{w} ({interpolation})")?,
+            Resize::Inside([h, w]) => write!(f, "in proportion to at most {h}x{w} ({interpolation})")?,
+            Resize::Exact([h, w]) => write!(f, "to {h}x{w}, whatever the proportion ({interpolation})")?,
         }
-        write!(f, " ({interpolation}), centre crop {height}x{width}, ")?;
-        match values {
-            Values::Normalized { mean, std } => write!(f, "scale to 0-1, mean {mean:?}, std {std:?}"),
-            Values::Unit => write!(f, "scale to 0-1"),
-            Values::Bytes => write!(f, "values from 0 to 255"),
+        if *resize != Resize::Exact([*height, *width]) {
+            write!(f, ", centre crop {height}x{width}")?;
+        }
+        if !fill.is_empty() {
+            write!(f, ", padded with {fill:?}")?;
+        }
+        write!(f, ", ")?;
+        write!(f, "{values}")
+    }
+}
+
+impl fmt::Display for Color {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Gray => "gray",
+            Self::Rgb => "RGB",
+            Self::Bgr => "BGR",
+            Self::Rgba => "RGBA",
+        })
+    }
+}
+
+impl fmt::Display for Values {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Normalized { mean, std } => write!(f, "scale to 0-1, mean {mean:?}, std {std:?}"),
+            Self::Unit => write!(f, "scale to 0-1"),
+            Self::Bytes => write!(f, "values from 0 to 255"),
         }
     }
 }

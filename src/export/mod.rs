@@ -16,6 +16,7 @@ use crate::onnx::proto::StringStringEntryProto;
 use crate::onnx::{Edits, Graph, Model, packing};
 use crate::plan::{Plan, RhsOperand, ScaleOf, Site, WeightLayout};
 use crate::prepare::Prepared;
+use crate::preprocessing::RECORDED;
 use crate::quant::{Bits, Quantizer, Scale};
 use crate::{Error, Result};
 
@@ -51,6 +52,7 @@ pub fn export(model: &Prepared, plan: &Plan, calibration: &Calibration, form: Tw
     if graph.opset() <= 20 {
         proto.ir_version = proto.ir_version.map(|version| version.min(9));
     }
+    proto.metadata_props.retain(|entry| entry.key.as_deref() != Some(RECORDED));
     proto.metadata_props.extend(metadata(plan, calibration));
     model.restore_border(&mut quantized)?;
     Ok(quantized)
@@ -87,9 +89,11 @@ fn metadata(plan: &Plan, calibration: &Calibration) -> Vec<StringStringEntryProt
         ("float_model_sha256", calibration.provenance.model_sha256.clone()),
         ("scales", json(serde_json::to_string(&written))),
     ];
+    let preprocessing = calibration.provenance.preprocessing.as_ref();
+    let preprocessing = preprocessing.map(|how| ("preprocessing", json(serde_json::to_string(how))));
     let entry =
         |(key, value)| StringStringEntryProto { key: Some(format!("ptq4vit.{key}")), value: Some(value) };
-    entries.into_iter().map(entry).collect()
+    entries.into_iter().chain(preprocessing).map(entry).collect()
 }
 
 /// The weight of a linear site as codes, and the scale of every column; one scale if all columns share it.

@@ -28,7 +28,7 @@ mod shapes;
 mod testing;
 mod tidy;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use sha2::{Digest, Sha256};
@@ -81,6 +81,8 @@ pub struct Prepared {
     extra: Vec<Extra>,
     /// What the user says that the model is for.
     task: Option<Task>,
+    /// Where the file is.
+    path: Option<PathBuf>,
     sha256: OnceLock<String>,
     facts: OnceLock<Facts>,
     cut: Option<Cut>,
@@ -103,7 +105,9 @@ impl Prepared {
     pub fn open_within(path: impl AsRef<Path>, limits: Limits) -> Result<Self> {
         let mut model = Model::read(path.as_ref())?;
         model.limits = limits;
-        Self::new(model).map_err(|error| error.in_file(path.as_ref()))
+        let path = path.as_ref();
+        let prepared = Self::new(model).map_err(|error| error.in_file(path))?;
+        Ok(Self { path: Some(path.to_path_buf()), ..prepared })
     }
 
     /// Normalizes a model in memory. A model that needs nothing of it stays as it is.
@@ -138,6 +142,7 @@ impl Prepared {
             entry,
             extra,
             task: None,
+            path: None,
             sha256: OnceLock::new(),
             facts: OnceLock::new(),
             cut,
@@ -250,6 +255,17 @@ impl Prepared {
                 infer(self.model(), [batch, channels, height, width])
             }),
         }
+    }
+
+    /// Where its file is; `None` for a model in memory.
+    pub fn path(&self) -> Option<&Path> {
+        self.path.as_deref()
+    }
+
+    /// The entry `key` of the file's metadata.
+    pub(crate) fn metadata(&self, key: &str) -> Option<&str> {
+        let entries = &self.model().proto.metadata_props;
+        entries.iter().find(|entry| entry.key.as_deref() == Some(key))?.value.as_deref()
     }
 
     /// Whether some node computes on integer codes, or makes or reads them.

@@ -1,0 +1,53 @@
+//! What the classes of a model are called.
+
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::{LARGEST_FILE, candidates, read_json};
+use crate::prepare::Prepared;
+use crate::{Error, Result, files};
+
+/// The names of the classes that `config.json` beside `model` gives, in their order: `id2label` of Hugging Face, without the
+/// placeholders `LABEL_0`, or `label_names` of timm. Empty if it gives none; an error if the file cannot be read.
+pub fn class_names(model: &Prepared) -> Result<Vec<String>> {
+    for path in candidates(model, &["config.json"]) {
+        let json = read_json(&path)?;
+        let own = |key: &str| json.get(key).or_else(|| json.get("pretrained_cfg")?.get(key));
+        let names = match (own("id2label"), own("label_names")) {
+            (Some(Value::Object(by_id)), _) => {
+                let name = |id: usize| by_id.get(&id.to_string()).and_then(Value::as_str);
+                (0..by_id.len()).map_while(name).map(str::to_owned).collect()
+            }
+            (_, Some(Value::Array(list))) => {
+                list.iter().map_while(Value::as_str).map(str::to_owned).collect()
+            }
+            _ => Vec::new(),
+        };
+        let placeholders =
+            names.iter().enumerate().all(|(id, name): (usize, &String)| *name == format!("LABEL_{id}"));
+        if !placeholders {
+            return Ok(names);
+        }
+    }
+    Ok(Vec::new())
+}
+
+/// The names in a text file, one in each line, or in a JSON file, as a list or with the key `id2label`.
+pub fn read_class_names(path: &Path) -> Result<Vec<String>> {
+    let bytes = files::read(path, LARGEST_FILE)?;
+    let text = String::from_utf8(bytes).map_err(|_| Error::data(path.display(), "not in UTF-8"))?;
+    let names: Vec<String> = match serde_json::from_str(&text) {
+        Ok(Value::Array(list)) => list.iter().map_while(Value::as_str).map(str::to_owned).collect(),
+        Ok(Value::Object(json)) => {
+            let by_id = json.get("id2label").and_then(Value::as_object).unwrap_or(&json);
+            let name = |id: usize| by_id.get(&id.to_string()).and_then(Value::as_str);
+            (0..by_id.len()).map_while(name).map(str::to_owned).collect()
+        }
+        _ => text.lines().map(|line| line.trim().to_owned()).collect(),
+    };
+    match names.is_empty() {
+        true => Err(Error::data(path.display(), "it has no names of classes")),
+        false => Ok(names),
+    }
+}
