@@ -4,7 +4,7 @@ use std::fmt;
 
 use ndarray::{Array4, ArrayD, ArrayView4, Axis, Slice, concatenate};
 use rayon::prelude::*;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{Error, Result};
 
@@ -88,7 +88,7 @@ impl fmt::Display for Arithmetic {
 }
 
 /// How an output is read.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub enum Reading {
     /// Logits of classes along this axis; of an output with two axes the second, else features, if it is not known.
@@ -101,7 +101,9 @@ pub enum Reading {
     LabelProbabilities,
     /// Numbers, each with a meaning of its own.
     Numbers,
-    /// Features, maps, boxes.
+    /// A number for each place of an image, such as a depth.
+    Maps,
+    /// Features, boxes.
     #[default]
     Features,
 }
@@ -114,6 +116,7 @@ impl fmt::Display for Reading {
             Self::LabelLogits => "logits of labels",
             Self::LabelProbabilities => "probabilities of labels",
             Self::Numbers => "numbers",
+            Self::Maps => "maps",
             Self::Features => "features",
         })
     }

@@ -76,7 +76,10 @@ pub mod options {
 
 /// What [`Prepared`], [`Engine`] and [`check`] tell.
 pub mod results {
-    pub use crate::check::{Accuracy, Classifier, Labels, Numbers, SiteFigures, Sqnr, TopK};
+    pub use crate::check::{
+        Accuracy, Classifier, Criterion, Drop, Features, Labels, Numbers, OutputFigures, SiteFigures, Sqnr,
+        TopK,
+    };
     pub use crate::engine::{Arithmetic, OperatorTime, Reading, Tapped};
     pub use crate::prepare::{Affine, Extra, InputSpec, Layout, Outputs, Pixels};
 }

@@ -30,6 +30,7 @@ fn calibration() -> Calibration {
         model_sha256: "0".repeat(64),
         images: 1,
         images_sha256: "0".repeat(64),
+        preprocessing: None,
         options: Options::new(Preset::Paper),
     };
     Calibration { provenance, sites: Vec::new() }

@@ -5,7 +5,7 @@ use std::fmt;
 use std::ops::AddAssign;
 
 use ndarray::{ArrayD, ArrayView1, Axis};
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize, Serializer};
 
 /// Signal and noise power, from which the ratio follows.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -98,6 +98,28 @@ impl Serialize for Sqnr {
     }
 }
 
+/// Both powers of a ratio, for what is not yet the whole.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct Powers(f64, f64);
+
+impl From<Sqnr> for Powers {
+    fn from(Sqnr { signal, noise }: Sqnr) -> Self {
+        Self(signal, noise)
+    }
+}
+
+impl From<Powers> for Sqnr {
+    fn from(Powers(signal, noise): Powers) -> Self {
+        Self { signal, noise }
+    }
+}
+
+impl AddAssign for Powers {
+    fn add_assign(&mut self, other: Self) {
+        *self = Self(self.0 + other.0, self.1 + other.1);
+    }
+}
+
 /// `KL(softmax(o) ‖ softmax(ô))` in nats.
 pub fn kl(o: &[f32], quantized: &[f32]) -> f64 {
     log_softmax(o).zip(log_softmax(quantized)).map(|(p, q)| p.exp() * (p - q)).sum()
@@ -133,6 +155,11 @@ pub fn top(logits: &[f32], k: usize) -> Vec<usize> {
     classes.sort_by(|&a, &b| logits[b].partial_cmp(&logits[a]).unwrap_or(Ordering::Equal));
     classes.truncate(k);
     classes
+}
+
+/// The first of [`top`]; `None` if there are no classes.
+pub(super) fn first_place(logits: &[f32]) -> Option<usize> {
+    (0..logits.len()).reduce(|best, class| if logits[class] > logits[best] { class } else { best })
 }
 
 /// The place of `class` in the order of [`top`], from 0.

@@ -1,103 +1,35 @@
 //! How close a quantized model is to the float model it came from, on images.
 
+mod comparison;
 mod figures;
+mod neighbours;
+mod parts;
+pub mod statistics;
 mod tally;
 mod verdict;
 
+use ndarray::ArrayD;
 use rayon::prelude::*;
-use serde::Serialize;
+use sha2::{Digest, Sha256};
 
+pub use comparison::{
+    Accuracy, Classifier, Comparison, Drop, Features, Labels, Numbers, OutputFigures, SiteFigures, TopK,
+};
 pub use figures::{Sqnr, binary_kl, cosine, kl, probability_kl, rank, top};
-pub use verdict::{Thresholds, Verdict};
+pub use parts::{Part, Shard};
+pub use verdict::{Criterion, Thresholds, Verdict};
 
 use crate::data::Dataset;
 use crate::engine::{Engine, Reading};
 use crate::progress::Progress;
 use crate::{Error, Result};
+use comparison::Names;
+use neighbours::same_neighbours;
+use parts::Subject;
 use tally::Tally;
 
-/// Both models' accuracy, and the distance between them.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-#[non_exhaustive]
-pub struct Comparison {
-    /// How many images were compared.
-    pub images: usize,
-    /// Where labels are given.
-    pub accuracy: Option<Accuracy>,
-    /// What only a classifier has.
-    pub classifier: Option<Classifier>,
-    /// What only labels have, of which an image may have several.
-    pub labels: Option<Labels>,
-    /// What only numbers have.
-    pub numbers: Option<Numbers>,
-    /// Of all outputs together: `10·log10(Σo² / Σ(ô−o)²)`.
-    pub sqnr_db: Sqnr,
-    /// Mean over the images of the cosine between both outputs.
-    pub cosine: f64,
-    /// Of every site's output, in the order of the graph; empty unless asked for.
-    pub sites: Vec<SiteFigures>,
-}
-
-/// The share of images that each model classifies as labelled, in percent.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-#[non_exhaustive]
-pub struct Accuracy {
-    /// The float model.
-    pub float: TopK,
-    /// The quantized model.
-    pub quantized: TopK,
-}
-
-/// Top-1 and top-5 accuracy in percent. Of equal logits, the lower class comes first.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-#[non_exhaustive]
-pub struct TopK {
-    /// The label has the largest logit.
-    pub top1: f64,
-    /// The label is among the five largest.
-    pub top5: f64,
-}
-
-/// How alike the predictions are, whatever the labels.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-#[non_exhaustive]
-pub struct Classifier {
-    /// Images with the same top-1 class, in percent.
-    pub agreement: f64,
-    /// Mean of `KL(softmax of the float logits ‖ softmax of the quantized logits)`, in nats.
-    pub kl: f64,
-}
-
-/// How alike the labels are that both models give.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-#[non_exhaustive]
-pub struct Labels {
-    /// Labels on the same side of probability 0.5, in percent of all labels of all images.
-    pub agreement: f64,
-    /// Mean over the images of the sum over the labels of the KL divergence of the one probability from the other, in nats.
-    pub kl: f64,
-}
-
-/// How far apart the numbers are that both models give.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-#[non_exhaustive]
-pub struct Numbers {
-    /// `1 − Σ(ô−o)²/Σ(o−ō)²`, where ō is the mean of each number over the images; `None` if the float model gives the same
-    /// numbers for all of them.
-    pub r2: Option<f64>,
-    /// The largest `|ô−o|`.
-    pub largest_error: f64,
-}
-
-/// One site's output in the quantized model, against the same value of the float model.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-#[non_exhaustive]
-pub struct SiteFigures {
-    /// The site.
-    pub name: String,
-    /// Over all images.
-    pub sqnr_db: Sqnr,
-}
+/// Images in one block, at least: what parts of a comparison are made of, and among which neighbours are looked for.
+pub const BLOCK: usize = 64;
 
 /// What is compared, beside the outputs.
 #[derive(Clone, Debug, Default)]
@@ -105,8 +37,12 @@ pub struct SiteFigures {
 pub struct Scope {
     /// How the output is read.
     pub reading: Reading,
+    /// The names of the other outputs that are compared.
+    pub others: Vec<String>,
     /// The sites whose outputs are compared, too.
     pub sites: Vec<SiteOutput>,
+    /// Which blocks of the images are compared.
+    pub shard: Shard,
 }
 
 /// The output of a site, which both models have.
@@ -118,6 +54,31 @@ pub struct SiteOutput {
     pub value: String,
     /// Whether a Softmax takes it, which forgets what is added to a whole row.
     pub before_softmax: bool,
+}
+
+/// Who compares: the hashes of both models.
+#[derive(Clone, Debug, Default)]
+pub struct Identity {
+    /// SHA-256 of the float model.
+    pub float_sha256: String,
+    /// SHA-256 of the quantized model.
+    pub quantized_sha256: String,
+}
+
+/// A comparison that is under way.
+pub struct Run<'r> {
+    /// Whose parts may be put together.
+    pub identity: Identity,
+    /// Continue from what was done before.
+    pub resume: Option<Part>,
+    /// Called with all that is done, after some more was.
+    pub save: &'r dyn Fn(&Part) -> Result<()>,
+}
+
+impl Default for Run<'_> {
+    fn default() -> Self {
+        Self { identity: Identity::default(), resume: None, save: &|_| Ok(()) }
+    }
 }
 
 /// Batches between two looks for an error.
@@ -133,50 +94,139 @@ pub fn compare(
     scope: &Scope,
     progress: &dyn Progress,
 ) -> Result<Comparison> {
+    compare_part(float, quantized, data, scope, Run::default(), progress)?.comparison()
+}
+
+/// As [`compare`], of the blocks of one shard alone. The parts of all shards together have the figures of the whole, to the
+/// last bit.
+pub fn compare_part(
+    float: &dyn Engine,
+    quantized: &dyn Engine,
+    data: &Dataset,
+    scope: &Scope,
+    run: Run,
+    progress: &dyn Progress,
+) -> Result<Part> {
     let shape = float.input_shape();
     if shape != quantized.input_shape() {
         let quantized = quantized.input_shape();
         let why = format!("the float model takes {shape:?} (N, C, H, W), the quantized model {quantized:?}");
         return Err(Error::model("input", why));
     }
-    let batches = data.len().div_ceil(shape[0]);
-    let mut total = Tally::default();
-    progress.stage("compare both models", data.len() as u64);
-    for start in (0..batches).step_by(CHUNK) {
-        let chunk = start..batches.min(start + CHUNK);
-        let tallies: Vec<Result<Tally>> = chunk
-            .into_par_iter()
-            .map(|at| one_batch(float, quantized, data, at * shape[0], scope, progress))
+    let batch = shape[0].max(1);
+    let block = BLOCK.next_multiple_of(batch);
+    let mut part = Part::new(subject(run.identity, data, scope, block)?);
+    if let Some(earlier) = run.resume {
+        part.merge(earlier)?;
+    }
+    let of_shard = (0..part.total()).filter(|at| scope.shard.has(*at));
+    let left: Vec<usize> = of_shard.filter(|at| !part.blocks.contains_key(at)).collect();
+    let size = |at: usize| data.len().min((at + 1) * block) - at * block;
+    progress.stage("compare both models", left.iter().map(|at| size(*at) as u64).sum());
+    for blocks in left.chunks((CHUNK * batch).div_ceil(block)) {
+        let starts: Vec<(usize, usize)> = blocks
+            .iter()
+            .flat_map(|&at| (at * block..at * block + size(at)).step_by(batch).map(move |start| (at, start)))
+            .collect();
+        let batches: Vec<Result<Batch>> = starts
+            .par_iter()
+            .map(|&(_, start)| Batch::compared(float, quantized, data, start, batch, scope, progress))
             .collect();
         // In the order of the images: neither sums nor the first error depend on the threads.
-        for tally in tallies {
-            total.add(&tally?);
+        let mut found: Vec<(usize, Batch)> = Vec::new();
+        for (&(at, _), batch) in starts.iter().zip(batches) {
+            let batch = batch?;
+            match found.last_mut().filter(|(last, _)| *last == at) {
+                Some((_, sum)) => sum.add(batch),
+                None => found.push((at, batch)),
+            }
         }
+        part.blocks.extend(found.into_iter().map(|(at, batch)| (at, batch.tally())));
+        (run.save)(&part)?;
     }
-    Ok(total.comparison(data.labels.is_some(), scope.sites.iter().map(|site| site.name.clone())))
+    Ok(part)
 }
 
-fn one_batch(
-    float: &dyn Engine,
-    quantized: &dyn Engine,
-    data: &Dataset,
-    start: usize,
-    scope: &Scope,
-    progress: &dyn Progress,
-) -> Result<Tally> {
-    let end = data.len().min(start + float.input_shape()[0]);
-    let images = data.batch(start..end)?;
-    let taps: Vec<&str> = scope.sites.iter().map(|site| site.value.as_str()).collect();
-    let found = quantized.run_tapped(&images.view(), &taps)?;
-    let expected = float.run_tapped(&images.view(), &taps)?;
-    let names = &data.names[start..end];
-    let labels = data.labels.as_ref().map(|labels| &labels[start..end]);
-    let mut tally = Tally::of_outputs(&expected.output, &found.output, scope.reading, names, labels)?;
-    for ((site, found), expected) in scope.sites.iter().zip(&found.values).zip(&expected.values) {
-        tally.add_site(site, expected, found)?;
+fn subject(identity: Identity, data: &Dataset, scope: &Scope, block: usize) -> Result<Subject> {
+    let preprocess = data.preprocess().map(serde_json::to_string).transpose();
+    let preprocess = preprocess.map_err(|e| Error::data("preprocessing", e))?.unwrap_or_default();
+    let mut hash = Sha256::new();
+    hash.update(preprocess);
+    for name in &data.names {
+        hash.update(name);
+        hash.update([0]);
     }
-    for name in names {
-        progress.step(name, 1);
+    data.labels.iter().flatten().for_each(|label| hash.update(label.to_le_bytes()));
+    if let Some(array) = data.array() {
+        array.iter().for_each(|x| hash.update(x.to_le_bytes()));
     }
-    Ok(tally)
+    let sites = scope.sites.iter().map(|site| site.name.clone()).collect();
+    Ok(Subject {
+        tool: concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION")).into(),
+        float_sha256: identity.float_sha256,
+        quantized_sha256: identity.quantized_sha256,
+        data_sha256: hash.finalize().iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}")),
+        images: data.len(),
+        block,
+        labelled: data.labels.is_some(),
+        names: Names { others: scope.others.clone(), sites },
+    })
+}
+
+/// The sums over a batch, or several of one block, and the features of its images.
+struct Batch {
+    tally: Tally,
+    features: [Vec<Vec<f32>>; 2],
+}
+
+impl Batch {
+    fn compared(
+        float: &dyn Engine,
+        quantized: &dyn Engine,
+        data: &Dataset,
+        start: usize,
+        batch: usize,
+        scope: &Scope,
+        progress: &dyn Progress,
+    ) -> Result<Self> {
+        let end = data.len().min(start + batch);
+        let images = data.batch(start..end)?;
+        let values = scope.sites.iter().map(|site| &site.value);
+        let taps: Vec<&str> = scope.others.iter().chain(values).map(String::as_str).collect();
+        let found = quantized.run_tapped(&images.view(), &taps)?;
+        let expected = float.run_tapped(&images.view(), &taps)?;
+        let names = &data.names[start..end];
+        let labels = data.labels.as_ref().map(|labels| &labels[start..end]);
+        let mut tally = Tally::of_outputs(&expected.output, &found.output, scope.reading, names, labels)?;
+        let (others, sites) = found.values.split_at(scope.others.len());
+        let (expected_others, expected_sites) = expected.values.split_at(scope.others.len());
+        for ((name, found), expected) in scope.others.iter().zip(others).zip(expected_others) {
+            tally.add_other(name, expected, found)?;
+        }
+        for ((site, found), expected) in scope.sites.iter().zip(sites).zip(expected_sites) {
+            tally.add_site(site, expected, found)?;
+        }
+        for name in names {
+            progress.step(name, 1);
+        }
+        let has_features = tally.reading == Reading::Features;
+        let rows = |of: &ArrayD<f32>| match has_features {
+            true => of.outer_iter().map(|row| row.iter().copied().collect()).collect(),
+            false => Vec::new(),
+        };
+        let features = [rows(&expected.output), rows(&found.output)];
+        Ok(Self { tally, features })
+    }
+
+    fn add(&mut self, next: Self) {
+        self.tally.add(&next.tally);
+        for (own, more) in self.features.iter_mut().zip(next.features) {
+            own.extend(more);
+        }
+    }
+
+    fn tally(self) -> Tally {
+        let [float, quantized] = &self.features;
+        Tally { neighbours: same_neighbours(float, quantized), ..self.tally }
+    }
 }

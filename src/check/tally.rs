@@ -1,31 +1,62 @@
 //! The sums behind a comparison, over any number of images.
 
-use ndarray::{ArrayD, ArrayViewD, Axis};
+use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher};
 
-use super::{
-    Accuracy, Classifier, Comparison, Labels, Numbers, SiteFigures, SiteOutput, Sqnr, TopK, binary_kl,
-    cosine, kl, probability_kl, rank, top,
-};
+use ndarray::{ArrayD, ArrayViewD, Axis};
+use serde::{Deserialize, Serialize};
+
+use super::figures::{Powers, first_place};
+use super::{SiteOutput, Sqnr, binary_kl, cosine, kl, probability_kl, rank};
 use crate::engine::Reading;
 use crate::{Error, Result};
 
+/// A float model that gives no class more is unsure of an image, if it has many classes.
+pub(super) const UNSURE: f64 = 0.2;
+
 /// Sums over some images.
-#[derive(Default)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Tally {
-    images: usize,
+    pub(super) images: usize,
+    pub(super) reading: Reading,
     /// Top-1 and top-5 hits.
-    float: [usize; 2],
-    quantized: [usize; 2],
-    /// Of classes: how often they agree, of how many times.
-    agree: [usize; 2],
-    kl: f64,
-    cosine: f64,
-    output: Sqnr,
+    pub(super) float: [usize; 2],
+    pub(super) quantized: [usize; 2],
+    /// Images whose class only the float model gets right, and only the quantized one.
+    pub(super) only: [usize; 2],
+    /// What the hits of the float model would be if labels were one less, and one more.
+    pub(super) shifted: [usize; 2],
+    /// Of classes or labels: how often they agree, of how many times.
+    pub(super) agree: [usize; 2],
+    /// Of the images: those that agree at every place.
+    pub(super) alike: usize,
+    /// By label, how many images agree.
+    pub(super) of_label: Vec<usize>,
+    /// By class, at how many places both models give it, and at how many one does.
+    pub(super) overlap: BTreeMap<usize, [u64; 2]>,
+    pub(super) kl: f64,
+    pub(super) cosine: f64,
+    pub(super) output: Powers,
+    /// Elements of the output.
+    pub(super) elements: usize,
     /// By number: `Σo` and `Σo²`.
-    numbers: Vec<[f64; 2]>,
-    largest_error: f64,
-    sites: Vec<Sqnr>,
-    reading: Reading,
+    pub(super) numbers: Vec<[f64; 2]>,
+    pub(super) largest_error: f64,
+    /// How many classes or labels there are.
+    pub(super) classes: usize,
+    /// Images of which the float model is unsure.
+    pub(super) unsure: usize,
+    /// What the float model decides for the first image, and whether it decides otherwise for another.
+    pub(super) decision: Option<Vec<usize>>,
+    pub(super) decisions_vary: bool,
+    /// A hash of the float model's output for the first image, and whether another one differs.
+    pub(super) first: Option<u64>,
+    pub(super) outputs_vary: bool,
+    /// Of features: images whose nearest neighbour is the same, of those that have one.
+    pub(super) neighbours: [usize; 2],
+    /// The other outputs.
+    pub(super) others: Vec<Powers>,
+    pub(super) sites: Vec<Powers>,
 }
 
 impl Tally {
@@ -61,74 +92,119 @@ impl Tally {
                     return Err(Error::model(model, format!("its output for `{name}` holds {x}")));
                 }
             }
-            tally.add_image(&o, &q);
+            let mut of_image = Self { reading, ..Self::default() };
+            of_image.count_image(&o, &q);
             if let Some(labels) = labels {
-                tally
-                    .add_label(&o, &q, labels[row])
+                of_image
+                    .count_label(&o, &q, labels[row])
                     .map_err(|why| Error::data(format!("image `{name}`"), why))?;
             }
+            tally.add(&of_image);
         }
         Ok(tally)
     }
 
-    fn add_image(&mut self, float: &ArrayViewD<f32>, quantized: &ArrayViewD<f32>) {
+    fn count_image(&mut self, float: &ArrayViewD<f32>, quantized: &ArrayViewD<f32>) {
         let [o, q] = [float, quantized].map(|of| of.iter().copied().collect::<Vec<f32>>());
-        self.images += 1;
-        self.output += Sqnr::of(&o, &q);
-        self.cosine += cosine(&o, &q);
+        self.images = 1;
+        self.elements = o.len();
+        self.output = Sqnr::of(&o, &q).into();
+        self.cosine = cosine(&o, &q);
+        let mut hash = DefaultHasher::new();
+        o.iter().for_each(|x| x.to_bits().hash(&mut hash));
+        self.first = Some(hash.finish());
+        let errors = o.iter().zip(&q).map(|(o, q)| (f64::from(*q) - f64::from(*o)).abs());
+        self.largest_error = errors.fold(0.0, f64::max);
         match self.reading {
-            Reading::Logits(Some(axis)) => self.add_classes(float, quantized, axis - 1, kl),
-            Reading::Probabilities => self.add_classes(float, quantized, float.ndim() - 1, probability_kl),
-            Reading::LabelLogits => self.add_labels(&sigmoid(&o), &sigmoid(&q)),
-            Reading::LabelProbabilities => self.add_labels(&o, &q),
+            Reading::Logits(Some(axis)) => self.count_classes(float, quantized, axis - 1, kl),
+            Reading::Probabilities => self.count_classes(float, quantized, float.ndim() - 1, probability_kl),
+            Reading::LabelLogits => self.count_labels(&sigmoid(&o), &sigmoid(&q)),
+            Reading::LabelProbabilities => self.count_labels(&o, &q),
             Reading::Numbers => {
-                self.numbers.resize(o.len(), [0.0; 2]);
-                for ((sums, &o), &q) in self.numbers.iter_mut().zip(&o).zip(&q) {
-                    let (o, q) = (f64::from(o), f64::from(q));
-                    *sums = [sums[0] + o, sums[1] + o * o];
-                    self.largest_error = self.largest_error.max((q - o).abs());
-                }
+                let squares = |&o: &f32| [f64::from(o), f64::from(o) * f64::from(o)];
+                self.numbers = o.iter().map(squares).collect();
             }
-            Reading::Logits(None) | Reading::Features => {}
+            Reading::Logits(None) | Reading::Maps | Reading::Features => {}
         }
     }
 
     /// Every place of an image has classes along `axis`.
-    fn add_classes(
+    fn count_classes(
         &mut self,
         float: &ArrayViewD<f32>,
         quantized: &ArrayViewD<f32>,
         axis: usize,
         kl: fn(&[f32], &[f32]) -> f64,
     ) {
-        let places = float.len() / float.len_of(Axis(axis)).max(1);
+        self.classes = float.len_of(Axis(axis));
+        let places = float.len() / self.classes.max(1);
+        let mut decided = Vec::with_capacity(places);
+        let mut sure = 0.0;
         for (o, q) in float.lanes(Axis(axis)).into_iter().zip(quantized.lanes(Axis(axis))) {
             let (o, q) = (o.to_vec(), q.to_vec());
             self.kl += kl(&o, &q) / places as f64;
-            self.agree[0] += usize::from(top(&o, 1) == top(&q, 1));
+            let [Some(own), Some(other)] = [first_place(&o), first_place(&q)] else { continue };
+            self.agree[0] += usize::from(own == other);
             self.agree[1] += 1;
+            sure += match self.reading {
+                Reading::Probabilities => f64::from(o[own]),
+                _ => 1.0 / o.iter().map(|x| f64::from(x - o[own]).exp()).sum::<f64>(),
+            } / places as f64;
+            if places > 1 {
+                let both = u64::from(own == other);
+                self.overlap.entry(own).or_default()[0] += both;
+                self.overlap.entry(own).or_default()[1] += 1;
+                self.overlap.entry(other).or_default()[1] += 1 - both;
+            }
+            decided.push(own);
         }
+        self.unsure = usize::from(sure < UNSURE);
+        self.alike = usize::from(self.agree[0] == self.agree[1]);
+        // Of maps, whether each image is of one class alone.
+        decided.dedup();
+        self.decision = Some(decided);
     }
 
-    fn add_labels(&mut self, o: &[f32], q: &[f32]) {
-        self.kl += binary_kl(o, q);
-        self.agree[0] += o.iter().zip(q).filter(|(o, q)| (**o > 0.5) == (**q > 0.5)).count();
-        self.agree[1] += o.len();
+    fn count_labels(&mut self, o: &[f32], q: &[f32]) {
+        self.classes = o.len();
+        self.kl = binary_kl(o, q);
+        self.of_label = o.iter().zip(q).map(|(o, q)| usize::from((*o > 0.5) == (*q > 0.5))).collect();
+        self.agree = [self.of_label.iter().sum(), o.len()];
+        self.alike = usize::from(self.agree[0] == self.agree[1]);
+        self.decision = Some((0..o.len()).filter(|&label| o[label] > 0.5).collect());
     }
 
-    fn add_label(&mut self, o: &ArrayViewD<f32>, q: &ArrayViewD<f32>, label: u32) -> Result<(), String> {
+    fn count_label(&mut self, o: &ArrayViewD<f32>, q: &ArrayViewD<f32>, label: u32) -> Result<(), String> {
         if !matches!(self.reading, Reading::Logits(Some(_)) | Reading::Probabilities) || o.ndim() != 1 {
             return Err(format!("it has a label, but the model gives {}, not one class", self.reading));
         }
         let class = label as usize;
         if class >= o.len() {
-            return Err(format!("label {class} is outside the model's classes 0 to {}", o.len() - 1));
+            let hint = if class == o.len() { "; labels count from 0" } else { "" };
+            return Err(format!("label {label} is outside the model's classes 0 to {}{hint}", o.len() - 1));
         }
-        for (hits, logits) in [(&mut self.float, o), (&mut self.quantized, q)] {
-            let place = rank(&logits.iter().copied().collect::<Vec<f32>>(), class);
-            hits[0] += usize::from(place < 1);
-            hits[1] += usize::from(place < 5);
+        let [o, q] = [o, q].map(|of| of.iter().copied().collect::<Vec<f32>>());
+        for (hits, logits) in [(&mut self.float, &o), (&mut self.quantized, &q)] {
+            let place = rank(logits, class);
+            *hits = [usize::from(place < 1), usize::from(place < 5)];
         }
+        let right = [self.float[0], self.quantized[0]];
+        self.only = [right[0] & (1 - right[1]), right[1] & (1 - right[0])];
+        let first = first_place(&o);
+        self.shifted = [class.checked_sub(1), Some(class + 1)]
+            .map(|other| usize::from(other.is_some() && other == first));
+        Ok(())
+    }
+
+    /// The next output beside the one that is compared.
+    pub(super) fn add_other(
+        &mut self,
+        name: &str,
+        float: &ArrayD<f32>,
+        quantized: &ArrayD<f32>,
+    ) -> Result<()> {
+        same_shape(&format!("output `{name}`"), float, quantized, "")?;
+        self.others.push(Sqnr::of(float, quantized).into());
         Ok(())
     }
 
@@ -140,62 +216,52 @@ impl Tally {
         quantized: &ArrayD<f32>,
     ) -> Result<()> {
         same_shape(&format!("site `{}`", site.name), float, quantized, "")?;
-        self.sites.push(Sqnr::of_site(float, quantized, site.before_softmax));
+        self.sites.push(Sqnr::of_site(float, quantized, site.before_softmax).into());
         Ok(())
     }
 
+    /// Adds the images behind these.
     pub(super) fn add(&mut self, other: &Self) {
+        self.decisions_vary |= other.decisions_vary || (self.images > 0 && self.decision != other.decision);
+        self.outputs_vary |= other.outputs_vary || (self.images > 0 && self.first != other.first);
+        if self.images == 0 {
+            (self.reading, self.classes) = (other.reading, other.classes);
+            (self.decision, self.first) = (other.decision.clone(), other.first);
+        }
         self.images += other.images;
-        for i in 0..2 {
-            self.float[i] += other.float[i];
-            self.quantized[i] += other.quantized[i];
+        let counts = [
+            (&mut self.float, other.float),
+            (&mut self.quantized, other.quantized),
+            (&mut self.only, other.only),
+            (&mut self.shifted, other.shifted),
+            (&mut self.agree, other.agree),
+            (&mut self.neighbours, other.neighbours),
+        ];
+        for (own, more) in counts {
+            *own = [own[0] + more[0], own[1] + more[1]];
         }
-        for i in 0..2 {
-            self.agree[i] += other.agree[i];
-        }
+        self.alike += other.alike;
+        self.elements += other.elements;
+        self.unsure += other.unsure;
         self.kl += other.kl;
         self.cosine += other.cosine;
         self.output += other.output;
         self.largest_error = self.largest_error.max(other.largest_error);
-        self.numbers.resize(other.numbers.len(), [0.0; 2]);
-        for (sums, more) in self.numbers.iter_mut().zip(&other.numbers) {
-            *sums = [sums[0] + more[0], sums[1] + more[1]];
+        sum(&mut self.of_label, &other.of_label, |own, more| *own += more);
+        sum(&mut self.numbers, &other.numbers, |own, more| *own = [own[0] + more[0], own[1] + more[1]]);
+        sum(&mut self.others, &other.others, |own, more| *own += *more);
+        sum(&mut self.sites, &other.sites, |own, more| *own += *more);
+        for (class, more) in &other.overlap {
+            let own = self.overlap.entry(*class).or_default();
+            *own = [own[0] + more[0], own[1] + more[1]];
         }
-        self.sites.resize(other.sites.len(), Sqnr::default());
-        for (sum, site) in self.sites.iter_mut().zip(&other.sites) {
-            *sum += *site;
-        }
-        self.reading = other.reading;
     }
+}
 
-    pub(super) fn comparison(self, labelled: bool, sites: impl Iterator<Item = String>) -> Comparison {
-        let n = self.images as f64;
-        let percent = |hits: usize| 100.0 * hits as f64 / n;
-        let top_k = |hits: [usize; 2]| TopK { top1: percent(hits[0]), top5: percent(hits[1]) };
-        let (agreement, kl) = (100.0 * self.agree[0] as f64 / self.agree[1] as f64, self.kl / n);
-        let is = |of: &[Reading]| of.contains(&self.reading);
-        let of_classes = matches!(self.reading, Reading::Logits(Some(_)) | Reading::Probabilities);
-        let of_labels = is(&[Reading::LabelLogits, Reading::LabelProbabilities]);
-        Comparison {
-            images: self.images,
-            accuracy: labelled
-                .then(|| Accuracy { float: top_k(self.float), quantized: top_k(self.quantized) }),
-            classifier: of_classes.then_some(Classifier { agreement, kl }),
-            labels: of_labels.then_some(Labels { agreement, kl }),
-            numbers: is(&[Reading::Numbers]).then(|| self.numbers()),
-            sqnr_db: self.output,
-            cosine: self.cosine / n,
-            sites: sites.zip(self.sites).map(|(name, sqnr_db)| SiteFigures { name, sqnr_db }).collect(),
-        }
-    }
-
-    fn numbers(&self) -> Numbers {
-        let n = self.images as f64;
-        let spread: f64 = self.numbers.iter().map(|[sum, squares]| (squares - sum * sum / n).max(0.0)).sum();
-        // Below it, the spread is what rounding left of the squares.
-        let varies = spread > 1e-12 * self.output.signal;
-        Numbers { r2: varies.then(|| 1.0 - self.output.noise / spread), largest_error: self.largest_error }
-    }
+/// Adds every element of `more` to that of `own`.
+fn sum<T: Clone + Default>(own: &mut Vec<T>, more: &[T], add: impl Fn(&mut T, &T)) {
+    own.resize(own.len().max(more.len()), T::default());
+    own.iter_mut().zip(more).for_each(|(own, more)| add(own, more));
 }
 
 fn sigmoid(logits: &[f32]) -> Vec<f32> {
@@ -217,6 +283,7 @@ fn same_shape(place: &str, float: &ArrayD<f32>, quantized: &ArrayD<f32>, hint: &
 mod tests {
     use ndarray::array;
 
+    use super::super::{Comparison, Names};
     use super::*;
     use crate::ErrorKind;
 
@@ -244,8 +311,8 @@ mod tests {
                 .unwrap(),
             );
         }
-        let (whole, parts) =
-            (whole.comparison(true, std::iter::empty()), parts.comparison(true, std::iter::empty()));
+        let names = Names::default();
+        let (whole, parts) = (Comparison::of(&whole, true, &names), Comparison::of(&parts, true, &names));
         assert_eq!(whole, parts);
         assert_eq!(whole.images, 3);
         let accuracy = whole.accuracy.unwrap();
@@ -258,9 +325,8 @@ mod tests {
     #[test]
     fn features_have_distances_only() {
         let o = array![[[1.0, 0.0], [0.0, 1.0]]].into_dyn();
-        let found = Tally::of_outputs(&o, &o, Reading::Logits(None), &names(1), None)
-            .unwrap()
-            .comparison(false, std::iter::empty());
+        let found = Tally::of_outputs(&o, &o, Reading::Logits(None), &names(1), None).unwrap();
+        let found = Comparison::of(&found, false, &Names::default());
         assert_eq!((found.classifier, found.accuracy), (None, None));
         assert!((found.cosine - 1.0).abs() < 1e-12);
     }

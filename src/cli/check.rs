@@ -5,41 +5,47 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use onnx_ptq4vit::Error;
-use onnx_ptq4vit::check::{Scope, SiteOutput, Thresholds, compare};
+use onnx_ptq4vit::check::{Identity, Part, Run, Scope, Shard, SiteOutput, Thresholds, compare_part};
 use onnx_ptq4vit::data::Selection;
+use onnx_ptq4vit::engine::Reading;
 use onnx_ptq4vit::integer::{self, Runner};
 use onnx_ptq4vit::onnx::Graph;
-use onnx_ptq4vit::prepare::Prepared;
+use onnx_ptq4vit::prepare::{Outputs, Prepared};
 use onnx_ptq4vit::preprocessing;
+use onnx_ptq4vit::progress::Progress;
 use onnx_ptq4vit::report::CheckReport;
 
 use super::images::ImageArgs;
+use super::interrupt::whole;
 use super::model::{InputArgs, ModelArgs, say};
 use super::output::print;
 use super::progress::Stderr;
-use super::values::percent;
+use super::values::{ShardName, number, percent};
 
 /// Compare a quantized model with its float model
 ///
-/// Runs both on the same images, the quantized one in integer arithmetic. With --max-drop or --min-agreement the
-/// exit code is 1 if the quantized model misses a threshold.
+/// Runs both on the same images, the quantized one in integer arithmetic. With a threshold (--max-drop, --min-agreement, and
+/// others) the exit code is 1 if the quantized model misses it, or if the figures cannot be trusted. Many images may be shared
+/// among machines: each runs a --shard, and --merge puts the parts together.
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Args {
     /// The float model
-    float: PathBuf,
+    #[arg(required_unless_present = "merge")]
+    float: Option<PathBuf>,
     /// The quantized model
-    quantized: PathBuf,
-    /// Images: a folder (searched recursively), an image, a CSV file with a `path` column, .npy or .npz
-    #[arg(long, value_name = "PATH")]
-    data: PathBuf,
+    #[arg(required_unless_present = "merge")]
+    quantized: Option<PathBuf>,
+    /// Images: a folder (searched recursively), an image, a CSV file with a column of paths, .npy or .npz
+    #[arg(long, value_name = "PATH", required_unless_present = "merge")]
+    data: Option<PathBuf>,
     /// Use so many images; of a folder, a random sample [default: all]
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
     /// Chooses the sample of a folder
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// A CSV file with the columns `path` and `label` (0-based classes), or `label` alone in the order of the data
+    /// A CSV file with the columns `path` and `label` (classes from 0), or `label` alone in the order of the data
     #[arg(long, value_name = "CSV")]
     labels: Option<PathBuf>,
     /// Compare the output of every quantized site, too
@@ -51,6 +57,24 @@ pub(super) struct Args {
     /// The smallest top-1 agreement with the float model that passes, in percent
     #[arg(long, value_name = "PERCENT", value_parser = percent, allow_negative_numbers = true)]
     min_agreement: Option<f64>,
+    /// The largest KL divergence from the float model that passes, in nats
+    #[arg(long, value_name = "NATS", value_parser = number)]
+    max_kl: Option<f64>,
+    /// The smallest mean cosine between the outputs of both models that passes
+    #[arg(long, value_name = "COSINE", value_parser = number, allow_negative_numbers = true)]
+    min_cosine: Option<f64>,
+    /// The smallest R² that passes, of a model that gives numbers
+    #[arg(long, value_name = "R2", value_parser = number, allow_negative_numbers = true)]
+    min_r2: Option<f64>,
+    /// Compare on the I-th of N parts of the images alone
+    #[arg(long, value_name = "I/N", requires = "save", conflicts_with = "merge")]
+    shard: Option<ShardName>,
+    /// Keep what is done in this file; the same command continues from it after an interruption
+    #[arg(long, value_name = "FILE", conflicts_with = "merge")]
+    save: Option<PathBuf>,
+    /// Put the files of all shards together, in place of models and images
+    #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with_all = ["float", "quantized", "data", "labels", "limit", "sites"])]
+    merge: Vec<PathBuf>,
     /// Print as JSON
     #[arg(long)]
     json: bool,
@@ -66,17 +90,55 @@ const EXAMPLES: &str = "\
 Examples:
   onnx-ptq4vit check vit.onnx vit.int8.onnx --data val/ --labels val.csv
   onnx-ptq4vit check vit.onnx vit.int8.onnx --data val.npz --max-drop 1 --min-agreement 95
-  onnx-ptq4vit check vit.onnx vit.int8.onnx --data val/ --limit 16 --sites --json";
+  onnx-ptq4vit check vit.onnx vit.int8.onnx --data val/ --shard 1/8 --save part1.json
+  onnx-ptq4vit check --merge part*.json --max-drop 1";
 
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let progress = Stderr::new();
-    let float = args.inputs.give(args.reading.read(&args.float)?, &args.data)?;
-    let quantized = args.inputs.give(args.reading.read(&args.quantized)?, &args.data)?;
-    say(&float, &progress)?;
+    let part = match args.merge.split_first() {
+        None => compared(args, &progress)?,
+        Some((first, others)) => {
+            let mut part = Part::read(first)?;
+            for path in others {
+                part.merge(Part::read(path)?).map_err(|e| Error::data(path.display(), e))?;
+            }
+            part
+        }
+    };
+    progress.finish();
+    let shard = args.shard.map(|ShardName(shard)| (shard.index + 1, shard.of));
+    let comparison = if shard.is_some() { part.so_far() } else { part.comparison()? };
+    let mut thresholds = Thresholds::default();
+    thresholds.max_drop = args.max_drop;
+    thresholds.min_agreement = args.min_agreement;
+    thresholds.max_kl = args.max_kl;
+    thresholds.min_cosine = args.min_cosine;
+    thresholds.min_r2 = args.min_r2;
+    let verdict = thresholds.judge(&comparison)?;
+    if shard.is_some() && verdict.is_some() {
+        return Err(Error::usage("a threshold is for all images: give it to --merge, not to a shard").into());
+    }
+    let passed = verdict.as_ref().is_none_or(|verdict| verdict.passed);
+    let [float, quantized] = part.models.clone();
+    let warnings = progress.warnings();
+    print(&CheckReport { float, quantized, shard, verdict, comparison, warnings }, args.json)?;
+    Ok(if passed { ExitCode::SUCCESS } else { ExitCode::from(1) })
+}
+
+/// Runs both models on the images that are asked for.
+fn compared(args: &Args, progress: &Stderr) -> Result<Part> {
+    let missing = || Error::usage("two models and --data are needed");
+    let (float_path, quantized_path) =
+        args.float.as_ref().zip(args.quantized.as_ref()).ok_or_else(missing)?;
+    let path = args.data.as_ref().ok_or_else(missing)?;
+    let float = args.inputs.give(args.reading.read(float_path)?, path)?;
+    let quantized = args.inputs.give(args.reading.read(quantized_path)?, path)?;
+    ensure_kinds(&float, &quantized)?;
+    say(&float, progress)?;
 
     let selection = Selection { limit: args.limit, seed: args.seed };
     let recorded = preprocessing::recorded(&quantized)?;
-    let mut data = args.images.open(&args.data, &float, recorded.clone(), selection, false, &progress)?;
+    let mut data = args.images.open(path, &float, recorded.clone(), selection, false, progress)?;
     let conflicts = args.images.conflicts(&data, &float, recorded.as_ref())?;
     if let Some(labels) = &args.labels {
         data = data.with_labels(labels)?;
@@ -86,24 +148,68 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     }
 
     let image = data.item_shape();
+    let outputs = float.outputs()?;
+    let of_classes = matches!(outputs.compared.1, Reading::Logits(_) | Reading::Probabilities);
+    if args.labels.is_none() && !of_classes && data.labels.take().is_some() {
+        progress
+            .note(&format!("the labels of the data are not used: the model gives {}", outputs.compared.1));
+    }
     let mut scope = Scope::default();
-    scope.reading = float.outputs()?.compared.1;
+    scope.reading = outputs.compared.1;
+    scope.others = other_outputs(&float, &quantized, &outputs);
+    scope.shard = args.shard.map_or(Shard::default(), |ShardName(shard)| shard);
     if args.sites {
         scope.sites = same_values(&float, &quantized)?;
     }
+    let identity =
+        Identity { float_sha256: float.sha256().into(), quantized_sha256: quantized.sha256().into() };
+    let models = [float_path, quantized_path].map(|path| path.display().to_string());
     let quantized = Runner::with_image(&quantized, image)?;
     let float = float.float_engine(image)?;
-    let comparison = compare(&float, &quantized, &data, &scope, &progress)?;
-    progress.finish();
+    let resume = match &args.save {
+        Some(path) if path.try_exists().map_err(|e| Error::io(path, e))? => Some(Part::read(path)?),
+        _ => None,
+    };
+    let dressed = |part: &Part| {
+        let mut part = part.clone();
+        part.models.clone_from(&models);
+        part.doubts.extend(conflicts.iter().cloned());
+        part
+    };
+    let save = |part: &Part| match &args.save {
+        Some(path) => whole(|| dressed(part).write(path)),
+        None => Ok(()),
+    };
+    let resumed = resume.is_some();
+    let part =
+        compare_part(&float, &quantized, &data, &scope, Run { identity, resume, save: &save }, progress);
+    let part = part.map_err(|error| match (&args.save, error.place()) {
+        (Some(path), Some("parts")) if resumed => {
+            Error::usage(format!("{}: {error}; it is not overwritten", path.display()))
+        }
+        _ => error,
+    })?;
+    save(&part)?;
+    Ok(dressed(&part))
+}
 
-    let mut thresholds = Thresholds::default();
-    thresholds.max_drop = args.max_drop;
-    thresholds.min_agreement = args.min_agreement;
-    let verdict = thresholds.judge(&comparison)?;
-    let passed = verdict.as_ref().is_none_or(|verdict| verdict.passed);
-    let [float, quantized] = [&args.float, &args.quantized].map(|path| path.display().to_string());
-    print(&CheckReport { float, quantized, verdict, comparison, warnings: progress.warnings() }, args.json)?;
-    Ok(if passed { ExitCode::SUCCESS } else { ExitCode::from(1) })
+/// An error unless the one model is float and the other quantized.
+fn ensure_kinds(float: &Prepared, quantized: &Prepared) -> Result<()> {
+    let name = |model: &Prepared| model.path().map_or(String::new(), |path| path.display().to_string());
+    let why = match (float.is_quantized(), quantized.is_quantized()) {
+        (false, true) => return Ok(()),
+        (true, false) => "the arguments are swapped: the float model comes first".into(),
+        (true, true) => format!("{} is quantized: the float model comes first", name(float)),
+        (false, false) => format!("{} is not quantized", name(quantized)),
+    };
+    Err(Error::usage(why).into())
+}
+
+/// The FLOAT outputs beside the one that is compared, which both models have and can compute.
+fn other_outputs(float: &Prepared, quantized: &Prepared, outputs: &Outputs) -> Vec<String> {
+    let has = |model: &Prepared, name: &str| model.is_computable() && model.graph().producer(name).is_some();
+    let others = outputs.names.iter().filter(|name| **name != outputs.compared.0);
+    others.filter(|name| has(float, name) && has(quantized, name)).cloned().collect()
 }
 
 /// The outputs of the sites, which the float model has under the same names.

@@ -6,6 +6,7 @@ use std::str::FromStr;
 use clap::ValueEnum;
 use onnx_ptq4vit::Error;
 use onnx_ptq4vit::calibrate::{Metric, Preset, Search, WeightScales};
+use onnx_ptq4vit::check::Shard;
 use onnx_ptq4vit::data::read_array;
 use onnx_ptq4vit::export::TwinForm;
 use onnx_ptq4vit::prepare::InputValue;
@@ -134,6 +135,27 @@ impl FromStr for NamedInput {
 pub(super) fn percent(text: &str) -> Result<f64, String> {
     let number = text.parse().ok().filter(|percent| (0.0..=100.0).contains(percent));
     number.ok_or_else(|| "expected a number from 0 to 100".into())
+}
+
+/// A finite number.
+pub(super) fn number(text: &str) -> Result<f64, String> {
+    text.parse().ok().filter(|number: &f64| number.is_finite()).ok_or_else(|| "expected a number".into())
+}
+
+/// A shard as `I/N`, from `1/N` to `N/N`.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct ShardName(pub(super) Shard);
+
+impl FromStr for ShardName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let parsed = text.split_once('/').and_then(|(i, n)| Some((i.parse().ok()?, n.parse().ok()?)));
+        match parsed {
+            Some((i, of)) if (1..=of).contains(&i) => Ok(Self(Shard { index: i - 1, of })),
+            _ => Err("expected I/N, such as 1/8 for the first of eight".into()),
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]

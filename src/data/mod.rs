@@ -164,6 +164,14 @@ impl Dataset {
         }
     }
 
+    /// The array, if the items are one.
+    pub fn array(&self) -> Option<&Array4<f32>> {
+        match &self.items {
+            Items::Images { .. } => None,
+            Items::Array(array) => Some(array),
+        }
+    }
+
     /// The number of items.
     pub fn len(&self) -> usize {
         self.names.len()

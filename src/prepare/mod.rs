@@ -196,6 +196,11 @@ impl Prepared {
         self.cut.as_ref()
     }
 
+    /// Whether all of the model can be computed here.
+    pub fn is_computable(&self) -> bool {
+        self.cut.is_none()
+    }
+
     /// The part of the model that can be computed here: all of it, in most cases.
     pub(crate) fn computable(&self) -> &Graph {
         self.cut.as_ref().map_or(&self.graph, |cut| &cut.graph)
@@ -274,7 +279,7 @@ impl Prepared {
     }
 
     /// SHA-256 of the normalized model as this library encodes it, in hexadecimal.
-    pub(crate) fn sha256(&self) -> &str {
+    pub fn sha256(&self) -> &str {
         self.sha256.get_or_init(|| hex_digest(&self.model().encode()))
     }
 

@@ -124,6 +124,13 @@ impl Outputs {
             }
             (Task::Multilabel, _) => (Reading::LabelLogits, vec![(first.clone(), Loss::BinaryCrossEntropy)]),
             (Task::Detect, _) => (Reading::Features, all(Loss::Relative)),
+            (Task::Dense, _) if names.first() == Some(&first) => {
+                // Scores of classes for each place have the classes on the axis of channels.
+                let classes = shape.as_ref().is_some_and(|shape| shape.len() == 4 && shape[1] != Some(1));
+                let scores = classes && ["logit", "score", "class"].iter().any(|word| first.contains(word));
+                let reading = if scores { Reading::Logits(Some(1)) } else { Reading::Maps };
+                (reading, all(Loss::Squares))
+            }
             (Task::Regress, _) if names.len() > 1 => (Reading::Numbers, all(Loss::Relative)),
             (Task::Regress, _) => (Reading::Numbers, all(Loss::Squares)),
             _ if names.first() != Some(&first) => (Reading::Features, vec![(first.clone(), Loss::Squares)]),

@@ -5,7 +5,7 @@ use std::fmt;
 use serde::Serialize;
 
 use super::{Align, table};
-use crate::check::{Comparison, Numbers, Verdict};
+use crate::check::{Accuracy, Classifier, Comparison, Features, Numbers, Verdict};
 use crate::text::shown;
 
 /// A comparison and what it means.
@@ -15,6 +15,8 @@ pub struct CheckReport {
     pub float: String,
     /// The quantized model's file.
     pub quantized: String,
+    /// Which of how many shards it is of, from 1; `None` if of all images.
+    pub shard: Option<(usize, usize)>,
     /// Against the thresholds, if there are any.
     pub verdict: Option<Verdict>,
     /// The figures.
@@ -26,86 +28,144 @@ pub struct CheckReport {
 
 impl CheckReport {
     /// The line that says it all.
-    fn headline(&self) -> String {
-        let Comparison { images, accuracy, classifier, sqnr_db, .. } = &self.comparison;
-        let images = format!("{images} {}", if *images == 1 { "image" } else { "images" });
+    pub fn headline(&self) -> String {
+        let Comparison { images, accuracy, classifier, sqnr_db, features, .. } = &self.comparison;
+        let mut on = format!("on {images} {}", if *images == 1 { "image" } else { "images" });
+        if let Some((shard, of)) = self.shard {
+            on += &format!(" (shard {shard} of {of})");
+        }
         if let Some(verdict) = &self.verdict {
             let word = if verdict.passed { "PASS" } else { "FAIL" };
-            return format!("{word}: {}, on {images}", verdict.criteria.join(", "));
+            let criteria: Vec<String> = verdict.criteria.iter().map(ToString::to_string).collect();
+            return format!("{word}: {}, {on}", criteria.join(", "));
         }
-        match (accuracy, classifier) {
-            (Some(accuracy), Some(classifier)) => format!(
-                "top-1 {:.2} % -> {:.2} % ({:+.2} points), agreement {:.2} %, on {images}",
-                accuracy.float.top1,
-                accuracy.quantized.top1,
-                accuracy.quantized.top1 - accuracy.float.top1,
+        let rest = match (accuracy, classifier, self.comparison.labels, self.comparison.numbers) {
+            (Some(Accuracy { float, quantized, .. }), Some(classifier), ..) => format!(
+                "top-1 {:.2} % -> {:.2} % ({:+.2} points), agreement {:.2} %",
+                float.top1,
+                quantized.top1,
+                quantized.top1 - float.top1,
                 classifier.agreement,
             ),
-            (None, Some(classifier)) => {
-                format!("the models agree on {:.2} % of {images}", classifier.agreement)
+            (None, Some(Classifier { agreement, mean_iou: Some(iou), .. }), ..) => {
+                format!("the models agree on {agreement:.2} % of the places, mean IoU {iou:.2} %")
             }
-            (_, None) => match (self.comparison.labels, self.comparison.numbers) {
-                (Some(labels), _) => {
-                    format!("the models agree on {:.2} % of the labels, on {images}", labels.agreement)
+            (None, Some(classifier), ..) => {
+                return format!("the models agree on {:.2} % of the images, {on}", classifier.agreement);
+            }
+            (_, None, Some(labels), _) => {
+                format!("the models agree on {:.2} % of the labels", labels.agreement)
+            }
+            (_, None, None, Some(numbers)) => format!("R² {}, SQNR {sqnr_db}", r2(numbers)),
+            (_, None, None, None) => match features {
+                Some(Features { same_neighbour: (percent, _), .. }) => {
+                    format!(
+                        "mean cosine {:.4}, {percent:.2} % keep their nearest neighbour",
+                        self.comparison.cosine
+                    )
                 }
-                (None, Some(numbers)) => format!("R² {}, SQNR {sqnr_db}, on {images}", r2(numbers)),
-                (None, None) => format!("feature SQNR {sqnr_db}, on {images}"),
+                None => format!("SQNR {sqnr_db}"),
             },
-        }
+        };
+        format!("{rest}, {on}")
     }
-}
 
-impl fmt::Display for CheckReport {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{}\n", self.headline())?;
-        let Comparison { accuracy, classifier, sqnr_db, cosine, sites, .. } = &self.comparison;
-        if let Some(accuracy) = accuracy {
-            let (float, quantized) = (accuracy.float, accuracy.quantized);
-            let row = |name: &str, float: f64, quantized: f64| {
-                vec![name.to_string(), format!("{float:.2} %"), format!("{quantized:.2} %")]
-            };
-            let rows = [
-                row("top-1 accuracy", float.top1, quantized.top1),
-                row("top-5 accuracy", float.top5, quantized.top5),
-            ];
-            f.write_str(&table(
-                &["", "float", "quantized"],
-                &[Align::Left, Align::Right, Align::Right],
-                rows,
-            ))?;
-            writeln!(f)?;
-        }
+    /// The rows of figures that say how far the quantized model is from the float one.
+    fn distances(&self) -> Vec<Vec<String>> {
+        let Comparison { accuracy, classifier, labels, numbers, features, .. } = &self.comparison;
+        let Comparison { sqnr_db, rmse, relative_error, cosine, .. } = &self.comparison;
         let mut rows = Vec::new();
         let mut row = |name: &str, value: String| rows.push(vec![name.to_string(), value]);
+        let with = |percent: f64, interval: Option<[f64; 2]>| match interval {
+            Some(interval) => format!("{percent:.2} % ({})", range(interval)),
+            None => format!("{percent:.2} %"),
+        };
+        if let Some(Accuracy { drop, .. }) = accuracy {
+            row("top-1 drop", format!("{:.2} points ({})", drop.points, range(drop.interval)));
+            row("probability if equally good", format!("{:.3}", drop.p));
+        }
         if let Some(classifier) = classifier {
-            row("top-1 agreement", format!("{:.2} %", classifier.agreement));
+            row("top-1 agreement", with(classifier.agreement, classifier.agreement_interval));
+            if let Some(iou) = classifier.mean_iou {
+                row("mean IoU with float", format!("{iou:.2} %"));
+            }
             row("KL divergence from float", format!("{:.5}", classifier.kl));
         }
-        let Comparison { labels, numbers, .. } = &self.comparison;
         if let Some(labels) = labels {
-            row("agreement of labels", format!("{:.2} %", labels.agreement));
+            row("agreement of labels", with(labels.agreement, None));
+            row("images with the same labels", with(labels.same.0, Some(labels.same.1)));
+            row("label that agrees least", format!("{} ({:.2} %)", labels.worst.0, labels.worst.1));
             row("KL divergence from float", format!("{:.5}", labels.kl));
         }
         if let Some(numbers) = numbers {
             row("R²", r2(*numbers));
             row("largest error", format!("{:.6}", numbers.largest_error));
         }
-        let of = match (classifier, labels, numbers) {
-            (Some(_), ..) => "logit SQNR",
-            (None, None, None) => "feature SQNR",
-            _ => "SQNR",
-        };
-        row(of, sqnr_db.to_string());
+        if let Some(Features { same_neighbour: (percent, interval) }) = features {
+            row("same nearest neighbour", with(*percent, Some(*interval)));
+        }
+        row(if classifier.is_some() { "logit SQNR" } else { "SQNR" }, sqnr_db.to_string());
+        if classifier.is_none() && labels.is_none() {
+            row("RMSE", format!("{rmse:.6}"));
+            row(
+                "relative error",
+                relative_error.map_or("unknown".into(), |error| format!("{:.3} %", 100.0 * error)),
+            );
+        }
         if numbers.is_none() {
             row("mean cosine", format!("{cosine:.6}"));
         }
-        f.write_str(&table(&["", "quantized against float"], &[Align::Left, Align::Right], rows))?;
-        if !sites.is_empty() {
-            let rows = sites.iter().map(|site| vec![site.name.clone(), site.sqnr_db.to_string()]);
-            writeln!(f)?;
-            f.write_str(&table(&["site", "SQNR"], &[Align::Left, Align::Right], rows))?;
+        rows
+    }
+}
+
+/// An interval, as `96.00 to 98.10`.
+fn range([low, high]: [f64; 2]) -> String {
+    format!("{low:.2} to {high:.2}")
+}
+
+impl fmt::Display for CheckReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "{}", self.headline())?;
+        let Comparison { accuracy, others, sites, doubts, remarks, .. } = &self.comparison;
+        for doubt in doubts {
+            writeln!(f, "\nnot to be trusted: {}", shown(doubt))?;
         }
-        for warning in &self.warnings {
+        for criterion in self.verdict.iter().flat_map(|verdict| &verdict.criteria) {
+            if criterion.too_few_to_tell {
+                let n = self.comparison.images;
+                writeln!(
+                    f,
+                    "\n{n} images are too few to tell: the {} may be on either side ({})",
+                    criterion.of, criterion.asked
+                )?;
+            }
+        }
+        writeln!(f)?;
+        if let Some(accuracy) = accuracy {
+            let (float, quantized) = (accuracy.float, accuracy.quantized);
+            let row = |name: &str, [float, quantized]: [String; 2]| vec![name.to_string(), float, quantized];
+            let rows = [
+                row("top-1 accuracy", [float, quantized].map(|top| format!("{:.2} %", top.top1))),
+                row("  95 % interval", [float, quantized].map(|top| range(top.top1_interval))),
+                row("top-5 accuracy", [float, quantized].map(|top| format!("{:.2} %", top.top5))),
+            ];
+            let align = [Align::Left, Align::Right, Align::Right];
+            f.write_str(&table(&["", "float", "quantized"], &align, rows))?;
+            writeln!(f)?;
+        }
+        let heading = ["", "quantized against float (95 % interval)"];
+        f.write_str(&table(&heading, &[Align::Left, Align::Left], self.distances()))?;
+        let figures: [(&str, Vec<_>); 2] = [
+            ("other output", others.iter().map(|other| (&other.name, other.sqnr_db)).collect()),
+            ("site", sites.iter().map(|site| (&site.name, site.sqnr_db)).collect()),
+        ];
+        for (what, list) in figures.iter().filter(|(_, list)| !list.is_empty()) {
+            let rows = list.iter().map(|(name, sqnr)| vec![(*name).clone(), sqnr.to_string()]);
+            writeln!(f)?;
+            f.write_str(&table(&[*what, "SQNR"], &[Align::Left, Align::Right], rows))?;
+        }
+        for warning in self.warnings.iter().chain(remarks) {
             writeln!(f, "\nwarning: {}", shown(warning))?;
         }
         Ok(())
@@ -117,57 +177,4 @@ fn r2(numbers: Numbers) -> String {
         || "unknown, as the float model gives the same for every image".into(),
         |r2| format!("{r2:.5}"),
     )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::check::{Accuracy, Classifier, SiteFigures, Sqnr, TopK};
-
-    #[test]
-    fn the_verdict_comes_first() {
-        let top = |top1| TopK { top1, top5: 99.5 };
-        let noise = Sqnr { signal: 1000.0, noise: 1.0 };
-        let mut report = CheckReport {
-            float: "vit.onnx".into(),
-            quantized: "vit.int8.onnx".into(),
-            verdict: Some(Verdict {
-                passed: false,
-                criteria: vec!["top-1 drop 0.40 points (at most 0.1 allowed)".into()],
-            }),
-            warnings: vec!["2 of 1002 images are left out".into()],
-            comparison: Comparison {
-                images: 1000,
-                accuracy: Some(Accuracy { float: top(91.6), quantized: top(91.2) }),
-                classifier: Some(Classifier { agreement: 97.2, kl: 0.0152 }),
-                labels: None,
-                numbers: None,
-                sqnr_db: noise,
-                cosine: 0.9995,
-                sites: vec![SiteFigures { name: "fc1".into(), sqnr_db: noise }],
-            },
-        };
-        let expected = "\
-FAIL: top-1 drop 0.40 points (at most 0.1 allowed), on 1000 images
-
-                    float  quantized
-  top-1 accuracy  91.60 %    91.20 %
-  top-5 accuracy  99.50 %    99.50 %
-
-                            quantized against float
-  top-1 agreement                           97.20 %
-  KL divergence from float                  0.01520
-  logit SQNR                               30.00 dB
-  mean cosine                              0.999500
-
-  site      SQNR
-  fc1   30.00 dB
-
-warning: 2 of 1002 images are left out
-";
-        assert_eq!(report.to_string(), expected);
-        report.verdict = None;
-        let line = report.headline();
-        assert_eq!(line, "top-1 91.60 % -> 91.20 % (-0.40 points), agreement 97.20 %, on 1000 images");
-    }
 }

@@ -22,12 +22,13 @@ fn what_is_no_regular_file_is_not_read() {
     unless_it_hangs("a command", || {
         let (bench, mut odd) = with_odd_files();
         odd.extend(["kept", "/dev/zero"]);
+        bench.accepts(&format!("quantize @{MODEL} --calib @digits_calib.npz --calib-limit 1 -o %q.onnx"));
         for odd in odd {
             let path = if odd.starts_with('/') { odd.to_string() } else { format!("%{odd}") };
             for line in [
                 format!("inspect {path}"),
                 format!("quantize @{MODEL} --calibration {path} -o %out.onnx"),
-                format!("check @{MODEL} @{MODEL} --data @digits_test.npz --labels {path}"),
+                format!("check @{MODEL} %q.onnx --data @digits_test.npz --labels {path}"),
             ] {
                 bench.refuses(&line, 3, &[odd, "not a regular file"]);
             }

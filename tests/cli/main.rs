@@ -9,6 +9,7 @@ mod endings;
 mod hostile;
 mod images;
 mod refusals;
+mod verdicts;
 
 use std::path::PathBuf;
 use std::process::{Command, Output};
