@@ -7,7 +7,7 @@ use crate::calibrate::{
     Calibration, Gradient, Metric, Options, Preset, Run, Search, WeightScales, calibrate,
 };
 use crate::check::{Comparison, Scope, compare};
-use crate::data::{Arrays, Dataset, Preprocess, Selection, is_array};
+use crate::data::{Arrays, Columns, Dataset, Preprocess, Selection, is_array};
 use crate::export::{TwinForm, export, pack};
 use crate::integer::Runner;
 use crate::onnx::{Model, Storage};
@@ -220,7 +220,8 @@ impl Dataset {
                 preprocessing::find(model, preprocessing::recorded(model)?, None, &Beside::Model)?.preprocess
             }
         };
-        let arrays = Arrays { name: &input.name, arrange: &|array| input.arrange(array, false) };
+        let (name, columns) = (&input.name, &Columns::default());
+        let arrays = Arrays { name, arrange: &|array| input.arrange(array, false), columns };
         let images = Self::open_with(path, &preprocess, selection, &arrays)?;
         input.shape_for(images.item_shape())?;
         Ok(images)

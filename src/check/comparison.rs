@@ -75,7 +75,7 @@ pub struct Drop {
     pub interval: [f64; 2],
     /// Images that only the float model gets right, and only the quantized one.
     pub only: [usize; 2],
-    /// How probable so unequal a split is of models that are equally good: the exact test of McNemar.
+    /// How probable so unequal a split is of models that are equally good: the exact test of `McNemar`.
     pub p: f64,
 }
 
@@ -391,7 +391,7 @@ mod tests {
     #[test]
     fn unsure_models_are_remarked() {
         let remarks = |unsure, classes| {
-            Comparison::of(&Tally { unsure, classes, ..good() }, false, &Names::default()).remarks
+            Comparison::of(&Tally { classes, unsure, ..good() }, false, &Names::default()).remarks
         };
         assert_eq!((remarks(39, 1000).len(), remarks(20, 1000).len(), remarks(40, 3).len()), (1, 0, 0));
     }

@@ -24,7 +24,7 @@ pub fn paired(only_first: usize, only_second: usize, n: usize) -> [f64; 2] {
     [difference - half, difference + half].map(|bound| 100.0 * bound.clamp(-1.0, 1.0))
 }
 
-/// The exact test of McNemar (1947): how probable at least so unequal a split of the images that only one model gets right is,
+/// The exact test of `McNemar` (1947): how probable at least so unequal a split of the images that only one model gets right is,
 /// if both are equally good.
 pub fn mcnemar(only_first: usize, only_second: usize) -> f64 {
     let n = only_first + only_second;
@@ -97,7 +97,7 @@ mod tests {
     fn an_interval_of_a_difference_holds_it() {
         let [low, high] = paired(30, 10, 1000);
         // (30.5 − 10.5)/1002 and 1.96·√(41 − 400/1002)/1002.
-        close((low + high) / 2.0, 100.0 * 20.0 / 1002.0);
+        close(f64::midpoint(low, high), 100.0 * 20.0 / 1002.0);
         close(high - low, 100.0 * 2.0 * Z * (41.0f64 - 400.0 / 1002.0).sqrt() / 1002.0);
         let [low, high] = paired(0, 0, 10);
         assert!(low < 0.0 && high > 0.0, "ten images cannot tell");

@@ -111,7 +111,9 @@ impl Tally {
         self.output = Sqnr::of(&o, &q).into();
         self.cosine = cosine(&o, &q);
         let mut hash = DefaultHasher::new();
-        o.iter().for_each(|x| x.to_bits().hash(&mut hash));
+        for x in &o {
+            x.to_bits().hash(&mut hash);
+        }
         self.first = Some(hash.finish());
         let errors = o.iter().zip(&q).map(|(o, q)| (f64::from(*q) - f64::from(*o)).abs());
         self.largest_error = errors.fold(0.0, f64::max);
@@ -335,7 +337,7 @@ mod tests {
     fn faults_name_the_place() {
         let logits = array![[1.0, 2.0]].into_dyn();
         let check = |o: &ArrayD<f32>, q: &ArrayD<f32>, label, code, part: &str| {
-            let error = Tally::of_outputs(o, q, Reading::Logits(None), &names(1), label).err().expect(part);
+            let error = Tally::of_outputs(o, q, Reading::Logits(None), &names(1), label).expect_err(part);
             assert_eq!(error.exit_code(), code);
             assert!(error.to_string().contains(part), "{error}");
             error

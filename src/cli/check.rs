@@ -45,8 +45,9 @@ pub(super) struct Args {
     /// Chooses the sample of a folder
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// A CSV file with the columns `path` and `label` (classes from 0), or `label` alone in the order of the data
-    #[arg(long, value_name = "CSV")]
+    /// A CSV file with the columns `path` and `label` (classes from 0, or their names), or `label` alone in the order of the
+    /// data; or `folders`: each class has a folder in --data
+    #[arg(long, value_name = "CSV|folders")]
     labels: Option<PathBuf>,
     /// Compare the output of every quantized site, too
     #[arg(long, alias = "layers")]
@@ -141,7 +142,12 @@ fn compared(args: &Args, progress: &Stderr) -> Result<Part> {
     let mut data = args.images.open(path, &float, recorded.clone(), selection, false, progress)?;
     let conflicts = args.images.conflicts(&data, &float, recorded.as_ref())?;
     if let Some(labels) = &args.labels {
-        data = data.with_labels(labels)?;
+        let columns = args.images.columns(&float)?;
+        data = match labels.as_os_str() == "folders" {
+            true => data.with_labels_of_folders(&columns)?,
+            false => data.with_labels_of(labels, &columns)?,
+        };
+        data.notes.iter().for_each(|note| progress.note(&format!("labels: {note}")));
     }
     if args.max_drop.is_some() && data.labels.is_none() {
         return Err(Error::usage("--max-drop needs labels: give --labels, or data that has them").into());

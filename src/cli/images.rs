@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use onnx_ptq4vit::data::{
-    Arrays, Dataset, Interpolation, Items, Preprocess, Resize, Selection, UNIT_SCALED, Values, is_array,
+    Arrays, Columns, Dataset, Interpolation, Items, Preprocess, Resize, Selection, UNIT_SCALED, Values,
+    is_array,
 };
 use onnx_ptq4vit::prepare::Prepared;
 use onnx_ptq4vit::preprocessing::{self, Beside};
@@ -35,9 +36,18 @@ pub(super) struct ImageArgs {
     /// The kernel of the resize: nearest, box, bilinear, hamming, bicubic or lanczos [default without such files: bicubic]
     #[arg(long, value_name = "KERNEL")]
     interpolation: Option<Interpolation>,
-    /// The file that says how images are prepared, such as preprocessor_config.json; `none`: look for no such file
+    /// The file that says how images are prepared, such as `preprocessor_config.json`; `none`: look for no such file
     #[arg(long, value_name = "FILE|none")]
     preprocessing: Option<PathBuf>,
+    /// The names of the classes: a text file with one in each line, or a JSON file with id2label [default: config.json]
+    #[arg(long, value_name = "FILE")]
+    class_names: Option<PathBuf>,
+    /// The column of paths in CSV files [default: path, or another usual name]
+    #[arg(long, value_name = "NAME")]
+    path_column: Option<String>,
+    /// The column of labels in CSV files [default: label, or another usual name]
+    #[arg(long, value_name = "NAME")]
+    label_column: Option<String>,
     /// Leave out images that cannot be read, and say which
     #[arg(long)]
     skip_bad: bool,
@@ -73,7 +83,12 @@ impl ImageArgs {
         };
         let channels = input.dims[1].unwrap_or(3);
         self.mean.iter().chain(&self.std).try_for_each(|given| given.of(channels).map(drop))?;
-        let arrays = Arrays { name: &input.name, arrange: &|array| input.arrange(array, as_they_are) };
+        let columns = self.columns(model)?;
+        let arrays = Arrays {
+            name: &input.name,
+            arrange: &|array| input.arrange(array, as_they_are),
+            columns: &columns,
+        };
         let mut data = Dataset::open_with(path, &preprocess, selection, &arrays)?;
         match &data.items {
             Items::Images { preprocess, .. } => {
@@ -139,17 +154,31 @@ impl ImageArgs {
         Ok(conflicts)
     }
 
+    /// The names of the classes that were given, or those that `config.json` beside the model or its metadata gives.
+    pub(super) fn class_names(&self, model: &Prepared) -> Result<Vec<String>> {
+        match &self.class_names {
+            Some(path) => preprocessing::read_class_names(path),
+            None => preprocessing::class_names(model),
+        }
+    }
+
+    /// How the columns of CSV files are called, and the classes of `model`.
+    pub(super) fn columns(&self, model: &Prepared) -> Result<Columns> {
+        let (path, label) = (self.path_column.clone(), self.label_column.clone());
+        Ok(Columns { path, label, classes: self.class_names(model)? })
+    }
+
     fn beside(&self) -> Beside {
         match &self.preprocessing {
             None => Beside::Model,
             Some(path) if path.as_os_str() == "none" => Beside::Nothing,
-            Some(path) => Beside::File(path.clone()),
+            Some(path) => Beside::At(path.clone()),
         }
     }
 
     /// Whether an argument changes what was found.
     fn given(&self) -> bool {
-        let Self { resize, crop, mean, std, interpolation, preprocessing: _, skip_bad: _ } = self;
+        let Self { resize, crop, mean, std, interpolation, .. } = self;
         resize.is_some() || crop.is_some() || mean.is_some() || std.is_some() || interpolation.is_some()
     }
 

@@ -13,6 +13,7 @@ use onnx_ptq4vit::files::ensure_writable;
 use onnx_ptq4vit::onnx::Storage;
 use onnx_ptq4vit::plan::{Multiplications, Plan, plan};
 use onnx_ptq4vit::prepare::Prepared;
+use onnx_ptq4vit::preprocessing::{self, record_class_names};
 use onnx_ptq4vit::progress::Progress as _;
 use onnx_ptq4vit::report::QuantizeReport;
 use onnx_ptq4vit::{Error, ErrorKind};
@@ -147,6 +148,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     if !args.no_pack {
         quantized = pack(quantized)?;
     }
+    record_class_names(&mut quantized, &args.images.class_names(&model)?);
     progress.finish();
     whole(|| quantized.write(&args.output, Storage::for_model(&quantized)))?;
 
@@ -179,6 +181,9 @@ fn scales(args: &Args, model: &Prepared, plan: &Plan, progress: &Stderr) -> Resu
     let calib = args.calib.as_deref().ok_or_else(|| Error::usage("--calib or --calibration is needed"))?;
     let selection = Selection { limit: Some(args.calib_limit), seed: args.seed };
     let images = args.images.open(calib, model, None, selection, false, progress)?;
+    if let Some(doubt) = preprocessing::unsure(model, &images)? {
+        progress.note(&format!("warning: {doubt}"));
+    }
     let resume = args.checkpoint.as_deref().map(checkpoint).transpose()?.flatten();
     let save = |found: &Calibration| match &args.checkpoint {
         Some(path) => whole(|| found.write(path)),

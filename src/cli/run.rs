@@ -89,7 +89,11 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         let why = format!("expected one for each image, found the shape {:?}", output.shape());
         return Err(Error::model("output", why).into());
     }
-    let results = results(&data.names, &output, model.outputs()?.compared.1)?;
+    let mut results = results(&data.names, &output, model.outputs()?.compared.1)?;
+    let classes = args.images.class_names(&model)?;
+    for class in results.images.iter_mut().flat_map(|image| &mut image.top) {
+        class.name = classes.get(class.index).cloned();
+    }
     if let Some(path) = &args.output {
         whole(|| write_npy(path, &output))?;
     }
@@ -155,6 +159,7 @@ struct Image {
 #[derive(Serialize)]
 struct Class {
     index: usize,
+    name: Option<String>,
     probability: f64,
 }
 
@@ -192,7 +197,10 @@ fn softmax(logits: &[f32]) -> Vec<f64> {
 }
 
 fn most_probable(values: &[f32], probabilities: &[f64]) -> Vec<Class> {
-    top(values, 5).into_iter().map(|index| Class { index, probability: probabilities[index] }).collect()
+    top(values, 5)
+        .into_iter()
+        .map(|index| Class { index, name: None, probability: probabilities[index] })
+        .collect()
 }
 
 impl fmt::Display for Results {
@@ -209,11 +217,16 @@ impl fmt::Display for Results {
         }
         for image in &self.images {
             writeln!(f, "{}", shown(&image.name))?;
-            let rows = image
-                .top
-                .iter()
-                .map(|class| vec![class.index.to_string(), format!("{:.2} %", 100.0 * class.probability)]);
-            f.write_str(&table(&["class", "probability"], &[Align::Right; 2], rows))?;
+            let named = image.top.iter().any(|class| class.name.is_some());
+            let row = |class: &Class| {
+                let name = class.name.as_deref().map(|name| shown(name).into_owned());
+                let cells = [class.index.to_string(), format!("{:.2} %", 100.0 * class.probability)];
+                cells.into_iter().chain(named.then(|| name.unwrap_or_default())).collect()
+            };
+            let columns = if named { 3 } else { 2 };
+            let align = [Align::Right, Align::Right, Align::Left];
+            let heading = ["class", "probability", "name"];
+            f.write_str(&table(&heading[..columns], &align[..columns], image.top.iter().map(row)))?;
         }
         Ok(())
     }

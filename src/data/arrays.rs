@@ -1,5 +1,6 @@
 //! Reads and writes NumPy arrays.
 
+use std::collections::BTreeSet;
 use std::io::{Cursor, Read};
 use std::path::Path;
 
@@ -236,6 +237,7 @@ fn dataset(
         names: (0..used).map(|row| format!("{name}[{row}]")).collect(),
         rows: (0..used).collect(),
         total,
+        folders: BTreeSet::new(),
         notes: note.into_iter().collect(),
     })
 }

@@ -192,7 +192,7 @@ fn crop_start(side: u32, crop: u32, anchor: Anchor) -> i64 {
     let Some(difference) = side.checked_sub(crop) else { return -i64::from((crop - side) / 2) };
     let half = difference / 2;
     i64::from(match anchor {
-        Anchor::Even => half + (difference % 2 & half),
+        Anchor::Even => half + ((difference % 2) & half),
         Anchor::Floor => half,
     })
 }

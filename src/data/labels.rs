@@ -9,15 +9,40 @@ use crate::{Error, Result, files};
 /// In bytes: many times what the paths of the largest data sets take.
 const LARGEST_FILE: u64 = 1 << 30;
 
-/// The columns `path` and `label` of a CSV file. Other columns are ignored.
+/// How the columns of CSV files are called, and the classes.
+#[derive(Clone, Debug, Default)]
+pub struct Columns {
+    /// The column of paths; `None` for `path`, or one of the other usual names.
+    pub path: Option<String>,
+    /// The column of labels; `None` for `label`, or one of the other usual names.
+    pub label: Option<String>,
+    /// The names of the classes, from 0, by which labels may be written.
+    pub classes: Vec<String>,
+}
+
+/// What the columns are called where nobody says it; the first name that there is.
+const PATHS: &[&str] = &["path", "image", "file", "filename", "file_name", "filepath", "image_path", "img"];
+const LABELS: &[&str] = &["label", "class", "target", "class_id", "label_id", "category"];
+
+impl Columns {
+    /// The class that a label is: a number from 0, or a name.
+    pub(super) fn class(&self, label: &str) -> Option<u32> {
+        let label = label.trim();
+        let named = || self.classes.iter().position(|name| name.eq_ignore_ascii_case(label));
+        label.parse().ok().or_else(|| named().and_then(|class| u32::try_from(class).ok()))
+    }
+}
+
+/// The columns of paths and of labels of a CSV file. Other columns are ignored.
 pub(super) struct Table {
     pub(super) paths: Option<Vec<String>>,
-    pub(super) labels: Option<Vec<u32>>,
+    /// An error where one is neither a class number nor the name of a class.
+    pub(super) labels: Option<Result<Vec<u32>>>,
 }
 
 impl Table {
     /// Reads the columns that the first line names. A file without either column, or without rows, is an error.
-    pub(super) fn read(csv: &Path) -> Result<Self> {
+    pub(super) fn read(csv: &Path, columns: &Columns) -> Result<Self> {
         let bytes = files::read(csv, LARGEST_FILE)?;
         let fault = |line: usize, why: String| Error::data(format!("{}, line {line}", csv.display()), why);
         let broken = |e: csv::Error| {
@@ -32,28 +57,40 @@ impl Table {
         };
         let mut reader = csv::Reader::from_reader(&bytes[..]);
         let header = reader.headers().map_err(broken)?;
-        let column = |name: &str| header.iter().position(|cell| cell.trim().eq_ignore_ascii_case(name));
-        let (path_column, label_column) = (column("path"), column("label"));
+        let find = |name: &str| header.iter().position(|cell| cell.trim().eq_ignore_ascii_case(name));
+        let column = |given: &Option<String>, usual: &[&str]| match given {
+            Some(name) => find(name).map(Some).ok_or_else(|| {
+                Error::data(csv.display(), format!("the first line names no column `{name}`"))
+            }),
+            None => Ok(usual.iter().find_map(|name| find(name))),
+        };
+        let (path_column, label_column) = (column(&columns.path, PATHS)?, column(&columns.label, LABELS)?);
         if path_column.or(label_column).is_none() {
-            return Err(Error::data(csv.display(), "the first line must name a column `path` or `label`"));
+            let why = "the first line must name a column `path` or `label` (--path-column, --label-column)";
+            return Err(Error::data(csv.display(), why));
         }
 
-        let (mut paths, mut labels) = (Vec::new(), Vec::new());
+        let (mut paths, mut labels) = (Vec::new(), Ok(Vec::new()));
         for record in reader.records() {
             let record = record.map_err(broken)?;
             if let Some(column) = path_column {
                 paths.push(record[column].to_owned());
             }
-            if let Some(column) = label_column {
+            if let (Some(column), Ok(found)) = (label_column, &mut labels) {
                 let cell = &record[column];
-                let label = cell.trim().parse().map_err(|_| {
-                    let line = record.position().map_or(1, |at| line_of(&bytes, at));
-                    fault(line, format!("label `{cell}` is not a 0-based class number"))
-                })?;
-                labels.push(label);
+                if let Some(class) = columns.class(cell) {
+                    found.push(class);
+                    continue;
+                }
+                let line = record.position().map_or(1, |at| line_of(&bytes, at));
+                let what = match columns.classes.is_empty() {
+                    true => "is not a 0-based class number",
+                    false => "is neither a 0-based class number nor the name of a class",
+                };
+                labels = Err(fault(line, format!("label `{cell}` {what}")));
             }
         }
-        if paths.is_empty() && labels.is_empty() {
+        if paths.is_empty() && labels.as_ref().is_ok_and(Vec::is_empty) {
             return Err(Error::data(csv.display(), "no rows below the first line"));
         }
         Ok(Self { paths: path_column.map(|_| paths), labels: label_column.map(|_| labels) })
@@ -70,23 +107,38 @@ fn line_of(bytes: &[u8], at: &csv::Position) -> usize {
 }
 
 /// Reads the label of every item of `dataset` from `csv`.
-pub(super) fn labels_of(dataset: &Dataset, csv: &Path) -> Result<Vec<u32>> {
+pub(super) fn labels_of(dataset: &Dataset, csv: &Path, columns: &Columns) -> Result<Vec<u32>> {
     let place = csv.display();
-    match Table::read(csv)? {
-        Table { labels: None, .. } => Err(Error::data(place, "no `label` column in the first line")),
-        Table { paths: Some(paths), labels: Some(labels) }
-            if matches!(dataset.items, Items::Images { .. }) =>
-        {
+    let Table { paths, labels } = Table::read(csv, columns)?;
+    let labels = labels.ok_or_else(|| Error::data(&place, "no `label` column in the first line"))??;
+    match paths {
+        Some(paths) if matches!(dataset.items, Items::Images { .. }) => {
             match_paths(dataset, &paths, &labels).map_err(|why| Error::data(place, why))
         }
-        Table { labels: Some(labels), .. } if labels.len() == dataset.total => {
-            Ok(dataset.rows.iter().map(|&row| labels[row]).collect())
+        _ if labels.len() == dataset.total => Ok(dataset.rows.iter().map(|&row| labels[row]).collect()),
+        _ => {
+            let why = format!("{} labels for {} items, expected one per item", labels.len(), dataset.total);
+            Err(Error::data(place, why))
         }
-        Table { labels: Some(labels), .. } => Err(Error::data(
-            place,
-            format!("{} labels for {} items, expected one per item", labels.len(), dataset.total),
-        )),
     }
+}
+
+/// The class of every image of a folder, which the folder that it lies in says: by a number, by the name of a class, or by its
+/// place in the order of the names, as in torchvision's `ImageFolder`. Gives what should be said of that, too.
+pub(super) fn labels_of_folders(dataset: &Dataset, columns: &Columns) -> Result<(Vec<u32>, Option<String>)> {
+    let folder = |name: &String| name.split_once('/').map(|(folder, _)| folder.to_owned());
+    let folders: Option<Vec<String>> = dataset.names.iter().map(folder).collect();
+    let (Some(folders), Items::Images { .. }) = (folders, &dataset.items) else {
+        return Err(Error::data("labels", "the images do not lie in a folder for each class"));
+    };
+    let known: Option<Vec<u32>> = folders.iter().map(|folder| columns.class(folder)).collect();
+    if let Some(known) = known {
+        return Ok((known, None));
+    }
+    let all: std::collections::BTreeSet<&String> = dataset.folders.iter().chain(&folders).collect();
+    let at = |folder| all.iter().position(|other| *other == folder).expect("it is one of them") as u32;
+    let note = format!("the classes are the {} folders in the order of their names", all.len());
+    Ok((folders.iter().map(at).collect(), Some(note)))
 }
 
 fn match_paths(dataset: &Dataset, paths: &[String], labels: &[u32]) -> Result<Vec<u32>, String> {

@@ -9,6 +9,7 @@ mod source;
 mod statistics;
 mod whole;
 
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -18,6 +19,7 @@ use rayon::prelude::*;
 use crate::{Error, ErrorKind, Result, files};
 
 pub use arrays::{is_array, named_arrays, read_array, write_npy};
+pub use labels::Columns;
 pub use preprocess::{Anchor, Color, Interpolation, Preprocess, Resize, Values};
 pub use statistics::{Statistics, UNIT_SCALED};
 
@@ -43,6 +45,8 @@ pub struct Dataset {
     rows: Vec<usize>,
     /// The number of rows that the source has.
     total: usize,
+    /// The folders in a folder of images that have some, each class one.
+    folders: BTreeSet<String>,
     /// What should be said of the items.
     pub notes: Vec<String>,
 }
@@ -50,12 +54,14 @@ pub struct Dataset {
 /// What an array becomes: `[N, C, H, W]`, and what should be said of that.
 pub type Arrange<'a> = dyn Fn(ArrayD<f32>) -> Result<(Array4<f32>, Option<String>)> + 'a;
 
-/// How the arrays of a file become the images of a model.
+/// How the arrays, and the columns, of a file become the images of a model.
 pub struct Arrays<'a> {
     /// The name under which an `.npz` has them: that of the model's input.
     pub name: &'a str,
     /// What becomes of their axes and values.
     pub arrange: &'a Arrange<'a>,
+    /// How the columns of CSV files are called.
+    pub columns: &'a Columns,
 }
 
 /// The inputs of a [`Dataset`].
@@ -78,7 +84,8 @@ impl Dataset {
     /// A folder is searched recursively without following symbolic links, and its images are sorted by relative path.
     /// A random sample of `selection.limit` images keeps that order.
     pub fn open(path: &Path, preprocess: &Preprocess, selection: Selection) -> Result<Self> {
-        Self::open_with(path, preprocess, selection, &Arrays { name: "images", arrange: &arrays::as_images })
+        let arrays = Arrays { name: "images", arrange: &arrays::as_images, columns: &Columns::default() };
+        Self::open_with(path, preprocess, selection, &arrays)
     }
 
     /// As [`open`](Self::open), for arrays in the form of some model.
@@ -95,7 +102,7 @@ impl Dataset {
         let extension = path.extension().unwrap_or_default().to_ascii_lowercase();
         match extension.to_str() {
             _ if metadata.is_dir() => source::open_folder(path, preprocess, selection),
-            Some("csv") => source::open_csv(path, preprocess, selection),
+            Some("csv") => source::open_csv(path, preprocess, selection, arrays.columns),
             Some("npy") => arrays::open_npy(path, selection, arrays),
             Some("npz") => arrays::open_npz(path, selection, arrays),
             _ => {
@@ -114,6 +121,7 @@ impl Dataset {
             names: (0..total).map(|row| format!("images[{row}]")).collect(),
             rows: (0..total).collect(),
             total,
+            folders: BTreeSet::new(),
             notes: vec![],
         }
     }
@@ -122,8 +130,22 @@ impl Dataset {
     ///
     /// A column `path` matches them to images by relative path, or by file name where only one file has that name.
     /// Without it, there is one label per item of the source, in its order.
-    pub fn with_labels(mut self, csv: &Path) -> Result<Self> {
-        self.labels = Some(labels::labels_of(&self, csv)?);
+    pub fn with_labels(self, csv: &Path) -> Result<Self> {
+        self.with_labels_of(csv, &Columns::default())
+    }
+
+    /// As [`with_labels`](Self::with_labels), with columns of other names.
+    pub fn with_labels_of(mut self, csv: &Path, columns: &Columns) -> Result<Self> {
+        self.labels = Some(labels::labels_of(&self, csv, columns)?);
+        Ok(self)
+    }
+
+    /// Takes the labels from the folders that the images lie in: from their names, if these are numbers or names of classes;
+    /// else from the order of the names.
+    pub fn with_labels_of_folders(mut self, columns: &Columns) -> Result<Self> {
+        let (labels, note) = labels::labels_of_folders(&self, columns)?;
+        self.labels = Some(labels);
+        self.notes = note.into_iter().collect();
         Ok(self)
     }
 

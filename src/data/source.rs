@@ -1,7 +1,7 @@
 //! Finds the images of a folder or a CSV file.
 
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use image::ImageFormat;
@@ -9,7 +9,7 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use walkdir::{DirEntry, WalkDir};
 
-use super::labels::Table;
+use super::labels::{Columns, Table};
 use super::{Dataset, Items, Preprocess, Selection};
 use crate::{Error, Result};
 
@@ -35,17 +35,25 @@ pub(super) fn open_folder(folder: &Path, preprocess: &Preprocess, selection: Sel
     }
     found.sort_unstable();
 
+    let folder_of = |(name, _): &(String, PathBuf)| name.split_once('/').map(|(folder, _)| folder.to_owned());
+    let folders = found.iter().filter_map(folder_of).collect();
     let total = found.len();
     let rows = sample(total, selection);
     let (names, paths) = rows.iter().map(|&row| std::mem::take(&mut found[row])).unzip();
     let items = Items::Images { paths, preprocess: preprocess.clone() };
-    Ok(Dataset { items, labels: None, names, rows, total, notes: skipped.note().into_iter().collect() })
+    let notes = skipped.note().into_iter().collect();
+    Ok(Dataset { items, labels: None, names, rows, total, folders, notes })
 }
 
 /// Keeps the order of the rows. Paths are relative to the folder of the CSV file.
-pub(super) fn open_csv(csv: &Path, preprocess: &Preprocess, selection: Selection) -> Result<Dataset> {
+pub(super) fn open_csv(
+    csv: &Path,
+    preprocess: &Preprocess,
+    selection: Selection,
+    columns: &Columns,
+) -> Result<Dataset> {
     preprocess.check()?;
-    let Table { paths, labels } = Table::read(csv)?;
+    let Table { paths, labels } = Table::read(csv, columns)?;
     let Some(mut names) = paths else {
         return Err(Error::data(csv.display(), "no `path` column in the first line"));
     };
@@ -54,19 +62,32 @@ pub(super) fn open_csv(csv: &Path, preprocess: &Preprocess, selection: Selection
     names.truncate(used);
     let folder = csv.parent().unwrap_or(Path::new(""));
     let paths = names.iter().map(|name| folder.join(name)).collect();
-    let labels = labels.map(|mut labels| {
-        labels.truncate(used);
-        labels
-    });
+    // Labels that make no sense are no fault where none are needed.
+    let (labels, notes) = match labels {
+        Some(Ok(mut labels)) => {
+            labels.truncate(used);
+            (Some(labels), vec![])
+        }
+        Some(Err(error)) => (None, vec![format!("the labels are not used: {error}")]),
+        None => (None, vec![]),
+    };
     let items = Items::Images { paths, preprocess: preprocess.clone() };
-    Ok(Dataset { items, labels, names, rows: (0..used).collect(), total, notes: vec![] })
+    Ok(Dataset { items, labels, names, rows: (0..used).collect(), total, folders: BTreeSet::new(), notes })
 }
 
 pub(super) fn open_image(path: &Path, preprocess: &Preprocess) -> Result<Dataset> {
     preprocess.check()?;
     let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
     let items = Items::Images { paths: vec![path.to_owned()], preprocess: preprocess.clone() };
-    Ok(Dataset { items, labels: None, names: vec![name], rows: vec![0], total: 1, notes: vec![] })
+    Ok(Dataset {
+        items,
+        labels: None,
+        names: vec![name],
+        rows: vec![0],
+        total: 1,
+        folders: BTreeSet::new(),
+        notes: vec![],
+    })
 }
 
 /// What a folder has beside images.

@@ -135,7 +135,7 @@ pub(super) fn parse(
     };
     let share = match (name, fields.get("crop_pct")) {
         ("ConvNext", _) => Some(fields.number("crop_pct", 224.0 / 256.0)?),
-        ("PoolFormer", Some(_)) | ("PoolFormer", None) if json.get("crop_pct") != Some(&Value::Null) => {
+        ("PoolFormer", _) if json.get("crop_pct") != Some(&Value::Null) => {
             Some(fields.number("crop_pct", 0.9)?)
         }
         _ => None,

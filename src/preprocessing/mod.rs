@@ -5,6 +5,7 @@ mod names;
 #[cfg(test)]
 mod tests;
 mod timm;
+mod unsure;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -15,7 +16,8 @@ use crate::data::{Color, Preprocess, Resize, Values};
 use crate::prepare::{InputSpec, Pixels, Prepared};
 use crate::{Error, Result, files};
 
-pub use names::{class_names, read_class_names};
+pub use names::{class_names, read_class_names, record_class_names};
+pub use unsure::unsure;
 
 /// The key of the metadata of a quantized file under which it has the [`Preprocess`] of its calibration, as JSON.
 pub const RECORDED: &str = "ptq4vit.preprocessing";
@@ -49,7 +51,7 @@ pub enum Source {
     /// The metadata of a quantized file: as at its calibration.
     Recorded,
     /// A file beside the model.
-    File(PathBuf),
+    Written(PathBuf),
     /// Nobody: it is that of timm's ViT.
     Default,
 }
@@ -58,7 +60,7 @@ impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Recorded => f.write_str("as at the calibration"),
-            Self::File(path) => write!(f, "by {}", path.display()),
+            Self::Written(path) => write!(f, "by {}", path.display()),
             Self::Default => f.write_str("timm's default for a ViT, as no file says it"),
         }
     }
@@ -71,7 +73,7 @@ pub enum Beside {
     #[default]
     Model,
     /// This file, which must say it.
-    File(PathBuf),
+    At(PathBuf),
     /// Nowhere.
     Nothing,
 }
@@ -130,7 +132,7 @@ pub fn said_by_files(
         let parsed = parse(&json, size, channels).map_err(|why| Error::data(path.display(), why))?;
         match parsed {
             Some((preprocess, notes)) => {
-                let found = Found { preprocess, source: Source::File(path.to_path_buf()), notes };
+                let found = Found { preprocess, source: Source::Written(path.to_path_buf()), notes };
                 fitted(found, input, size).map_err(|error| error.in_file(path)).map(Some)
             }
             None if must => Err(Error::data(path.display(), "it does not say how images are prepared")),
@@ -139,9 +141,13 @@ pub fn said_by_files(
     };
     match beside {
         Beside::Nothing => Ok(None),
-        Beside::File(path) => read(path, true),
+        Beside::At(path) => read(path, true),
         Beside::Model => {
             for path in candidates(model, &FILES) {
+                // Many programs have a file of that name.
+                if path.ends_with("config.json") && read_json(&path).is_err() {
+                    continue;
+                }
                 if let Some(found) = read(&path, false)? {
                     return Ok(Some(found));
                 }
@@ -222,20 +228,14 @@ fn fitted(mut found: Found, input: &InputSpec, size: Option<[u32; 2]>) -> Result
         let of = |values: &[f32]| {
             values.iter().all(|v| *v == values[0]).then(|| vec![values[0]; channels.channels()])
         };
-        preprocess.values = match &preprocess.values {
-            Values::Normalized { mean, std } => match (of(mean), of(std)) {
-                (Some(mean), Some(std)) => Values::Normalized { mean, std },
-                _ => {
-                    let why = format!(
-                        "a mean for each of {} channels, and the model takes {}",
-                        mean.len(),
-                        channels.channels()
-                    );
-                    return Err(Error::data("preprocessing", why));
-                }
-            },
-            other => other.clone(),
-        };
+        if let Values::Normalized { mean, std } = &preprocess.values {
+            let (Some(mean), Some(std)) = (of(mean), of(std)) else {
+                let why =
+                    format!("{} means, and the model takes {} channels", mean.len(), channels.channels());
+                return Err(Error::data("preprocessing", why));
+            };
+            preprocess.values = Values::Normalized { mean, std };
+        }
         preprocess.color = channels;
         preprocess.fill.clear();
     }

@@ -5,14 +5,19 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::{LARGEST_FILE, candidates, read_json};
+use crate::onnx::Model;
+use crate::onnx::proto::StringStringEntryProto;
 use crate::prepare::Prepared;
 use crate::{Error, Result, files};
 
+/// The key of the metadata of a quantized file under which it has the names of its classes, as a JSON list.
+const RECORDED_NAMES: &str = "ptq4vit.class_names";
+
 /// The names of the classes that `config.json` beside `model` gives, in their order: `id2label` of Hugging Face, without the
-/// placeholders `LABEL_0`, or `label_names` of timm. Empty if it gives none; an error if the file cannot be read.
+/// placeholders `LABEL_0`, or `label_names` of timm; else those that the file itself records. Empty if there are none.
 pub fn class_names(model: &Prepared) -> Result<Vec<String>> {
     for path in candidates(model, &["config.json"]) {
-        let json = read_json(&path)?;
+        let Ok(json) = read_json(&path) else { continue };
         let own = |key: &str| json.get(key).or_else(|| json.get("pretrained_cfg")?.get(key));
         let names = match (own("id2label"), own("label_names")) {
             (Some(Value::Object(by_id)), _) => {
@@ -30,7 +35,23 @@ pub fn class_names(model: &Prepared) -> Result<Vec<String>> {
             return Ok(names);
         }
     }
-    Ok(Vec::new())
+    match model.metadata(RECORDED_NAMES) {
+        Some(json) => {
+            let broken = |e| Error::model(format!("metadata `{RECORDED_NAMES}`"), e);
+            serde_json::from_str(json).map_err(broken)
+        }
+        None => Ok(Vec::new()),
+    }
+}
+
+/// Records the names of the classes in a quantized model, so that it has them wherever it is.
+pub fn record_class_names(model: &mut Model, names: &[String]) {
+    let entries = &mut model.proto.metadata_props;
+    entries.retain(|entry| entry.key.as_deref() != Some(RECORDED_NAMES));
+    if !names.is_empty() {
+        let value = serde_json::to_string(names).expect("strings have a JSON form");
+        entries.push(StringStringEntryProto { key: Some(RECORDED_NAMES.into()), value: Some(value) });
+    }
 }
 
 /// The names in a text file, one in each line, or in a JSON file, as a list or with the key `id2label`.

@@ -30,10 +30,8 @@ impl CheckReport {
     /// The line that says it all.
     pub fn headline(&self) -> String {
         let Comparison { images, accuracy, classifier, sqnr_db, features, .. } = &self.comparison;
-        let mut on = format!("on {images} {}", if *images == 1 { "image" } else { "images" });
-        if let Some((shard, of)) = self.shard {
-            on += &format!(" (shard {shard} of {of})");
-        }
+        let shard = self.shard.map_or(String::new(), |(shard, of)| format!(" (shard {shard} of {of})"));
+        let on = format!("on {images} {}{shard}", if *images == 1 { "image" } else { "images" });
         if let Some(verdict) = &self.verdict {
             let word = if verdict.passed { "PASS" } else { "FAIL" };
             let criteria: Vec<String> = verdict.criteria.iter().map(ToString::to_string).collect();

@@ -196,6 +196,23 @@ fn images_are_prepared_as_the_files_beside_a_model_say() {
 }
 
 #[test]
+fn classes_have_names() {
+    let bench = hub(&json!({"do_resize": true, "size": 8}));
+    let names: serde_json::Map<_, _> =
+        (0..10).map(|i| (i.to_string(), json!(format!("digit {i}")))).collect();
+    bench.bytes("hub/config.json", json!({"id2label": names}).to_string().as_bytes());
+    bench.accepts("quantize %hub/onnx/model.onnx --calib @digits_png --calib-limit 4 -o %q.onnx");
+    for model in ["%hub/onnx/model.onnx", "%q.onnx"] {
+        let report = bench.json(&format!("run {model} --input @digits_png/00.png"));
+        let top = &report["images"][0]["top"][0];
+        assert_eq!(top["name"], format!("digit {}", top["index"]), "{report}");
+    }
+    bench.bytes("names.txt", b"zero\none\ntwo\nthree\nfour\nfive\nsix\nseven\neight\nnine\n");
+    let text = bench.accepts("run %q.onnx --input @digits_png/00.png --class-names %names.txt");
+    assert!(text.contains("class  probability  name") && text.contains("three"), "{text}");
+}
+
+#[test]
 fn files_that_say_nonsense_of_images_are_refused() {
     for (config, part) in [
         (json!({"do_resize": true, "size": {"height": -1, "width": 8}}), "`size.height` is -1"),

@@ -6,6 +6,8 @@ use tempfile::TempDir;
 
 use super::*;
 
+mod labels;
+
 fn fixtures() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/images")
 }
@@ -151,61 +153,6 @@ fn one_image_is_a_dataset() {
     assert_eq!((dataset.len(), dataset.names[0].as_str()), (1, "gray.png"));
     assert_eq!(dataset.batch(0..1).unwrap().index_axis(Axis(0), 0), dataset.load(0).unwrap());
     assert_eq!(dataset.load(0).unwrap().shape(), dataset.item_shape());
-}
-
-#[test]
-fn a_csv_gives_paths_in_order_and_labels() {
-    let folder = tempfile::tempdir().unwrap();
-    copy_image(&folder, &["b.png", "a, \"1\".png"]);
-    let csv = folder.path().join("list.csv");
-    fs::write(&csv, "label,path\n7,b.png\n5,\"a, \"\"1\"\".png\"\n").unwrap();
-    let dataset = Dataset::open(&csv, &small(), all()).unwrap();
-    assert_eq!(dataset.names, ["b.png", "a, \"1\".png"]);
-    assert_eq!(dataset.labels, Some(vec![7, 5]));
-    assert_eq!(dataset.batch(0..2).unwrap().dim(), (2, 3, 4, 4));
-    let one = Dataset::open(&csv, &small(), first(1)).unwrap();
-    assert_eq!((one.len(), one.labels), (1, Some(vec![7])));
-}
-
-#[test]
-fn labels_are_matched() {
-    // The CSV file, the labels of `a/1.png`, `a/2.png`, `b/1.png` or a part of the error.
-    let cases: [(&str, Result<[u32; 3], &str>); 10] = [
-        ("path,label\nb/1.png,3\n./a/1.png,1\na\\2.png,2\n", Ok([1, 2, 3])),
-        ("label\n4\n5\n6\n", Ok([4, 5, 6])),
-        ("path,label\na/1.png,1\nb/1.png,3\nx/2.png,2\nx/9.png,9\n", Ok([1, 2, 3])),
-        ("path,label\na/1.png,1\n1.png,3\n2.png,2\n", Err("`1.png` alone is ambiguous")),
-        ("path,label\na/1.png,1\nb/1.png,3\n", Err("no label for `a/2.png`")),
-        ("path,label\na/1.png,1\na/1.png,2\n", Err("two labels for `a/1.png`")),
-        ("path,label\na/1.png,1\na/2.png,-2\n", Err("line 3: label `-2`")),
-        ("label\n4\n5\n", Err("2 labels for 3 items")),
-        ("path\na/1.png\n", Err("no `label` column")),
-        ("a,b\n1,2\n", Err("the first line must name")),
-    ];
-    let folder = tempfile::tempdir().unwrap();
-    copy_image(&folder, &["a/1.png", "a/2.png", "b/1.png"]);
-    let csv = folder.path().join("labels.csv");
-    for (text, expected) in cases {
-        fs::write(&csv, text).unwrap();
-        let found = Dataset::open(folder.path(), &small(), all()).unwrap().with_labels(&csv);
-        match (found, expected) {
-            (Ok(dataset), Ok(labels)) => assert_eq!(dataset.labels.unwrap(), labels, "{text}"),
-            (Err(error), Err(part)) => assert!(error.to_string().contains(part), "{text}: {error}"),
-            (found, _) => panic!("{text}: {found:?}"),
-        }
-    }
-}
-
-#[test]
-fn labels_without_paths_follow_the_sample() {
-    let folder = tempfile::tempdir().unwrap();
-    let names = ["0.png", "1.png", "2.png", "3.png", "4.png", "5.png"];
-    copy_image(&folder, &names);
-    let csv = folder.path().join("labels.csv");
-    fs::write(&csv, "label\n0\n1\n2\n3\n4\n5\n").unwrap();
-    let dataset = Dataset::open(folder.path(), &small(), first(3)).unwrap().with_labels(&csv).unwrap();
-    let expected: Vec<String> = dataset.labels.unwrap().iter().map(|label| format!("{label}.png")).collect();
-    assert_eq!(dataset.names, expected);
 }
 
 #[test]
@@ -411,29 +358,6 @@ fn archives_that_claim_too_much_are_refused_before_they_are_unpacked() {
     fs::write(&npy, [b"\x93NUMPY\x01\x00", &length[..], text.as_bytes(), &[0; 192]].concat()).unwrap();
     let why = Dataset::open(&npy, &small(), all()).unwrap_err().to_string();
     assert!(why.contains("speaks of 4000000000000000 bytes, 192 are there"), "{why}");
-}
-
-#[test]
-fn faults_of_csv_files_name_the_line() {
-    let folder = tempfile::tempdir().unwrap();
-    let csv = folder.path().join("labels.csv");
-    for (text, part) in [
-        ("path,label\na,1\nb,x\n", "line 3: label `x`"),
-        ("path,label\r\na,1\r\nb,x\r\n", "line 3: label `x`"),
-        ("path,label\ra,1\rb,x\r", "line 3: label `x`"),
-        ("path,label\n\n\na,1\n\r\nb,x\n", "line 6: label `x`"),
-        ("\"path\",label\n\"a\nb\r\nc\",1\nb,x\n", "line 5: label `x`"),
-        ("\u{feff}path,label\na,1\nb,x", "line 3: label `x`"),
-        ("path,label\r\na,1\r\n\r\n# of b\r\nb,2\r\n", "line 4: 1 fields, expected 2"),
-        ("path,label\na,1,2\n", "line 2: 3 fields, expected 2"),
-    ] {
-        fs::write(&csv, text).unwrap();
-        let why = Dataset::open(&csv, &small(), all()).unwrap_err().to_string();
-        assert!(why.contains(part), "{text:?}: {why}");
-    }
-    fs::write(&csv, b"path,label\r\na,1\r\n\xff,2\r\n").unwrap();
-    let why = Dataset::open(&csv, &small(), all()).unwrap_err().to_string();
-    assert!(why.contains("line 3: not in UTF-8"), "{why}");
 }
 
 #[test]
