@@ -107,7 +107,7 @@ fn search(c: &mut Criterion) {
 fn model(c: &mut Criterion) {
     let model = Prepared::open("fixtures/digits_vit_ts17.onnx").expect("the fixture is there");
     let plan = plan(&model, &[]).expect("a vision transformer");
-    let selection = Selection { limit: Some(16), seed: 0 };
+    let selection = Selection { limit: Some(16), seed: 0, skip: 0 };
     let images = Dataset::open("fixtures/digits_calib.npz".as_ref(), &Preprocess::timm_vit(8), selection)
         .expect("arrays");
     let options = Options::new(Preset::Paper);

@@ -178,7 +178,9 @@ fn file(bytes: &[u8], extension: &str) -> PathBuf {
 
 fn load_data(bytes: &[u8], extension: &str) {
     let path = file(bytes, extension);
-    if let Ok(data) = Dataset::open(&path, &Preprocess::timm_vit(8), Selection { limit: Some(4), seed: 0 }) {
+    if let Ok(data) =
+        Dataset::open(&path, &Preprocess::timm_vit(8), Selection { limit: Some(4), seed: 0, skip: 0 })
+    {
         let _ = data.load(0);
         let _ = data.statistics();
     }

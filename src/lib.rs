@@ -11,6 +11,8 @@
 //! ARCHITECTURE.md in the repository says how the crate is made.
 
 #[doc(hidden)]
+pub mod analyze;
+#[doc(hidden)]
 pub mod calibrate;
 #[doc(hidden)]
 pub mod check;

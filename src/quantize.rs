@@ -213,7 +213,7 @@ impl Dataset {
         limit: impl Into<Option<usize>>,
     ) -> Result<Self> {
         let input = model.input()?;
-        let (path, selection) = (path.as_ref(), Selection { limit: limit.into(), seed: 0 });
+        let (path, selection) = (path.as_ref(), Selection { limit: limit.into(), seed: 0, skip: 0 });
         let preprocess = match is_array(path) {
             true => Preprocess::timm_vit(224),
             false => {

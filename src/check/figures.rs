@@ -7,6 +7,8 @@ use std::ops::AddAssign;
 use ndarray::{ArrayD, ArrayView1, Axis};
 use serde::{Deserialize, Serialize, Serializer};
 
+use crate::engine::Reading;
+
 /// Signal and noise power, from which the ratio follows.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Sqnr {
@@ -123,6 +125,33 @@ impl AddAssign for Powers {
 /// `KL(softmax(o) ‖ softmax(ô))` in nats.
 pub fn kl(o: &[f32], quantized: &[f32]) -> f64 {
     log_softmax(o).zip(log_softmax(quantized)).map(|(p, q)| p.exp() * (p - q)).sum()
+}
+
+/// How far the outputs `quantized` of some images are from those of the float model, on average: the KL divergence in nats of
+/// classes or labels; of others the squared error relative to the squares.
+pub fn distance(reading: Reading, float: &ArrayD<f32>, quantized: &ArrayD<f32>) -> f64 {
+    let of_rows = |axis: usize, kl: fn(&[f32], &[f32]) -> f64| {
+        let rows = float.lanes(Axis(axis)).into_iter().zip(quantized.lanes(Axis(axis)));
+        let (sum, count) =
+            rows.fold((0.0, 0usize), |(sum, count), (o, q)| (sum + kl(&o.to_vec(), &q.to_vec()), count + 1));
+        sum / count.max(1) as f64
+    };
+    let last = float.ndim().saturating_sub(1);
+    let sigmoid_kl = |o: &[f32], q: &[f32]| {
+        let probabilities = |x: &[f32]| x.iter().map(|x| 1.0 / (1.0 + (-x).exp())).collect::<Vec<f32>>();
+        binary_kl(&probabilities(o), &probabilities(q))
+    };
+    match reading {
+        Reading::Logits(None) if float.ndim() == 2 => of_rows(1, kl),
+        Reading::Logits(Some(axis)) if axis < float.ndim() => of_rows(axis, kl),
+        Reading::Probabilities if float.ndim() > 1 => of_rows(last, probability_kl),
+        Reading::LabelProbabilities if float.ndim() > 1 => of_rows(last, binary_kl),
+        Reading::LabelLogits if float.ndim() > 1 => of_rows(last, sigmoid_kl),
+        _ => {
+            let Sqnr { signal, noise } = Sqnr::of(float, quantized);
+            if signal > 0.0 { noise / signal } else { noise }
+        }
+    }
 }
 
 /// `KL(o ‖ ô)` in nats, of probabilities; none is taken for smaller than the smallest positive f32.

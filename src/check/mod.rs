@@ -15,7 +15,7 @@ use sha2::{Digest, Sha256};
 pub use comparison::{
     Accuracy, Classifier, Comparison, Drop, Features, Labels, Numbers, OutputFigures, SiteFigures, TopK,
 };
-pub use figures::{Sqnr, binary_kl, cosine, kl, probability_kl, rank, top};
+pub use figures::{Sqnr, binary_kl, cosine, distance, kl, probability_kl, rank, top};
 pub use parts::{Part, Shard};
 pub use verdict::{Criterion, Thresholds, Verdict};
 

@@ -137,7 +137,7 @@ fn compared(args: &Args, progress: &Stderr) -> Result<Part> {
     ensure_kinds(&float, &quantized)?;
     say(&float, progress)?;
 
-    let selection = Selection { limit: args.limit, seed: args.seed };
+    let selection = Selection { limit: args.limit, seed: args.seed, skip: 0 };
     let recorded = preprocessing::recorded(&quantized)?;
     let mut data = args.images.open(path, &float, recorded.clone(), selection, false, progress)?;
     let conflicts = args.images.conflicts(&data, &float, recorded.as_ref())?;

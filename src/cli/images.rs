@@ -90,6 +90,9 @@ impl ImageArgs {
             columns: &columns,
         };
         let mut data = Dataset::open_with(path, &preprocess, selection, &arrays)?;
+        if data.is_empty() {
+            return Ok(data);
+        }
         match &data.items {
             Items::Images { preprocess, .. } => {
                 progress.note(&format!("images: {preprocess} ({})", shown(&source)));

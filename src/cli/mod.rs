@@ -1,6 +1,8 @@
 //! The command line: results go to stdout, progress and messages to stderr.
 
+mod analyze;
 mod bench;
+mod calibration;
 mod check;
 mod images;
 mod inspect;
@@ -49,6 +51,7 @@ enum Command {
     Quantize(quantize::Args),
     Inspect(inspect::Args),
     Check(check::Args),
+    Analyze(analyze::Args),
     Run(run::Args),
     Bench(bench::Args),
 }
@@ -85,6 +88,7 @@ fn execute(cli: Cli) -> Result<ExitCode> {
         Command::Quantize(args) => quantize::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Check(args) => check::run(&args),
+        Command::Analyze(args) => analyze::run(&args),
         Command::Run(args) => run::run(&args),
         Command::Bench(args) => bench::run(&args),
     }

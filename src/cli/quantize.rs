@@ -5,27 +5,26 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use anyhow::Result;
-use bytesize::ByteSize;
-use onnx_ptq4vit::calibrate::{Calibration, EARLIER, Gradient, Options, Run, WeightScales, calibrate};
-use onnx_ptq4vit::data::Selection;
-use onnx_ptq4vit::export::{export, pack};
+use onnx_ptq4vit::Error;
+use onnx_ptq4vit::analyze::fewest_in_float;
+use onnx_ptq4vit::calibrate::Calibration;
+use onnx_ptq4vit::export::{export_partly, pack};
 use onnx_ptq4vit::files::ensure_writable;
 use onnx_ptq4vit::onnx::Storage;
-use onnx_ptq4vit::plan::{Multiplications, Plan, plan};
+use onnx_ptq4vit::plan::{Multiplications, Plan, Site, plan};
 use onnx_ptq4vit::prepare::Prepared;
-use onnx_ptq4vit::preprocessing::{self, record_class_names};
+use onnx_ptq4vit::preprocessing::record_class_names;
 use onnx_ptq4vit::progress::Progress as _;
 use onnx_ptq4vit::report::QuantizeReport;
-use onnx_ptq4vit::{Error, ErrorKind};
 use prost::Message;
 
+use super::calibration::{CalibrationArgs, held_back, planned, scales};
 use super::images::ImageArgs;
 use super::interrupt::whole;
-use super::memory::half_of_free;
 use super::model::{InputArgs, ModelArgs, say};
 use super::output::{print, same_file};
 use super::progress::Stderr;
-use super::values::{MetricName, PresetName, SearchName, TwinName, WeightsName, Widths};
+use super::values::{TwinName, number};
 
 /// Quantize a float model
 ///
@@ -33,78 +32,18 @@ use super::values::{MetricName, PresetName, SearchName, TwinName, WeightsName, W
 /// searches the scales that disturb the output least, and writes a quantized ONNX file.
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
-#[allow(clippy::struct_excessive_bools)] // each is a switch of its own
 pub(super) struct Args {
     /// The float model
     model: PathBuf,
-    /// Calibration images: a folder (searched recursively), an image, a CSV file with a `path` column, .npy or .npz
-    #[arg(
-        long,
-        value_name = "PATH",
-        required_unless_present = "calibration",
-        conflicts_with = "calibration"
-    )]
-    calib: Option<PathBuf>,
     /// Where the quantized model goes
     #[arg(short, long, value_name = "OUT")]
     output: PathBuf,
-    /// How many calibration images to use; of a folder, a random sample
-    #[arg(long, value_name = "N", default_value_t = 32)]
-    calib_limit: usize,
-    /// Chooses the sample of a folder and the random probes
-    #[arg(long, default_value_t = 0)]
-    seed: u64,
-    /// Bits of weights and activations, each 2 to 8
-    #[arg(long, value_name = "W<K>A<K>", default_value = "w8a8", conflicts_with = "calibration")]
-    bits: Widths,
-    /// Weights, keys and values of 7 bits at most: exact in all runtimes also on x86 CPUs without VNNI
-    #[arg(long, conflicts_with = "calibration")]
-    overflow_safe: bool,
-    /// Sets the defaults of the choices below
-    #[arg(long, alias = "method", value_enum, default_value = "best", conflicts_with = "calibration")]
-    preset: PresetName,
-    /// The distance that the search minimises [default: hessian, base: cosine]
-    #[arg(long, value_enum, conflicts_with = "calibration")]
-    metric: Option<MetricName>,
-    /// Where the hessian metric's gradient comes from: fisher:N (N random probes) or pseudo-label [default: fisher:4]
-    #[arg(long, value_name = "KIND", conflicts_with = "calibration")]
-    gradient: Option<Gradient>,
-    /// Quantize post-softmax values uniformly
-    #[arg(long, conflicts_with = "calibration")]
-    no_softmax_twin: bool,
-    /// Quantize post-GELU values uniformly
-    #[arg(long, conflicts_with = "calibration")]
-    no_gelu_twin: bool,
-    /// Quantize outlier channels like all others; `paper` and `base` always do
-    #[arg(long, conflicts_with = "calibration")]
-    no_outliers: bool,
-    /// How many scales a weight has [default: per-channel; paper, base: per-tensor]
-    #[arg(long, value_enum, conflicts_with = "calibration")]
-    weights: Option<WeightsName>,
-    /// Leave the ranges of channels before linear layers as they are
-    #[arg(long, conflicts_with = "calibration")]
-    no_fold: bool,
-    /// Round weights to the nearest code, also below 8 bits
-    #[arg(long, conflicts_with = "calibration")]
-    no_rounding: bool,
-    /// Leave biases as they are
-    #[arg(long, conflicts_with = "calibration")]
-    no_bias_correction: bool,
-    /// Leave this node in float; may be repeated. `inspect` lists the names
-    #[arg(long, value_name = "NODE")]
-    exclude: Vec<String>,
-    /// How thoroughly scales are searched; the result is the same
-    #[arg(long, value_enum, default_value = "pruned", conflicts_with = "calibration")]
-    search: SearchName,
-    /// What calibration may take of the memory [default: half of what is free]
-    #[arg(long, value_name = "SIZE", conflicts_with = "calibration")]
-    memory: Option<ByteSize>,
-    /// Keep the scales in this file, as JSON, as they are found; after an interruption the same command continues from it
-    #[arg(long, value_name = "FILE", alias = "save-calibration", conflicts_with = "calibration")]
-    checkpoint: Option<PathBuf>,
-    /// Use saved scales instead of searching
-    #[arg(long, value_name = "FILE")]
-    calibration: Option<PathBuf>,
+    /// Leave as few sites in float as are needed for a KL divergence from the float model of at most so much, in nats, on images
+    /// that the calibration does not use
+    #[arg(long, value_name = "NATS", value_parser = number)]
+    max_kl: Option<f64>,
+    #[command(flatten)]
+    calibration: CalibrationArgs,
     /// How the twin matmuls are written
     #[arg(long, value_enum, value_name = "FORM", default_value = "function")]
     twin: TwinName,
@@ -128,6 +67,7 @@ Examples:
   onnx-ptq4vit quantize vit.onnx --calib train.csv --calib-limit 128 --bits w6a6 -o vit.int6.onnx
   onnx-ptq4vit quantize deit.onnx --calib images/ --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 -o deit.int8.onnx
   onnx-ptq4vit quantize vit.onnx --calib images/ --checkpoint vit.json -o vit.int8.onnx
+  onnx-ptq4vit quantize vit.onnx --calib images/ --max-kl 0.01 --exclude 'blocks.11/*' -o vit.int8.onnx
   onnx-ptq4vit quantize vit.onnx --calibration vit.json --twin inline -o vit.openvino.onnx";
 
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
@@ -135,16 +75,20 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let progress = Stderr::new();
     ensure_outputs(args)?;
     let model = args.reading.read(&args.model)?;
-    let model = args.inputs.give(model, args.calib.as_deref().unwrap_or(Path::new("")))?;
+    let model = args.inputs.give(model, args.calibration.calib.as_deref().unwrap_or(Path::new("")))?;
     say(&model, &progress)?;
-    let mut plan = plan(&model, &args.exclude).map_err(|error| match error.kind() {
-        ErrorKind::Usage => Error::usage(format!("--exclude: {error}; `inspect` lists the names")),
-        _ => error,
-    })?;
-    let count = plan.count(&model, model.input()?.typical_image());
+    let planned = planned(&args.calibration, &model)?;
+    let mut plan = planned.clone();
+    let mut count = plan.count(&model, model.input()?.typical_image());
     warn_of_float(count, &progress);
-    let calibration = scales(args, &model, &plan, &progress)?;
-    let mut quantized = export(&model, &plan, &calibration, args.twin.into())?;
+    let calibration = scales(&args.calibration, &args.images, &model, &plan, &progress)?;
+    if let Some(most) = args.max_kl {
+        plan = promised(args, &model, plan, &calibration, most, &progress)?;
+        count = plan.count(&model, model.input()?.typical_image());
+        warn_of_float(count, &progress);
+    }
+    let is_quantized = |site: &Site| plan.sites.iter().any(|kept| kept.name == site.name);
+    let mut quantized = export_partly(&model, &planned, &calibration, args.twin.into(), &is_quantized)?;
     if !args.no_pack {
         quantized = pack(quantized)?;
     }
@@ -161,6 +105,34 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// The plan with as few sites less as are needed for the distance from the float model to be at most `most`.
+fn promised(
+    args: &Args,
+    model: &Prepared,
+    plan: Plan,
+    calibration: &Calibration,
+    most: f64,
+    progress: &Stderr,
+) -> Result<Plan> {
+    const IMAGES: usize = 32;
+    let images = held_back(&args.calibration, &args.images, model, None, IMAGES, progress)?;
+    let promise = fewest_in_float(model, &plan, calibration, &images, most, progress)?;
+    let (count, of) = (promise.in_float.len(), images.len());
+    progress.note(&format!(
+        "on {of} other images the distance from the float model is {:.5} (at most {most} asked), with {count} sites in float",
+        promise.distance
+    ));
+    Ok(if count == 0 { plan } else { without(model, &plan, &promise.in_float)? })
+}
+
+/// The plan without some of its sites.
+fn without(model: &Prepared, from: &Plan, in_float: &[String]) -> Result<Plan> {
+    let all = plan(model, &[])?;
+    let kept = |name: &String| from.sites.iter().any(|site| site.name == *name) && !in_float.contains(name);
+    let out: Vec<String> = all.sites.into_iter().map(|site| site.name).filter(|name| !kept(name)).collect();
+    Ok(plan(model, &out)?)
+}
+
 /// Says at once that a user would not call the result quantized.
 fn warn_of_float(count: Option<Multiplications>, progress: &Stderr) {
     const ENOUGH: f64 = 90.0;
@@ -171,77 +143,12 @@ fn warn_of_float(count: Option<Multiplications>, progress: &Stderr) {
     }
 }
 
-/// Searched on images, or read.
-fn scales(args: &Args, model: &Prepared, plan: &Plan, progress: &Stderr) -> Result<Calibration> {
-    if let Some(path) = &args.calibration {
-        let calibration = Calibration::read(path)?;
-        calibration.check_fits(model, plan)?;
-        return Ok(calibration);
-    }
-    let calib = args.calib.as_deref().ok_or_else(|| Error::usage("--calib or --calibration is needed"))?;
-    let selection = Selection { limit: Some(args.calib_limit), seed: args.seed };
-    let images = args.images.open(calib, model, None, selection, false, progress)?;
-    if let Some(doubt) = preprocessing::unsure(model, &images)? {
-        progress.note(&format!("warning: {doubt}"));
-    }
-    let resume = args.checkpoint.as_deref().map(checkpoint).transpose()?.flatten();
-    let save = |found: &Calibration| match &args.checkpoint {
-        Some(path) => whole(|| found.write(path)),
-        None => Ok(()),
-    };
-    let run = Run {
-        search: args.search.into(),
-        memory: args.memory.map_or_else(half_of_free, |size| usize::try_from(size.0).unwrap_or(usize::MAX)),
-        resume,
-        save: &save,
-    };
-    Ok(calibrate(model, plan, &images, &options(args), run, progress).map_err(|error| {
-        match &args.checkpoint {
-            Some(path) if error.place() == Some(EARLIER) => kept(&format!("{}: {error}", path.display())),
-            _ => error,
-        }
-    })?)
-}
-
-/// The calibration in a file that will be replaced; `None` if there is no file.
-fn checkpoint(path: &Path) -> Result<Option<Calibration>> {
-    if !path.try_exists().map_err(|e| Error::io(path, e))? {
-        return Ok(None);
-    }
-    Calibration::read(path).map(Some).map_err(|error| kept(&error.to_string()).into())
-}
-
-fn kept(why: &str) -> Error {
-    Error::usage(format!("{why}; it is not overwritten: remove it, or name another file as --checkpoint"))
-}
-
-fn options(args: &Args) -> Options {
-    let default = Options::new(args.preset.into());
-    let metric = args.metric.map_or(default.metric, Into::into);
-    let weights = if metric.is_rowwise() { WeightScales::PerTensor } else { default.weights };
-    Options {
-        weight_bits: args.bits.weights,
-        activation_bits: args.bits.activations,
-        overflow_safe: args.overflow_safe,
-        metric,
-        gradient: args.gradient.unwrap_or(default.gradient),
-        softmax_twin: default.softmax_twin && !args.no_softmax_twin,
-        gelu_twin: default.gelu_twin && !args.no_gelu_twin,
-        outliers: default.outliers && !args.no_outliers,
-        weights: args.weights.map_or(weights, Into::into),
-        fold: default.fold && !args.no_fold,
-        rounding: default.rounding && !args.no_rounding,
-        bias: default.bias && !args.no_bias_correction,
-        seed: args.seed,
-        ..default
-    }
-}
-
 /// Every file that will be written can be, and none is read or written twice.
 fn ensure_outputs(args: &Args) -> Result<()> {
     let outputs: Vec<&Path> =
-        std::iter::once(&args.output).chain(&args.checkpoint).map(PathBuf::as_path).collect();
-    let inputs = std::iter::once(&args.model).chain(&args.calib).chain(&args.calibration);
+        std::iter::once(&args.output).chain(&args.calibration.checkpoint).map(PathBuf::as_path).collect();
+    let inputs =
+        std::iter::once(&args.model).chain(&args.calibration.calib).chain(&args.calibration.calibration);
     let mut taken: Vec<&Path> = inputs.map(PathBuf::as_path).collect();
     for output in outputs {
         if let Some(other) = taken.iter().find(|other| same_file(output, other)) {

@@ -9,6 +9,7 @@ use ndarray::{Array4, ArrayD, Axis, Dimension as _, Ix4, Slice};
 use ndarray_npy::{ReadNpyExt, WriteNpyExt};
 
 use super::claims::{self, Claimed, Npz};
+use super::source::rows_of;
 use super::{Arrays, Dataset, Items, Selection};
 use crate::{Error, Result, files};
 
@@ -222,9 +223,9 @@ fn dataset(
     {
         return Err(fault(format!("{} labels for {total} items, expected one per item", labels.len())));
     }
-    let used = total.min(selection.limit.unwrap_or(total));
-    if used < total {
-        array = array.slice_axis(Axis(0), Slice::from(..used)).to_owned();
+    let used = rows_of(total, selection);
+    if used.len() < total {
+        array = array.slice_axis(Axis(0), Slice::from(used.clone())).to_owned();
     }
     if let Some((at, x)) = array.indexed_iter().find(|(_, x)| !x.is_finite()) {
         return Err(fault(format!("`{name}` holds {x} at {:?}, expected finite numbers", at.slice())));
@@ -233,9 +234,9 @@ fn dataset(
         (arrays.arrange)(array).map_err(|error| fault(format!("`{name}`: {error}")))?;
     Ok(Dataset {
         items: Items::Array(array),
-        labels: labels.map(|labels| labels[..used].to_vec()),
-        names: (0..used).map(|row| format!("{name}[{row}]")).collect(),
-        rows: (0..used).collect(),
+        labels: labels.map(|labels| labels[used.clone()].to_vec()),
+        names: used.clone().map(|row| format!("{name}[{row}]")).collect(),
+        rows: used.collect(),
         total,
         folders: BTreeSet::new(),
         notes: note.into_iter().collect(),

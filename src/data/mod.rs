@@ -30,6 +30,8 @@ pub struct Selection {
     pub limit: Option<usize>,
     /// The seed of a folder's random sample. CSV files and arrays are taken from their first row on.
     pub seed: u64,
+    /// So many that this selection would begin with are left out: they are those of another one, which has no `skip`.
+    pub skip: usize,
 }
 
 /// An ordered set of model inputs. Images are decoded when they are loaded.

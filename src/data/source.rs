@@ -2,6 +2,7 @@
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use image::ImageFormat;
@@ -58,21 +59,22 @@ pub(super) fn open_csv(
         return Err(Error::data(csv.display(), "no `path` column in the first line"));
     };
     let total = names.len();
-    let used = total.min(selection.limit.unwrap_or(total));
-    names.truncate(used);
+    let rows = rows_of(total, selection);
+    names = names.drain(rows.clone()).collect();
     let folder = csv.parent().unwrap_or(Path::new(""));
     let paths = names.iter().map(|name| folder.join(name)).collect();
     // Labels that make no sense are no fault where none are needed.
     let (labels, notes) = match labels {
         Some(Ok(mut labels)) => {
-            labels.truncate(used);
+            labels = labels.drain(rows.clone()).collect();
             (Some(labels), vec![])
         }
         Some(Err(error)) => (None, vec![format!("the labels are not used: {error}")]),
         None => (None, vec![]),
     };
     let items = Items::Images { paths, preprocess: preprocess.clone() };
-    Ok(Dataset { items, labels, names, rows: (0..used).collect(), total, folders: BTreeSet::new(), notes })
+    let rows = rows.collect();
+    Ok(Dataset { items, labels, names, rows, total, folders: BTreeSet::new(), notes })
 }
 
 pub(super) fn open_image(path: &Path, preprocess: &Preprocess) -> Result<Dataset> {
@@ -88,6 +90,12 @@ pub(super) fn open_image(path: &Path, preprocess: &Preprocess) -> Result<Dataset
         folders: BTreeSet::new(),
         notes: vec![],
     })
+}
+
+/// The rows of a source that has an order.
+pub(super) fn rows_of(total: usize, Selection { limit, skip, .. }: Selection) -> Range<usize> {
+    let first = skip.min(total);
+    first..limit.map_or(total, |limit| total.min(first.saturating_add(limit)))
 }
 
 /// What a folder has beside images.
@@ -149,17 +157,18 @@ fn relative_name(path: &Path, folder: &Path) -> String {
     below.iter().map(|part| part.to_string_lossy()).collect::<Vec<_>>().join("/")
 }
 
-/// Draws `limit` of `total` rows, every set equally likely, in ascending order.
-fn sample(total: usize, Selection { limit, seed }: Selection) -> Vec<usize> {
+/// Draws `limit` of `total` rows behind the first `skip` that it would draw, every set equally likely, in ascending order.
+fn sample(total: usize, Selection { limit, seed, skip }: Selection) -> Vec<usize> {
     let mut rows: Vec<usize> = (0..total).collect();
-    let used = total.min(limit.unwrap_or(total));
-    if used < total {
+    let used = total.min(limit.map_or(total, |limit| limit.saturating_add(skip)));
+    if used < total || skip > 0 {
         let mut random = ChaCha8Rng::seed_from_u64(seed);
         for i in 0..used {
             // Drawing u64 gives the same rows on 32-bit systems.
             rows.swap(i, random.random_range(i as u64..total as u64) as usize);
         }
         rows.truncate(used);
+        rows.drain(..skip.min(used));
         rows.sort_unstable();
     }
     rows
@@ -171,13 +180,19 @@ mod tests {
 
     #[test]
     fn samples_are_ascending_distinct_and_depend_on_the_seed() {
-        let of = |limit, seed| sample(100, Selection { limit, seed });
+        let of = |limit, seed| sample(100, Selection { limit, seed, skip: 0 });
         assert_eq!(of(None, 0), (0..100).collect::<Vec<_>>());
         assert_eq!(of(Some(200), 0), of(None, 0));
         assert_eq!(of(Some(32), 7), of(Some(32), 7));
         assert_ne!(of(Some(32), 7), of(Some(32), 8));
         assert!(of(Some(32), 7).is_sorted_by(|a, b| a < b));
         assert_eq!(of(Some(32), 7).len(), 32);
+        // What one selection skips is what another one draws.
+        let behind = sample(100, Selection { limit: Some(60), seed: 7, skip: 32 });
+        let mut both = [of(Some(32), 7), behind.clone()].concat();
+        both.sort_unstable();
+        assert_eq!((behind.len(), both), (60, of(Some(92), 7)));
+        assert_eq!(sample(10, Selection { limit: Some(5), seed: 0, skip: 20 }), [0; 0]);
     }
 
     #[test]

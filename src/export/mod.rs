@@ -33,6 +33,18 @@ pub enum TwinForm {
 ///
 /// The values at the sites' outputs keep their names, the model's inputs and outputs keep the types of its file.
 pub fn export(model: &Prepared, plan: &Plan, calibration: &Calibration, form: TwinForm) -> Result<Model> {
+    export_partly(model, plan, calibration, form, &|_| true)
+}
+
+/// As [`export`], with those sites alone quantized that `is_quantized` says. The others stay in float, with the ranges of
+/// channels that the calibration gives their neighbours.
+pub fn export_partly(
+    model: &Prepared,
+    plan: &Plan,
+    calibration: &Calibration,
+    form: TwinForm,
+    is_quantized: &dyn Fn(&Site) -> bool,
+) -> Result<Model> {
     calibration.check_fits(model, plan)?;
     let graph = model.graph();
     let mut edits = Edits::new(model.model());
@@ -40,7 +52,7 @@ pub fn export(model: &Prepared, plan: &Plan, calibration: &Calibration, form: Tw
     for site in &plan.sites {
         let scales = calibration.site(&site.name).expect("check_fits found every site");
         let mut emitter = sites::Emitter { graph, edits: &mut edits, functions: &mut functions, form };
-        emitter.emit(site, scales)?;
+        emitter.emit(site, scales, is_quantized(site))?;
     }
     norms::emit(graph, plan, calibration, &mut edits)?;
     functions.define(graph.opset(), &mut edits);
@@ -53,7 +65,8 @@ pub fn export(model: &Prepared, plan: &Plan, calibration: &Calibration, form: Tw
         proto.ir_version = proto.ir_version.map(|version| version.min(9));
     }
     proto.metadata_props.retain(|entry| entry.key.as_deref() != Some(RECORDED));
-    proto.metadata_props.extend(metadata(plan, calibration));
+    let sites = plan.sites.iter().filter(|site| is_quantized(site));
+    proto.metadata_props.extend(metadata(sites, calibration));
     model.restore_border(&mut quantized)?;
     Ok(quantized)
 }
@@ -69,7 +82,10 @@ pub fn pack(model: Model) -> Result<Model> {
 }
 
 /// What a reader of the file may want to know of its making.
-fn metadata(plan: &Plan, calibration: &Calibration) -> Vec<StringStringEntryProto> {
+fn metadata<'s>(
+    sites: impl Iterator<Item = &'s Site>,
+    calibration: &Calibration,
+) -> Vec<StringStringEntryProto> {
     let json = |value: serde_json::Result<String>| value.expect("plain data has a JSON form");
     let options = &calibration.provenance.options;
     // What has the length of channels, or of weights, is in the file already.
@@ -78,7 +94,7 @@ fn metadata(plan: &Plan, calibration: &Calibration) -> Vec<StringStringEntryProt
             if scales.b.len() == scales.a.len() || scales.b.len() <= 3 { scales.b.clone() } else { vec![] };
         SiteScales { b, codes: None, bias: None, fold: None, columns: None, ..scales.clone() }
     };
-    let written = plan.sites.iter().filter_map(|site| calibration.site(&site.name));
+    let written = sites.filter_map(|site| calibration.site(&site.name));
     let written: Vec<SiteScales> = written.map(summary).collect();
     let entries = [
         ("tool", calibration.provenance.tool.clone()),
@@ -106,19 +122,43 @@ struct QuantizedWeight {
     outliers: Vec<f32>,
 }
 
+/// The float weight of a linear site in its new ranges: `[K, N]`, or for a Conv in its own axes, and whether it is one.
+fn folded_weight(graph: &Graph, site: &Site, scales: &SiteScales) -> Result<(ArrayD<f32>, bool)> {
+    let place = || format!("site `{}`", site.name);
+    let weight = site.weight(graph)?;
+    let RhsOperand::Weight { layout, .. } = &site.b else { unreachable!("the site has a weight") };
+    // Output channels last, as the columns of B are.
+    let (mut matrix, is_conv) = match layout {
+        WeightLayout::Kn => (weight, false),
+        WeightLayout::Nk => (weight.reversed_axes().as_standard_layout().into_owned(), false),
+        WeightLayout::Conv(_) => (weight, true),
+    };
+    let n = matrix.shape()[usize::from(!is_conv)];
+    if let Some(fold) = &scales.fold {
+        if is_conv || fold.scale.len() != matrix.shape()[0] {
+            let why =
+                format!("the calibration scales {} channels, not those of the weight", fold.scale.len());
+            return Err(Error::data(place(), why));
+        }
+        for (mut row, &scale) in matrix.axis_iter_mut(Axis(0)).zip(&fold.scale) {
+            row.mapv_inplace(|w| w * scale);
+        }
+    }
+    if let Some(columns) = &scales.columns {
+        if is_conv || columns.len() != n {
+            let why = format!("the calibration scales {} columns of a weight of {n}", columns.len());
+            return Err(Error::data(place(), why));
+        }
+        matrix.indexed_iter_mut().for_each(|(at, w)| *w *= columns[at[1]]);
+    }
+    Ok((matrix, is_conv))
+}
+
 impl QuantizedWeight {
     fn of(graph: &Graph, site: &Site, scales: &SiteScales) -> Result<Self> {
         let place = || format!("site `{}`", site.name);
-        let weight = site.weight(graph)?;
-        let RhsOperand::Weight { layout, scales: of, .. } = &site.b else {
-            unreachable!("the site has a weight")
-        };
-        // Output channels last, as the columns of B are.
-        let (mut matrix, is_conv) = match layout {
-            WeightLayout::Kn => (weight, false),
-            WeightLayout::Nk => (weight.reversed_axes().as_standard_layout().into_owned(), false),
-            WeightLayout::Conv(_) => (weight, true),
-        };
+        let RhsOperand::Weight { scales: of, .. } = &site.b else { unreachable!("the site has a weight") };
+        let (mut matrix, is_conv) = folded_weight(graph, site, scales)?;
         let channel_axis = usize::from(!is_conv);
         let n = matrix.shape()[channel_axis];
         let per_channel: Vec<f32> = match scales.b.len() {
@@ -134,23 +174,6 @@ impl QuantizedWeight {
                 ));
             }
         };
-        if let Some(fold) = &scales.fold {
-            if is_conv || fold.scale.len() != matrix.shape()[0] {
-                let why =
-                    format!("the calibration scales {} channels, not those of the weight", fold.scale.len());
-                return Err(Error::data(place(), why));
-            }
-            for (mut row, &scale) in matrix.axis_iter_mut(Axis(0)).zip(&fold.scale) {
-                row.mapv_inplace(|w| w * scale);
-            }
-        }
-        if let Some(columns) = &scales.columns {
-            if is_conv || columns.len() != n {
-                let why = format!("the calibration scales {} columns of a weight of {n}", columns.len());
-                return Err(Error::data(place(), why));
-            }
-            matrix.indexed_iter_mut().for_each(|(at, w)| *w *= columns[at[1]]);
-        }
         let mut outliers = Vec::new();
         for &channel in &scales.outliers {
             if is_conv || channel >= matrix.shape()[0] {

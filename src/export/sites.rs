@@ -2,7 +2,7 @@
 
 use super::twins::{Functions, TwinGelu, TwinSoftmax};
 use super::writer::{Unnamed, Writer};
-use super::{QuantizedWeight, TwinForm};
+use super::{QuantizedWeight, TwinForm, folded_weight};
 use crate::calibrate::SiteScales;
 use crate::onnx::{AttributeProto, Edits, Graph, tensor};
 use crate::plan::{BiasPlace, RhsOperand, Site, WeightLayout};
@@ -18,8 +18,11 @@ pub(super) struct Emitter<'e> {
 }
 
 impl Emitter<'_> {
-    pub(super) fn emit(&mut self, site: &Site, scales: &SiteScales) -> Result<()> {
+    pub(super) fn emit(&mut self, site: &Site, scales: &SiteScales, quantized: bool) -> Result<()> {
         match &site.b {
+            _ if !quantized && scales.fold.is_none() && scales.columns.is_none() => Ok(()),
+            RhsOperand::Activation { .. } if !quantized => Ok(()),
+            RhsOperand::Weight { .. } if !quantized => self.float_linear(site, scales),
             RhsOperand::Weight { layout: WeightLayout::Conv(_), .. } => self.conv(site, scales),
             RhsOperand::Weight { .. } => self.linear(site, scales),
             RhsOperand::Activation { value, .. } => self.attention(site, value, scales),
@@ -83,40 +86,17 @@ impl Emitter<'_> {
             let inliers = w.part(last, "inliers");
             last = with_outliers(&mut w, &site.a, &inliers, &scales.outliers, &weight);
         }
-        // A bias of more axes than the product stays as it is.
-        let own = |place: &BiasPlace| !matches!(place, BiasPlace::Add { rank, .. } if *rank > scales.a_rank);
-        let bias = site.bias.as_ref().filter(|bias| own(&bias.place));
-        let fits = |values: &Vec<f32>| bias.is_some_and(|bias| bias.values.len() == values.len());
-        if scales.bias.as_ref().is_some_and(|values| !fits(values)) {
-            let why = "the calibration has a bias for it that it cannot have";
-            return Err(Error::data(format!("site `{}`", site.name), why));
-        }
-        match bias.map(|bias| (scales.bias.as_ref().unwrap_or(&bias.values), &bias.place)) {
-            // A bias of two axes would be fused to a float Gemm: it is added in three.
-            Some((values, BiasPlace::Gemm)) => {
-                let (name, output) = (w.name("matmul"), w.name("mm"));
-                w.nodes.push(last.named(&name, &output));
-                last = flat_bias(&mut w, &output, values);
-            }
-            Some((values, &BiasPlace::Add { node: add, .. })) if scales.a_rank == 2 => {
-                let name = w.name("matmul");
-                let nodes = w.finish(last, &name, &site.output);
-                w.edits.replace_node(site.node, nodes);
-                last = flat_bias(&mut w, &site.output, values);
-                let sum = w.finish(last, &site.name, &self.graph.node(add).output[0]);
-                self.edits.replace_node(add, sum);
-                return Ok(());
-            }
-            Some((values, &BiasPlace::Add { node: add, input, .. })) => {
-                let dims = [vec![1; scales.a_rank - 1], vec![values.len()]].concat();
-                let bias = w.constant("bias", |name| tensor::from_f32(name, &dims, values));
-                w.edits.set_input(add, input, bias);
-            }
-            None => {}
-        }
-        let nodes = w.finish(last, &site.name, &site.output);
-        self.edits.replace_node(site.node, nodes);
-        Ok(())
+        finish_linear(self.graph, w, last, site, scales)
+    }
+
+    /// The float product with the weight in its new ranges, and its bias.
+    fn float_linear(&mut self, site: &Site, scales: &SiteScales) -> Result<()> {
+        let (weight, _) = folded_weight(self.graph, site, scales)?;
+        let mut w = Writer::new(self.edits, site);
+        let values: Vec<f32> = weight.iter().copied().collect();
+        let weight = w.constant("w", |name| tensor::from_f32(name, weight.shape(), &values));
+        let last = Unnamed::new("MatMul", &[&site.a, &weight]);
+        finish_linear(self.graph, w, last, site, scales)
     }
 
     /// Per-head scales without per-axis ones, which no runtime takes for activations: divide by `[H, 1, 1]`,
@@ -161,6 +141,50 @@ impl Emitter<'_> {
         self.edits.replace_node(site.node, nodes);
         Ok(())
     }
+}
+
+/// Writes the product `last` and its bias, which is the one of `scales` if that has one.
+fn finish_linear(
+    graph: &Graph,
+    mut w: Writer,
+    mut last: Unnamed,
+    site: &Site,
+    scales: &SiteScales,
+) -> Result<()> {
+    // A bias of more axes than the product stays as it is.
+    let own = |place: &BiasPlace| !matches!(place, BiasPlace::Add { rank, .. } if *rank > scales.a_rank);
+    let bias = site.bias.as_ref().filter(|bias| own(&bias.place));
+    let fits = |values: &Vec<f32>| bias.is_some_and(|bias| bias.values.len() == values.len());
+    if scales.bias.as_ref().is_some_and(|values| !fits(values)) {
+        let why = "the calibration has a bias for it that it cannot have";
+        return Err(Error::data(format!("site `{}`", site.name), why));
+    }
+    match bias.map(|bias| (scales.bias.as_ref().unwrap_or(&bias.values), &bias.place)) {
+        // A bias of two axes would be fused to a float Gemm: it is added in three.
+        Some((values, BiasPlace::Gemm)) => {
+            let (name, output) = (w.name("matmul"), w.name("mm"));
+            w.nodes.push(last.named(&name, &output));
+            last = flat_bias(&mut w, &output, values);
+        }
+        Some((values, &BiasPlace::Add { node: add, .. })) if scales.a_rank == 2 => {
+            let name = w.name("matmul");
+            let nodes = w.finish(last, &name, &site.output);
+            w.edits.replace_node(site.node, nodes);
+            last = flat_bias(&mut w, &site.output, values);
+            let sum = w.finish(last, &site.name, &graph.node(add).output[0]);
+            w.edits.replace_node(add, sum);
+            return Ok(());
+        }
+        Some((values, &BiasPlace::Add { node: add, input, .. })) => {
+            let dims = [vec![1; scales.a_rank - 1], vec![values.len()]].concat();
+            let bias = w.constant("bias", |name| tensor::from_f32(name, &dims, values));
+            w.edits.set_input(add, input, bias);
+        }
+        None => {}
+    }
+    let nodes = w.finish(last, &site.name, &site.output);
+    w.edits.replace_node(site.node, nodes);
+    Ok(())
 }
 
 /// `MatMul(Q/DQ, DQ(W))`, or the post-GELU twin.

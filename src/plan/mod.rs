@@ -5,6 +5,7 @@ mod attention;
 mod axes;
 mod bias;
 mod cost;
+mod exclude;
 mod foreign;
 mod heads;
 mod image;
@@ -19,6 +20,7 @@ use serde::Serialize;
 pub use activations::Activation;
 pub use bias::{Bias, BiasPlace};
 pub use cost::Multiplications;
+pub use exclude::blocks;
 pub use heads::{Heads, ScoresLink, Source, ValuesLink};
 pub use norm::{Norm, RowConstant};
 pub use sites::{ensure_finite, plan};
@@ -209,6 +211,24 @@ impl Site {
 }
 
 impl SiteKind {
+    /// All of them.
+    pub const ALL: [Self; 14] = [
+        Self::Patch,
+        Self::Conv,
+        Self::Qkv,
+        Self::Q,
+        Self::K,
+        Self::V,
+        Self::Scores,
+        Self::Values,
+        Self::Product,
+        Self::Proj,
+        Self::Fc1,
+        Self::Fc2,
+        Self::Head,
+        Self::Linear,
+    ];
+
     /// The kind as the report shows it.
     pub fn name(self) -> &'static str {
         match self {

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::attention::{self, PRODUCTS, Products};
 use super::axes::{Axes, RESHAPES};
+use super::exclude::excluded;
 use super::heads::{self, Heads};
 use super::range::is_probability;
 use super::roles::Follower;
@@ -17,7 +18,8 @@ use crate::prepare::Prepared;
 use crate::windows::Windows;
 use crate::{Error, Result};
 
-/// Finds the sites of a float model. `exclude` names sites to leave in float.
+/// Finds the sites of a float model. `exclude` says which to leave in float: by a name, a pattern with `*` and `?`, `re:` and a
+/// regular expression, `kind:` and a kind, or `blocks:` and a range of blocks.
 ///
 /// An error if the model is quantized already, if `exclude` names no site, or if nothing is left to quantize.
 pub fn plan(model: &Prepared, exclude: &[String]) -> Result<Plan> {
@@ -41,13 +43,12 @@ pub fn plan(model: &Prepared, exclude: &[String]) -> Result<Plan> {
         }
     }
     finder.name_places(&mut plan.sites);
-    for name in exclude {
-        let at = plan.sites.iter().position(|site| site.name == *name);
-        let site = plan.sites.remove(at.ok_or_else(|| {
-            Error::usage(format!("no site is called `{name}`, so none can be excluded by that name"))
-        })?);
+    let excluded = excluded(&plan.sites, exclude)?;
+    for (site, _) in plan.sites.iter().zip(&excluded).filter(|(_, excluded)| **excluded) {
         plan.float.push(finder.float_node(site.node, graph.node(site.node), "excluded on request".into()));
     }
+    let mut keep = excluded.into_iter().map(|excluded| !excluded);
+    plan.sites.retain(|_| keep.next() == Some(true));
     if plan.sites.is_empty() {
         let found: Vec<String> =
             plan.float.iter().map(|l| format!("{} `{}`: {}", l.op, l.node, l.reason)).collect();

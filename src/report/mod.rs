@@ -1,10 +1,12 @@
 //! What a command found out, for people (text) and for machines (JSON).
 
+mod analyze;
 mod check;
 mod inspect;
 mod quantize;
 mod table;
 
+pub use analyze::AnalyzeReport;
 pub use check::CheckReport;
 pub use inspect::{InspectReport, QuantizedSite, SiteRow};
 pub use quantize::QuantizeReport;

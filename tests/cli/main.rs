@@ -9,6 +9,7 @@ mod endings;
 mod hostile;
 mod images;
 mod refusals;
+mod sensitivity;
 mod verdicts;
 
 use std::path::PathBuf;

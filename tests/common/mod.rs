@@ -52,7 +52,7 @@ pub(crate) fn kinds(of: &Planned) -> Vec<&'static str> {
 
 /// The first `limit` images of `side` × `side` pixels in a file.
 pub(crate) fn dataset(path: &Path, side: u32, limit: Option<usize>) -> Dataset {
-    Dataset::open(path, &Preprocess::timm_vit(side), Selection { limit, seed: 0 }).unwrap()
+    Dataset::open(path, &Preprocess::timm_vit(side), Selection { limit, seed: 0, skip: 0 }).unwrap()
 }
 
 /// The images that the fixtures are calibrated on.

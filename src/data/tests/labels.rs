@@ -79,7 +79,7 @@ fn folders_are_classes() {
         copy_image(&folder, files);
         let columns =
             Columns { classes: classes.iter().map(|&name| name.to_owned()).collect(), ..Columns::default() };
-        let selection = Selection { limit, seed: 0 };
+        let selection = Selection { limit, seed: 0, skip: 0 };
         let dataset =
             Dataset::open(folder.path(), &small(), selection).unwrap().with_labels_of_folders(&columns);
         dataset.map(|dataset| (dataset.labels.unwrap(), dataset.notes.len())).map_err(|e| e.to_string())

@@ -130,7 +130,7 @@ fn all() -> Selection {
 }
 
 fn first(limit: usize) -> Selection {
-    Selection { limit: Some(limit), seed: 3 }
+    Selection { limit: Some(limit), seed: 3, skip: 0 }
 }
 
 #[test]

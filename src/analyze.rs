@@ -1,0 +1,205 @@
+//! Which sites cost the accuracy: the distance of the output from that of the float model when one site alone is quantized, and
+//! when it alone is not.
+
+use ndarray::ArrayD;
+use serde::Serialize;
+
+use crate::calibrate::Calibration;
+use crate::check::distance;
+use crate::data::Dataset;
+use crate::engine::{Engine, Reading};
+use crate::export::{TwinForm, export_partly};
+use crate::integer::Runner;
+use crate::plan::{Plan, Site, blocks};
+use crate::prepare::Prepared;
+use crate::progress::Progress;
+use crate::{Error, Result};
+
+/// What each site does to the output.
+///
+/// A distance is the mean KL divergence from the float model in nats, of a model that gives classes or labels; of others the
+/// squared error relative to the squares of the float output.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct Analysis {
+    /// How many images it was measured on.
+    pub images: usize,
+    /// What the distances are: `KL divergence` or `relative squared error`.
+    pub distance: &'static str,
+    /// The distance with all sites quantized.
+    pub all: f64,
+    /// Spearman's rank correlation between the losses of the search and the distances of the sites alone; `None` for fewer than
+    /// three sites, or where one of both is the same for all.
+    pub rank_correlation: Option<f64>,
+    /// Those that gain most in float first.
+    pub sites: Vec<Harm>,
+}
+
+/// What one site does to the output.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct Harm {
+    /// The site's name.
+    pub name: String,
+    /// Its kind.
+    pub kind: &'static str,
+    /// Its block, from 0; `None` before the first and behind the last.
+    pub block: Option<usize>,
+    /// The distance if it alone is quantized.
+    pub alone: f64,
+    /// By how much the distance of all falls if it alone stays in float.
+    pub gain: f64,
+    /// The loss that the search found.
+    pub predicted: f64,
+}
+
+/// Measures the harm of every site of `plan` on `images`, which should not be those of the calibration.
+pub fn analyze(
+    model: &Prepared,
+    plan: &Plan,
+    calibration: &Calibration,
+    images: &Dataset,
+    progress: &dyn Progress,
+) -> Result<Analysis> {
+    let trial = Trial::new(model, plan, calibration, images)?;
+    progress.stage("quantize one site at a time", 2 * plan.sites.len() as u64);
+    let all = trial.distance(&|_| true)?;
+    let mut sites = Vec::new();
+    for (site, block) in plan.sites.iter().zip(blocks(&plan.sites)) {
+        let alone = trial.distance(&|other| other.name == site.name)?;
+        progress.step(&site.name, 1);
+        let without = trial.distance(&|other| other.name != site.name)?;
+        progress.step(&site.name, 1);
+        let predicted = calibration.site(&site.name).map_or(f64::NAN, |scales| scales.loss);
+        let (name, kind) = (site.name.clone(), site.kind.name());
+        sites.push(Harm { name, kind, block, alone, gain: all - without, predicted });
+    }
+    let of = |value: &dyn Fn(&Harm) -> f64| sites.iter().map(value).collect::<Vec<f64>>();
+    let rank_correlation = spearman(&of(&|site| site.predicted), &of(&|site| site.alone));
+    sites.sort_by(|a, b| b.gain.total_cmp(&a.gain));
+    Ok(Analysis { images: images.len(), distance: trial.name(), all, rank_correlation, sites })
+}
+
+/// The fewest sites, those that gain most first, that must stay in float for the distance to be at most `most`; an error if it is
+/// larger with all but one of them.
+pub fn fewest_in_float(
+    model: &Prepared,
+    plan: &Plan,
+    calibration: &Calibration,
+    images: &Dataset,
+    most: f64,
+    progress: &dyn Progress,
+) -> Result<Promise> {
+    let trial = Trial::new(model, plan, calibration, images)?;
+    let mut found = trial.distance(&|_| true)?;
+    if found <= most {
+        return Ok(Promise { in_float: Vec::new(), distance: found });
+    }
+    let ranked = analyze(model, plan, calibration, images, progress)?.sites;
+    let first = |count: usize| ranked.iter().take(count).map(|site| site.name.clone()).collect::<Vec<_>>();
+    let measured = |count: usize| {
+        let in_float = first(count);
+        trial.distance(&|site| !in_float.contains(&site.name))
+    };
+    // The distance falls with the number of sites in float, but for noise: the smallest number that holds is searched by halves.
+    let (mut broken, mut kept) = (0, ranked.len() - 1);
+    found = measured(kept)?;
+    if found > most {
+        let why = format!("with all sites but one in float it is {found:.5}, and at most {most} was asked");
+        return Err(Error::unsupported("the promised distance from the float model", why));
+    }
+    while kept - broken > 1 {
+        let middle = broken.midpoint(kept);
+        let distance = measured(middle)?;
+        if distance <= most {
+            (kept, found) = (middle, distance);
+        } else {
+            broken = middle;
+        }
+    }
+    Ok(Promise { in_float: first(kept), distance: found })
+}
+
+/// How a promise is kept.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Promise {
+    /// The sites that stay in float.
+    pub in_float: Vec<String>,
+    /// The distance that was measured so.
+    pub distance: f64,
+}
+
+/// What is tried on the same images.
+struct Trial<'t> {
+    model: &'t Prepared,
+    plan: &'t Plan,
+    calibration: &'t Calibration,
+    images: &'t Dataset,
+    reading: Reading,
+    float: ArrayD<f32>,
+}
+
+impl<'t> Trial<'t> {
+    fn new(
+        model: &'t Prepared,
+        plan: &'t Plan,
+        calibration: &'t Calibration,
+        images: &'t Dataset,
+    ) -> Result<Self> {
+        let float = model.float_engine(images.item_shape())?.run(&images.batch(0..images.len())?.view())?;
+        Ok(Self { model, plan, calibration, images, reading: model.outputs()?.compared.1, float })
+    }
+
+    fn name(&self) -> &'static str {
+        match self.reading {
+            Reading::Numbers | Reading::Maps | Reading::Features => "relative squared error",
+            _ => "KL divergence",
+        }
+    }
+
+    /// Of the model in which those sites are quantized.
+    fn distance(&self, is_quantized: &dyn Fn(&Site) -> bool) -> Result<f64> {
+        let form = TwinForm::Function;
+        let model = export_partly(self.model, self.plan, self.calibration, form, is_quantized)?;
+        let mut model = Prepared::new(model)?;
+        for (name, value) in self.model.given_inputs() {
+            model = model.with_input(&name, value)?;
+        }
+        let runner = Runner::with_image(&model, self.images.item_shape())?;
+        let output = runner.run(&self.images.batch(0..self.images.len())?.view())?;
+        Ok(distance(self.reading, &self.float, &output))
+    }
+}
+
+/// The correlation of ranks; equal values share the mean of their ranks.
+fn spearman(a: &[f64], b: &[f64]) -> Option<f64> {
+    let ranks = |values: &[f64]| -> Vec<f64> {
+        let below = |x: f64| values.iter().filter(|y| **y < x).count() as f64;
+        let equal = |x: f64| values.iter().filter(|y| **y == x).count() as f64;
+        values.iter().map(|&x| below(x) + (equal(x) - 1.0) / 2.0).collect()
+    };
+    let (a, b) = (ranks(a), ranks(b));
+    let mean = (a.len() as f64 - 1.0) / 2.0;
+    let product = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| (a - mean) * (b - mean)).sum::<f64>();
+    let spread = (product(&a, &a) * product(&b, &b)).sqrt();
+    (a.len() >= 3 && spread > 0.0).then(|| product(&a, &b) / spread)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranks_correlate() {
+        let close = |a: &[f64], b: &[f64], expected: f64| {
+            let found = spearman(a, b).unwrap();
+            assert!((found - expected).abs() < 1e-12, "{found}");
+        };
+        close(&[1.0, 5.0, 9.0], &[10.0, 11.0, 1e9], 1.0);
+        close(&[1.0, 5.0, 9.0], &[3.0, 2.0, 1.0], -1.0);
+        // 1 − 6·Σd²/(n(n²−1)) with d = 0, 1, 1, 0.
+        close(&[1.0, 2.0, 3.0, 4.0], &[1.0, 3.0, 2.0, 4.0], 0.8);
+        assert_eq!(spearman(&[1.0, 1.0, 1.0], &[1.0, 2.0, 3.0]), None);
+        assert_eq!(spearman(&[1.0, 2.0], &[1.0, 2.0]), None);
+    }
+}
