@@ -31,7 +31,7 @@ pub struct Analysis {
     /// Spearman's rank correlation between the losses of the search and the distances of the sites alone; `None` for fewer than
     /// three sites, or where one of both is the same for all.
     pub rank_correlation: Option<f64>,
-    /// Those that gain most in float first.
+    /// Those that do most harm alone first.
     pub sites: Vec<Harm>,
 }
 
@@ -47,7 +47,8 @@ pub struct Harm {
     pub block: Option<usize>,
     /// The distance if it alone is quantized.
     pub alone: f64,
-    /// By how much the distance of all falls if it alone stays in float.
+    /// By how much the distance of all falls if it alone stays in float. Rounding elsewhere changes with it, so that this is noisy
+    /// where many sites do harm.
     pub gain: f64,
     /// The loss that the search found.
     pub predicted: f64,
@@ -76,11 +77,11 @@ pub fn analyze(
     }
     let of = |value: &dyn Fn(&Harm) -> f64| sites.iter().map(value).collect::<Vec<f64>>();
     let rank_correlation = spearman(&of(&|site| site.predicted), &of(&|site| site.alone));
-    sites.sort_by(|a, b| b.gain.total_cmp(&a.gain));
+    sites.sort_by(|a, b| b.alone.total_cmp(&a.alone));
     Ok(Analysis { images: images.len(), distance: trial.name(), all, rank_correlation, sites })
 }
 
-/// The fewest sites, those that gain most first, that must stay in float for the distance to be at most `most`; an error if it is
+/// The fewest sites, those that do most harm alone first, that must stay in float for the distance to be at most `most`; an error if it is
 /// larger with all but one of them.
 pub fn fewest_in_float(
     model: &Prepared,
@@ -95,8 +96,14 @@ pub fn fewest_in_float(
     if found <= most {
         return Ok(Promise { in_float: Vec::new(), distance: found });
     }
-    let ranked = analyze(model, plan, calibration, images, progress)?.sites;
-    let first = |count: usize| ranked.iter().take(count).map(|site| site.name.clone()).collect::<Vec<_>>();
+    progress.stage("quantize one site at a time", plan.sites.len() as u64);
+    let mut ranked = Vec::new();
+    for site in &plan.sites {
+        ranked.push((trial.distance(&|other| other.name == site.name)?, &site.name));
+        progress.step(&site.name, 1);
+    }
+    ranked.sort_by(|a, b| b.0.total_cmp(&a.0));
+    let first = |count: usize| ranked.iter().take(count).map(|(_, name)| (*name).clone()).collect::<Vec<_>>();
     let measured = |count: usize| {
         let in_float = first(count);
         trial.distance(&|site| !in_float.contains(&site.name))

@@ -4,6 +4,7 @@ mod analyze;
 mod bench;
 mod calibration;
 mod check;
+mod diff;
 mod images;
 mod inspect;
 mod interrupt;
@@ -16,10 +17,11 @@ mod run;
 mod values;
 
 use std::process::ExitCode;
+use std::sync::LazyLock;
 
 use anyhow::Result;
 use clap::{Parser, Subcommand};
-use onnx_ptq4vit::{Error, ErrorKind};
+use onnx_ptq4vit::{Error, ErrorKind, kernel};
 
 use output::say;
 
@@ -28,7 +30,7 @@ use output::say;
 /// The float model goes in, a folder of images shows what its activations look like, and out comes an ONNX file
 /// that stock ONNX Runtime runs with integer arithmetic.
 #[derive(Parser)]
-#[command(name = "onnx-ptq4vit", version, after_help = EXAMPLES)]
+#[command(name = "onnx-ptq4vit", version, long_version = VERSION.as_str(), after_help = EXAMPLES)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -52,9 +54,17 @@ enum Command {
     Inspect(inspect::Args),
     Check(check::Args),
     Analyze(analyze::Args),
+    Diff(diff::Args),
     Run(run::Args),
     Bench(bench::Args),
 }
+
+/// The version, the commit if the build knew it, and what of this CPU decides how fast the integer runner is.
+static VERSION: LazyLock<String> = LazyLock::new(|| {
+    let commit = option_env!("ONNX_PTQ4VIT_COMMIT").map_or(String::new(), |commit| format!(" ({commit})"));
+    let (kernel, cpu) = (kernel::best().name(), kernel::cpu_features());
+    format!("{}{commit}\nkernel: {kernel}\nCPU: {cpu}", env!("CARGO_PKG_VERSION"))
+});
 
 /// Parses the arguments, runs the command and says what went wrong.
 pub(crate) fn main() -> ExitCode {
@@ -89,6 +99,7 @@ fn execute(cli: Cli) -> Result<ExitCode> {
         Command::Inspect(args) => inspect::run(&args),
         Command::Check(args) => check::run(&args),
         Command::Analyze(args) => analyze::run(&args),
+        Command::Diff(args) => diff::run(&args),
         Command::Run(args) => run::run(&args),
         Command::Bench(args) => bench::run(&args),
     }

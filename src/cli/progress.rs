@@ -1,7 +1,8 @@
-//! Progress on stderr: bars on a terminal, a line a stage elsewhere.
+//! Progress on stderr: bars on a terminal; elsewhere a line for each stage, and for each tenth of a long one.
 
 use std::io::{IsTerminal, stderr};
 use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use onnx_ptq4vit::progress::Progress;
@@ -13,12 +14,19 @@ use super::output::say;
 pub(super) struct Stderr {
     terminal: bool,
     bar: Mutex<Option<ProgressBar>>,
+    /// Where there is no terminal.
+    lines: Mutex<Option<Lines>>,
     warnings: Mutex<Vec<String>>,
 }
 
 impl Stderr {
     pub(super) fn new() -> Self {
-        Self { terminal: stderr().is_terminal(), bar: Mutex::default(), warnings: Mutex::default() }
+        Self {
+            terminal: stderr().is_terminal(),
+            bar: Mutex::default(),
+            lines: Mutex::default(),
+            warnings: Mutex::default(),
+        }
     }
 
     /// The notes so far that were warnings, for the report at the end.
@@ -34,6 +42,37 @@ impl Stderr {
     }
 }
 
+/// The lines about one stage: one for each tenth of it, if it takes long.
+struct Lines {
+    stage: String,
+    start: Instant,
+    total: u64,
+    done: u64,
+    said: u64,
+}
+
+impl Lines {
+    /// A stage that is over sooner than a reader looks again needs no lines.
+    const FIRST: Duration = Duration::from_secs(10);
+
+    fn new(stage: &str, total: u64) -> Self {
+        Self { stage: stage.into(), start: Instant::now(), total, done: 0, said: 0 }
+    }
+
+    /// The line that is due after some more work.
+    fn after(&mut self, work: u64) -> Option<String> {
+        self.done = self.done.saturating_add(work).min(self.total);
+        let tenths = (10 * u128::from(self.done) / u128::from(self.total.max(1))) as u64;
+        let elapsed = self.start.elapsed();
+        if tenths <= self.said || tenths >= 10 || elapsed < Self::FIRST {
+            return None;
+        }
+        self.said = tenths;
+        let left = elapsed.mul_f64((self.total - self.done) as f64 / self.done as f64);
+        Some(format!("{}: {} %, {} s left", self.stage, 10 * tenths, left.as_secs()))
+    }
+}
+
 impl Drop for Stderr {
     fn drop(&mut self) {
         self.finish();
@@ -45,6 +84,7 @@ impl Progress for Stderr {
         self.finish();
         if !self.terminal {
             say(name);
+            *self.lines.lock().unwrap_or_else(PoisonError::into_inner) = Some(Lines::new(name, total));
             return;
         }
         let style = ProgressStyle::with_template("{prefix} {bar:32} {percent:>3}% {eta:>4} left {wide_msg}");
@@ -55,6 +95,15 @@ impl Progress for Stderr {
     }
 
     fn step(&self, detail: &str, work: u64) {
+        if let Some(line) = self
+            .lines
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .as_mut()
+            .and_then(|lines| lines.after(work))
+        {
+            say(&line);
+        }
         if let Some(bar) = &*self.bar.lock().unwrap_or_else(PoisonError::into_inner) {
             bar.set_message(shown(detail).into_owned());
             bar.inc(work);
@@ -69,5 +118,21 @@ impl Progress for Stderr {
             Some(bar) => bar.suspend(|| say(text)),
             None => say(text),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_stages_have_a_line_for_each_tenth() {
+        let mut lines = Lines::new("search", 200);
+        assert_eq!(lines.after(50), None, "it has only begun");
+        lines.start = Instant::now().checked_sub(Duration::from_secs(30)).unwrap();
+        assert_eq!(lines.after(10), Some("search: 30 %, 70 s left".into()));
+        assert_eq!(lines.after(5), None);
+        assert!(lines.after(60).unwrap().starts_with("search: 60 %, "));
+        assert_eq!(lines.after(1000), None, "the next stage says that this one is over");
     }
 }

@@ -114,6 +114,24 @@ pub fn all() -> &'static [&'static dyn Kernel] {
     })
 }
 
+/// The features of this CPU that kernels, ours and those of ONNX Runtime, choose by.
+pub fn cpu_features() -> String {
+    #[cfg(target_arch = "x86_64")]
+    {
+        let has = [
+            ("avx2", std::is_x86_feature_detected!("avx2")),
+            ("fma", std::is_x86_feature_detected!("fma")),
+            ("avxvnni", std::is_x86_feature_detected!("avxvnni")),
+            ("avx512f", std::is_x86_feature_detected!("avx512f")),
+            ("avx512vnni", std::is_x86_feature_detected!("avx512vnni")),
+        ];
+        let found: Vec<&str> = has.iter().filter(|(_, has)| *has).map(|(name, _)| *name).collect();
+        format!("x86_64 {}", if found.is_empty() { "without AVX2".into() } else { found.join(" ") })
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    std::env::consts::ARCH.to_string()
+}
+
 #[cfg(target_arch = "x86_64")]
 fn vector_kernels() -> impl Iterator<Item = &'static dyn Kernel> {
     static AVX2: OnceLock<Option<Avx2>> = OnceLock::new();

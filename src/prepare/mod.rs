@@ -196,6 +196,16 @@ impl Prepared {
         self.cut.as_ref()
     }
 
+    /// Whether `value` is of FLOAT, and made by a node that can be computed here.
+    pub fn computes_float(&self, value: &str) -> bool {
+        let graph = self.computable();
+        let is_float = match graph.data_type(value) {
+            Some(known) => known == DataType::Float,
+            None => self.facts().is_float(value),
+        };
+        is_float && graph.producer(value).is_some()
+    }
+
     /// Whether all of the model can be computed here.
     pub fn is_computable(&self) -> bool {
         self.cut.is_none()

@@ -40,18 +40,17 @@ impl fmt::Display for AnalyzeReport {
         }
         writeln!(f)?;
         let row = |site: &Harm| {
-            let share = if *all > 0.0 { format!("{:.1} %", 100.0 * site.gain / all) } else { String::new() };
             let block = site.block.map_or(String::new(), |block| block.to_string());
-            let figures = [format!("{:.5}", site.gain), share, format!("{:.5}", site.alone)];
+            let figures = [format!("{:.5}", site.alone), format!("{:.5}", site.gain)];
             [vec![site.name.clone(), site.kind.into(), block], figures.to_vec()].concat()
         };
-        let heading = ["site", "kind", "block", "gain in float", "of all", "harm alone"];
-        let align = [Align::Left, Align::Left, Align::Right, Align::Right, Align::Right, Align::Right];
+        let heading = ["site", "kind", "block", "harm alone", "gain in float"];
+        let align = [Align::Left, Align::Left, Align::Right, Align::Right, Align::Right];
         f.write_str(&table(&heading, &align, sites.iter().take(self.top).map(row)))?;
         if sites.len() > self.top {
             writeln!(f, "  and {} more (--top)", sites.len() - self.top)?;
         }
-        if let Some(worst) = sites.first().filter(|worst| worst.gain > 0.1 * all) {
+        if let Some(worst) = sites.first().filter(|worst| worst.alone > 0.1 * all) {
             writeln!(f, "\nto leave the first in float: --exclude '{}'", shown(&worst.name))?;
         }
         for warning in &self.warnings {
