@@ -187,6 +187,24 @@ fn load_data(bytes: &[u8], extension: &str) {
     let _ = std::fs::remove_file(path);
 }
 
+/// A file that says how images are prepared, or a part of a comparison.
+pub(crate) fn config(bytes: &[u8]) {
+    for size in [None, Some([8, 8]), Some([7, 31])] {
+        if let Ok(Some(preprocess)) = onnx_ptq4vit::preprocessing::of_json(bytes, size) {
+            let image =
+                concat!(env!("CARGO_MANIFEST_DIR"), "/fixtures/images/rgb.png").replace("/fuzz/", "/");
+            if preprocess.crop.iter().all(|side| *side <= 64) {
+                let data = Dataset::open(image.as_ref(), &preprocess, Selection::default());
+                let _ = data.expect("it was checked").load(0);
+            }
+        }
+    }
+    if let Ok(part) = onnx_ptq4vit::check::Part::from_json(bytes) {
+        let _ = part.so_far();
+        let _ = part.comparison();
+    }
+}
+
 /// An image file of any format.
 pub(crate) fn images(bytes: &[u8]) {
     load_data(bytes, "img");

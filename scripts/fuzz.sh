@@ -6,7 +6,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 export RUSTC_BOOTSTRAP=1
 seconds="${1:-1200}"
-all="decode plan import calibration quantize images arrays"
+all="decode plan import calibration quantize images arrays config"
 targets="${FUZZ_TARGETS:-$all}"
 
 for target in $all; do

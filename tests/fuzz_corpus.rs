@@ -34,3 +34,8 @@ fn import() {
 fn calibration() {
     run("calibration", bodies::calibration);
 }
+
+#[test]
+fn config() {
+    run("config", bodies::config);
+}

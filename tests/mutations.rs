@@ -70,8 +70,10 @@ fn spoiled(whole: &[u8], random: &mut ChaCha8Rng) -> Vec<u8> {
     let mut bytes = whole.to_vec();
     for _ in 0..=random.next_u32() % 8 {
         let at = random.next_u32() as usize % bytes.len();
-        match random.next_u32() % 4 {
+        match random.next_u32() % 5 {
             0 => bytes.truncate(at.max(1)),
+            // What makes other numbers and lists of a text.
+            2 => bytes[at] = b"0123456789-.e,[]{}\""[random.next_u32() as usize % 19],
             1 => bytes[at] ^= 1 << (random.next_u32() % 8),
             _ => bytes[at] = random.next_u32() as u8,
         }
@@ -89,6 +91,10 @@ fn changed_data_end_in_a_result_or_an_error() {
         read("images/rgb.png.18.16.bicubic.RGB.npy"),
         b"path,label\na,1\n".to_vec(),
     ];
+    let mut configs: Vec<_> =
+        std::fs::read_dir(fixtures.join("fuzz/config")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    configs.sort();
+    let configs: Vec<Vec<u8>> = configs.iter().map(|path| std::fs::read(path).unwrap()).collect();
     for seed in 0..mutations() * 4 {
         let mut random = ChaCha8Rng::seed_from_u64(seed);
         for (i, whole) in images.iter().enumerate() {
@@ -98,6 +104,10 @@ fn changed_data_end_in_a_result_or_an_error() {
         for (i, whole) in arrays.iter().enumerate() {
             let input = spoiled(whole, &mut random);
             timed(&format!("array {i}, seed {seed}"), move || bodies::arrays(&input));
+        }
+        for (i, whole) in configs.iter().enumerate() {
+            let input = spoiled(whole, &mut random);
+            timed(&format!("configuration {i}, seed {seed}"), move || bodies::config(&input));
         }
     }
 }

@@ -13,6 +13,9 @@ use crate::{Error, Result, files};
 /// The largest file that is read, in bytes.
 const LARGEST_FILE: u64 = 1 << 30;
 
+/// More than any set of images has.
+const MOST_IMAGES: usize = 1 << 28;
+
 /// Which of the blocks of images are compared: those at `index`, `index + of`, and so on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shard {
@@ -70,11 +73,16 @@ impl Part {
 
     /// Reads a file that [`write`](Self::write) made.
     pub fn read(path: &Path) -> Result<Self> {
-        let part: Self = serde_json::from_slice(&files::read(path, LARGEST_FILE)?)
-            .map_err(|e| Error::data(path.display(), format!("not a part of a comparison: {e}")))?;
+        Self::from_json(&files::read(path, LARGEST_FILE)?).map_err(|why| Error::data(path.display(), why))
+    }
+
+    /// Reads the content of such a file; else says what is wrong with it.
+    pub fn from_json(text: &[u8]) -> Result<Self, String> {
+        let part: Self =
+            serde_json::from_slice(text).map_err(|e| format!("not a part of a comparison: {e}"))?;
         match part.is_sound() {
             true => Ok(part),
-            false => Err(Error::data(path.display(), "its blocks contradict each other")),
+            false => Err("its blocks contradict each other".into()),
         }
     }
 
@@ -82,6 +90,8 @@ impl Part {
         let Subject { images, block, names, .. } = &self.subject;
         let count = |at: usize| images.saturating_sub(at.saturating_mul(*block)).min(*block);
         *block > 0
+            && *images <= MOST_IMAGES
+            && self.blocks.values().all(Tally::is_sound)
             && self.blocks.iter().all(|(at, tally)| {
                 let sites = [(&tally.others, &names.others), (&tally.sites, &names.sites)];
                 tally.images == count(*at)

@@ -222,6 +222,17 @@ impl Tally {
         Ok(())
     }
 
+    /// Whether no more images are counted than there are.
+    pub(super) fn is_sound(&self) -> bool {
+        let counts = [self.float, self.quantized, self.only, self.shifted, self.neighbours];
+        let singles = [self.alike, self.unsure];
+        counts.iter().flatten().chain(&singles).chain(&self.of_label).all(|count| *count <= self.images)
+            && self.agree[0] <= self.agree[1]
+            && self.overlap.values().all(|[both, either]| both <= either)
+            && [self.agree[1], self.elements].iter().all(|count| *count <= usize::MAX >> 32)
+            && self.overlap.values().all(|[_, either]| *either <= u64::MAX >> 32)
+    }
+
     /// Adds the images behind these.
     pub(super) fn add(&mut self, other: &Self) {
         self.decisions_vary |= other.decisions_vary || (self.images > 0 && self.decision != other.decision);

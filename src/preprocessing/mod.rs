@@ -169,6 +169,18 @@ fn candidates(model: &Prepared, names: &[&str]) -> Vec<PathBuf> {
     paths.filter(|path| path.is_file()).collect()
 }
 
+/// What a file of this content says of images of a model with three channels; else why it makes no sense.
+#[doc(hidden)]
+pub fn of_json(text: &[u8], size: Option<[u32; 2]>) -> Result<Option<Preprocess>, String> {
+    let json = serde_json::from_slice(text).map_err(|e| e.to_string())?;
+    let Some((mut preprocess, _)) = parse(&json, size, Color::Rgb)? else { return Ok(None) };
+    if let Some(size) = size.filter(|size| *size != preprocess.crop) {
+        scale(&mut preprocess, size);
+    }
+    preprocess.check().map_err(|e| e.to_string())?;
+    Ok(Some(preprocess))
+}
+
 fn read_json(path: &Path) -> Result<Map<String, Value>> {
     let bytes = files::read(path, LARGEST_FILE)?;
     let bytes = bytes.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(&bytes);
