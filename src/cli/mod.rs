@@ -8,6 +8,7 @@ mod diff;
 mod images;
 mod inspect;
 mod interrupt;
+mod manual;
 mod memory;
 mod model;
 mod output;
@@ -20,7 +21,7 @@ use std::process::ExitCode;
 use std::sync::LazyLock;
 
 use anyhow::Result;
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use onnx_ptq4vit::{Error, ErrorKind, kernel};
 
 use output::say;
@@ -37,6 +38,9 @@ struct Cli {
     /// Worker threads; all cores by default. The result does not depend on it
     #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
+    /// Say nothing on stderr but warnings and errors
+    #[arg(short, long, global = true)]
+    quiet: bool,
 }
 
 const EXAMPLES: &str = "\
@@ -57,6 +61,7 @@ enum Command {
     Diff(diff::Args),
     Run(run::Args),
     Bench(bench::Args),
+    Manual(manual::Args),
 }
 
 /// The version, the commit if the build knew it, and what of this CPU decides how fast the integer runner is.
@@ -94,6 +99,7 @@ fn execute(cli: Cli) -> Result<ExitCode> {
     if let Some(threads) = cli.threads {
         rayon::ThreadPoolBuilder::new().num_threads(threads.into()).build_global()?;
     }
+    progress::be_quiet(cli.quiet);
     match cli.command {
         Command::Quantize(args) => quantize::run(&args),
         Command::Inspect(args) => inspect::run(&args),
@@ -102,6 +108,7 @@ fn execute(cli: Cli) -> Result<ExitCode> {
         Command::Diff(args) => diff::run(&args),
         Command::Run(args) => run::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Manual(args) => manual::run(&args, Cli::command()),
     }
 }
 
@@ -135,8 +142,6 @@ fn of_library(error: &anyhow::Error) -> Option<&Error> {
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]

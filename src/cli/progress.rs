@@ -1,6 +1,7 @@
 //! Progress on stderr: bars on a terminal; elsewhere a line for each stage, and for each tenth of a long one.
 
 use std::io::{IsTerminal, stderr};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -9,6 +10,14 @@ use onnx_ptq4vit::progress::Progress;
 use onnx_ptq4vit::text::shown;
 
 use super::output::say;
+
+/// Whether nothing is said but warnings.
+static QUIET: AtomicBool = AtomicBool::new(false);
+
+/// Says nothing but warnings from now on, if `quiet`.
+pub(super) fn be_quiet(quiet: bool) {
+    QUIET.store(quiet, Ordering::Relaxed);
+}
 
 /// What the user sees of the work.
 pub(super) struct Stderr {
@@ -82,6 +91,9 @@ impl Drop for Stderr {
 impl Progress for Stderr {
     fn stage(&self, name: &str, total: u64) {
         self.finish();
+        if QUIET.load(Ordering::Relaxed) {
+            return;
+        }
         if !self.terminal {
             say(name);
             *self.lines.lock().unwrap_or_else(PoisonError::into_inner) = Some(Lines::new(name, total));
@@ -113,6 +125,8 @@ impl Progress for Stderr {
     fn note(&self, text: &str) {
         if let Some(warning) = text.strip_prefix("warning: ") {
             self.warnings.lock().unwrap_or_else(PoisonError::into_inner).push(warning.to_string());
+        } else if QUIET.load(Ordering::Relaxed) {
+            return;
         }
         match &*self.bar.lock().unwrap_or_else(PoisonError::into_inner) {
             Some(bar) => bar.suspend(|| say(text)),

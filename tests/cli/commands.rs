@@ -46,6 +46,33 @@ fn help_and_version_are_results() {
 }
 
 #[test]
+fn man_pages_and_completions_are_written() {
+    let bench = Bench::new();
+    bench.accepts("manual %out --completions bash --completions fish");
+    let read = |name: &str| std::fs::read_to_string(bench.path("out").join(name)).unwrap();
+    assert!(
+        read("onnx-ptq4vit.1").contains("quantize") && read("onnx-ptq4vit-check.1").contains("max\\-drop")
+    );
+    assert!(read("onnx-ptq4vit.bash").contains("--min-agreement"));
+    assert!(read("onnx-ptq4vit.fish").contains("exclude-kind"));
+}
+
+#[test]
+fn nothing_but_warnings_is_said_if_asked() {
+    let bench = Bench::new();
+    bench.array("zero.npy", [2, 3, 8, 8]);
+    let said = |line: &str| String::from_utf8(bench.run(line).stderr).unwrap();
+    let quantize = format!("quantize @{MODEL} --calib @digits_calib.npz --calib-limit 2 -o %q.onnx");
+    assert!(said(&quantize).contains("search scales"));
+    assert_eq!(said(&format!("{quantize} -q")), "");
+    let constant = format!(
+        "quantize @{MODEL} --calib @digits_calib.npz --calib-limit 2 --exclude-blocks 0 -o %q.onnx -q"
+    );
+    let text = said(&constant);
+    assert!(text.lines().all(|line| line.starts_with("warning: ")) && !text.is_empty(), "{text}");
+}
+
+#[test]
 fn a_model_is_quantized_checked_and_run() {
     let bench = Bench::new();
     let quantize = format!("quantize @{MODEL} --calib @digits_calib.npz --calib-limit 8");
