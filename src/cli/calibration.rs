@@ -22,7 +22,7 @@ use super::values::{MetricName, PresetName, SearchName, WeightsName, Widths};
 #[derive(clap::Args)]
 #[allow(clippy::struct_excessive_bools)] // each is a switch of its own
 pub(super) struct CalibrationArgs {
-    /// Calibration images: a folder (searched recursively), an image, a CSV file with a `path` column, .npy or .npz
+    /// Calibration images: a folder, an image, a CSV file with a column of paths, .npy or .npz
     #[arg(
         long,
         value_name = "PATH",
@@ -34,61 +34,72 @@ pub(super) struct CalibrationArgs {
     #[arg(long, value_name = "N", default_value_t = 32)]
     pub(super) calib_limit: usize,
     /// Chooses the sample of a folder and the random probes
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, hide_short_help = true)]
     pub(super) seed: u64,
     /// Bits of weights and activations, each 2 to 8
     #[arg(long, value_name = "W<K>A<K>", default_value = "w8a8", conflicts_with = "calibration")]
     pub(super) bits: Widths,
-    /// Weights, keys and values of 7 bits at most: exact in all runtimes also on x86 CPUs without VNNI
+    /// Weights of 7 bits at most, which are exact on every x86 CPU
+    ///
+    /// Keys and values have 7 bits, too. With 8 bits, ONNX Runtime saturates on x86 CPUs without VNNI.
     #[arg(long, conflicts_with = "calibration")]
     pub(super) overflow_safe: bool,
     /// Sets the defaults of the choices below
     #[arg(long, alias = "method", value_enum, default_value = "best", conflicts_with = "calibration")]
     pub(super) preset: PresetName,
     /// The distance that the search minimises [default: hessian, base: cosine]
-    #[arg(long, value_enum, conflicts_with = "calibration")]
+    #[arg(long, value_enum, conflicts_with = "calibration", hide_short_help = true)]
     pub(super) metric: Option<MetricName>,
     /// Where the hessian metric's gradient comes from: fisher:N (N random probes) or pseudo-label [default: fisher:4]
-    #[arg(long, value_name = "KIND", conflicts_with = "calibration")]
+    #[arg(long, value_name = "KIND", conflicts_with = "calibration", hide_short_help = true)]
     pub(super) gradient: Option<Gradient>,
     /// Quantize post-softmax values uniformly
-    #[arg(long, conflicts_with = "calibration")]
+    #[arg(long, conflicts_with = "calibration", hide_short_help = true)]
     pub(super) no_softmax_twin: bool,
     /// Quantize post-GELU values uniformly
-    #[arg(long, conflicts_with = "calibration")]
+    #[arg(long, conflicts_with = "calibration", hide_short_help = true)]
     pub(super) no_gelu_twin: bool,
     /// Quantize outlier channels like all others; `paper` and `base` always do
-    #[arg(long, conflicts_with = "calibration")]
+    #[arg(long, conflicts_with = "calibration", hide_short_help = true)]
     pub(super) no_outliers: bool,
     /// How many scales a weight has [default: per-channel; paper, base: per-tensor]
-    #[arg(long, value_enum, conflicts_with = "calibration")]
+    #[arg(long, value_enum, conflicts_with = "calibration", hide_short_help = true)]
     pub(super) weights: Option<WeightsName>,
     /// Leave the ranges of channels before linear layers as they are
-    #[arg(long, conflicts_with = "calibration")]
+    #[arg(long, conflicts_with = "calibration", hide_short_help = true)]
     pub(super) no_fold: bool,
     /// Round weights to the nearest code, also below 8 bits
-    #[arg(long, conflicts_with = "calibration")]
+    #[arg(long, conflicts_with = "calibration", hide_short_help = true)]
     pub(super) no_rounding: bool,
     /// Leave biases as they are
-    #[arg(long, conflicts_with = "calibration")]
+    #[arg(long, conflicts_with = "calibration", hide_short_help = true)]
     pub(super) no_bias_correction: bool,
-    /// Leave these sites in float: a name as `inspect` lists it, a pattern with * and ?, or re: and a regular expression; may be
-    /// repeated
-    #[arg(long, value_name = "NAME|PATTERN|re:REGEX")]
+    /// Leave these sites in float: a name, a pattern with * and ?, or re: and a regular expression
+    ///
+    /// `inspect` lists the names. The option may be repeated.
+    #[arg(long, value_name = "SITE")]
     pub(super) exclude: Vec<String>,
     /// Leave all sites of a kind in float, such as fc2; may be repeated
-    #[arg(long, value_name = "KIND")]
+    #[arg(long, value_name = "KIND", hide_short_help = true)]
     pub(super) exclude_kind: Vec<String>,
     /// Leave a block, or a range of blocks, in float, counted from 0; may be repeated
-    #[arg(long, value_name = "I|I-J")]
+    #[arg(long, value_name = "I|I-J", hide_short_help = true)]
     pub(super) exclude_blocks: Vec<String>,
     /// How thoroughly scales are searched; the result is the same
-    #[arg(long, value_enum, default_value = "pruned", conflicts_with = "calibration")]
+    #[arg(
+        long,
+        value_enum,
+        default_value = "pruned",
+        conflicts_with = "calibration",
+        hide_short_help = true
+    )]
     pub(super) search: SearchName,
     /// What calibration may take of the memory [default: half of what is free]
-    #[arg(long, value_name = "SIZE", conflicts_with = "calibration")]
+    #[arg(long, value_name = "SIZE", conflicts_with = "calibration", hide_short_help = true)]
     pub(super) memory: Option<ByteSize>,
-    /// Keep the scales in this file, as JSON, as they are found; after an interruption the same command continues from it
+    /// Keep the scales in this JSON file as they are found, and continue from it
+    ///
+    /// After an interruption the same command continues.
     #[arg(long, value_name = "FILE", alias = "save-calibration", conflicts_with = "calibration")]
     pub(super) checkpoint: Option<PathBuf>,
     /// Use saved scales instead of searching

@@ -43,10 +43,11 @@ pub(super) struct Args {
     #[arg(long, value_name = "N")]
     limit: Option<usize>,
     /// Chooses the sample of a folder
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, hide_short_help = true)]
     seed: u64,
-    /// A CSV file with the columns `path` and `label` (classes from 0, or their names), or `label` alone in the order of the
-    /// data; or `folders`: each class has a folder in --data
+    /// A CSV file with the columns `path` and `label`; or `folders`: each class has a folder
+    ///
+    /// Labels are classes from 0, or their names. Without a column `path`, they are in the order of the data.
     #[arg(long, value_name = "CSV|folders")]
     labels: Option<PathBuf>,
     /// Compare the output of every quantized site, too
@@ -62,15 +63,17 @@ pub(super) struct Args {
     #[arg(long, value_name = "NATS", value_parser = number)]
     max_kl: Option<f64>,
     /// The smallest mean cosine between the outputs of both models that passes
-    #[arg(long, value_name = "COSINE", value_parser = number, allow_negative_numbers = true)]
+    #[arg(long, value_name = "COSINE", value_parser = number, allow_negative_numbers = true, hide_short_help = true)]
     min_cosine: Option<f64>,
     /// The smallest R² that passes, of a model that gives numbers
-    #[arg(long, value_name = "R2", value_parser = number, allow_negative_numbers = true)]
+    #[arg(long, value_name = "R2", value_parser = number, allow_negative_numbers = true, hide_short_help = true)]
     min_r2: Option<f64>,
     /// Compare on the I-th of N parts of the images alone
     #[arg(long, value_name = "I/N", requires = "save", conflicts_with = "merge")]
     shard: Option<ShardName>,
-    /// Keep what is done in this file; the same command continues from it after an interruption
+    /// Keep what is done in this file, and continue from it
+    ///
+    /// After an interruption the same command continues.
     #[arg(long, value_name = "FILE", conflicts_with = "merge")]
     save: Option<PathBuf>,
     /// Put the files of all shards together, in place of models and images

@@ -21,32 +21,34 @@ use super::values::{self, PerChannel};
     next_help_heading = "Preprocessing (default: as files beside the model say; arrays are taken as they are)"
 )]
 pub(super) struct ImageArgs {
-    /// The short side after the resize, or both sides, whatever the proportion [default without such files: the crop / 0.9]
+    /// The short side after the resize, or both sides [default without such files: the crop / 0.9]
     #[arg(long, value_name = "PIXELS|HxW")]
     resize: Option<values::Pixels>,
     /// The size of the centre crop [default: the model's input size]
     #[arg(long, visible_alias = "size", value_name = "PIXELS|HxW")]
     crop: Option<values::Pixels>,
-    /// Subtracted from each channel on the scale 0-1 [default without such files: 0.5]
+    /// Subtracted from each channel, on the scale 0-1
     #[arg(long, value_name = "R,G,B", allow_hyphen_values = true)]
     mean: Option<PerChannel>,
-    /// What each channel is divided by, on the scale 0-1 [default without such files: 0.5]
+    /// What each channel is divided by, on the scale 0-1
     #[arg(long, value_name = "R,G,B", allow_hyphen_values = true)]
     std: Option<PerChannel>,
     /// The kernel of the resize: nearest, box, bilinear, hamming, bicubic or lanczos [default without such files: bicubic]
-    #[arg(long, value_name = "KERNEL")]
+    #[arg(long, value_name = "KERNEL", hide_short_help = true)]
     interpolation: Option<Interpolation>,
-    /// The file that says how images are prepared, such as `preprocessor_config.json`; `none`: look for no such file
+    /// The file that says how images are prepared; `none`: look for none
+    ///
+    /// Without it, `preprocessor_config.json` and the like are looked for beside the model.
     #[arg(long, value_name = "FILE|none")]
     preprocessing: Option<PathBuf>,
     /// The names of the classes: a text file with one in each line, or a JSON file with id2label [default: config.json]
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", hide_short_help = true)]
     class_names: Option<PathBuf>,
     /// The column of paths in CSV files [default: path, or another usual name]
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", hide_short_help = true)]
     path_column: Option<String>,
     /// The column of labels in CSV files [default: label, or another usual name]
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", hide_short_help = true)]
     label_column: Option<String>,
     /// Leave out images that cannot be read, and say which
     #[arg(long)]

@@ -21,7 +21,7 @@ use std::process::ExitCode;
 use std::sync::LazyLock;
 
 use anyhow::Result;
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::{ArgAction, CommandFactory, Parser, Subcommand};
 use onnx_ptq4vit::{Error, ErrorKind, kernel};
 
 use output::say;
@@ -31,7 +31,7 @@ use output::say;
 /// The float model goes in, a folder of images shows what its activations look like, and out comes an ONNX file
 /// that stock ONNX Runtime runs with integer arithmetic.
 #[derive(Parser)]
-#[command(name = "onnx-ptq4vit", version, long_version = VERSION.as_str(), after_help = EXAMPLES)]
+#[command(name = "onnx-ptq4vit", version, long_version = VERSION.as_str(), after_help = EXAMPLES, disable_help_flag = true)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -41,6 +41,12 @@ struct Cli {
     /// Say nothing on stderr but warnings and errors
     #[arg(short, long, global = true)]
     quiet: bool,
+    /// Print help with the options that most need; --help-all has all of them
+    #[arg(short, long, global = true, action = ArgAction::HelpShort)]
+    help: Option<bool>,
+    /// Print help with all options
+    #[arg(long, global = true, action = ArgAction::HelpLong, hide_short_help = true)]
+    help_all: Option<bool>,
 }
 
 const EXAMPLES: &str = "\

@@ -17,9 +17,11 @@ use super::values::NamedInput;
 #[derive(clap::Args)]
 pub(super) struct ModelArgs {
     /// The largest tensor that a node of the model may make: a file is not trusted to take all memory
-    #[arg(long, value_name = "SIZE", default_value = "1GiB")]
+    #[arg(long, value_name = "SIZE", default_value = "1GiB", hide_short_help = true)]
     max_tensor: ByteSize,
-    /// What the model is for, where its outputs do not tell: classify, multilabel, regress, embed, dense or detect
+    /// What the model is for: classify, multilabel, regress, embed, dense or detect
+    ///
+    /// Without it, the outputs tell.
     #[arg(long, value_name = "TASK")]
     task: Option<Task>,
 }
@@ -28,7 +30,7 @@ pub(super) struct ModelArgs {
 #[derive(clap::Args)]
 pub(super) struct InputArgs {
     /// The value of an input beside the images, in every run: a number, true, false, or a .npy file; may be repeated
-    #[arg(long = "input", value_name = "NAME=VALUE")]
+    #[arg(long = "input", value_name = "NAME=VALUE", hide_short_help = true)]
     inputs: Vec<NamedInput>,
 }
 

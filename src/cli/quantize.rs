@@ -38,8 +38,9 @@ pub(super) struct Args {
     /// Where the quantized model goes
     #[arg(short, long, value_name = "OUT")]
     output: PathBuf,
-    /// Leave as few sites in float as are needed for a KL divergence from the float model of at most so much, in nats, on images
-    /// that the calibration does not use
+    /// Leave as few sites in float as keep this KL divergence from the float model, in nats
+    ///
+    /// It is measured on images that the calibration does not use.
     #[arg(long, value_name = "NATS", value_parser = number)]
     max_kl: Option<f64>,
     #[command(flatten)]
@@ -48,7 +49,7 @@ pub(super) struct Args {
     #[arg(long, value_enum, value_name = "FORM", default_value = "function")]
     twin: TwinName,
     /// Write each weight as a byte, also below 7 bits; otherwise several share a word
-    #[arg(long)]
+    #[arg(long, hide_short_help = true)]
     no_pack: bool,
     /// Print the summary as JSON
     #[arg(long)]
@@ -65,9 +66,8 @@ const EXAMPLES: &str = "\
 Examples:
   onnx-ptq4vit quantize vit.onnx --calib images/ -o vit.int8.onnx
   onnx-ptq4vit quantize vit.onnx --calib train.csv --calib-limit 128 --bits w6a6 -o vit.int6.onnx
-  onnx-ptq4vit quantize deit.onnx --calib images/ --mean 0.485,0.456,0.406 --std 0.229,0.224,0.225 -o deit.int8.onnx
   onnx-ptq4vit quantize vit.onnx --calib images/ --checkpoint vit.json -o vit.int8.onnx
-  onnx-ptq4vit quantize vit.onnx --calib images/ --max-kl 0.01 --exclude 'blocks.11/*' -o vit.int8.onnx
+  onnx-ptq4vit quantize vit.onnx --calib images/ --exclude '*blocks.11*' -o vit.int8.onnx
   onnx-ptq4vit quantize vit.onnx --calibration vit.json --twin inline -o vit.openvino.onnx";
 
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
