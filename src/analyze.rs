@@ -1,7 +1,7 @@
 //! Which sites cost the accuracy: the distance of the output from that of the float model when one site alone is quantized, and
 //! when it alone is not.
 
-use ndarray::ArrayD;
+use ndarray::{Array4, ArrayD};
 use serde::Serialize;
 
 use crate::calibrate::Calibration;
@@ -141,7 +141,7 @@ struct Trial<'t> {
     model: &'t Prepared,
     plan: &'t Plan,
     calibration: &'t Calibration,
-    images: &'t Dataset,
+    images: Array4<f32>,
     reading: Reading,
     float: ArrayD<f32>,
 }
@@ -151,9 +151,11 @@ impl<'t> Trial<'t> {
         model: &'t Prepared,
         plan: &'t Plan,
         calibration: &'t Calibration,
-        images: &'t Dataset,
+        images: &Dataset,
     ) -> Result<Self> {
-        let float = model.float_engine(images.item_shape())?.run(&images.batch(0..images.len())?.view())?;
+        let shape = images.item_shape();
+        let images = images.batch(0..images.len())?;
+        let float = model.float_engine(shape)?.run(&images.view())?;
         Ok(Self { model, plan, calibration, images, reading: model.outputs()?.compared.1, float })
     }
 
@@ -172,8 +174,8 @@ impl<'t> Trial<'t> {
         for (name, value) in self.model.given_inputs() {
             model = model.with_input(&name, value)?;
         }
-        let runner = Runner::with_image(&model, self.images.item_shape())?;
-        let output = runner.run(&self.images.batch(0..self.images.len())?.view())?;
+        let (_, channels, height, width) = self.images.dim();
+        let output = Runner::with_image(&model, [channels, height, width])?.run(&self.images.view())?;
         Ok(distance(self.reading, &self.float, &output))
     }
 }

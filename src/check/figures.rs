@@ -137,10 +137,7 @@ pub fn distance(reading: Reading, float: &ArrayD<f32>, quantized: &ArrayD<f32>) 
         sum / count.max(1) as f64
     };
     let last = float.ndim().saturating_sub(1);
-    let sigmoid_kl = |o: &[f32], q: &[f32]| {
-        let probabilities = |x: &[f32]| x.iter().map(|x| 1.0 / (1.0 + (-x).exp())).collect::<Vec<f32>>();
-        binary_kl(&probabilities(o), &probabilities(q))
-    };
+    let sigmoid_kl = |o: &[f32], q: &[f32]| binary_kl(&sigmoid(o), &sigmoid(q));
     match reading {
         Reading::Logits(None) if float.ndim() == 2 => of_rows(1, kl),
         Reading::Logits(Some(axis)) if axis < float.ndim() => of_rows(axis, kl),
@@ -164,6 +161,11 @@ pub fn probability_kl(o: &[f32], quantized: &[f32]) -> f64 {
 pub fn binary_kl(o: &[f32], quantized: &[f32]) -> f64 {
     let of = |(&p, &q): (&f32, &f32)| probability_kl(&[p, 1.0 - p], &[q, 1.0 - q]);
     o.iter().zip(quantized).map(of).sum()
+}
+
+/// The probabilities of labels.
+pub(super) fn sigmoid(logits: &[f32]) -> Vec<f32> {
+    logits.iter().map(|x| 1.0 / (1.0 + (-x).exp())).collect()
 }
 
 /// `⟨o, ô⟩ / (|o|·|ô|)`; 1 if both are zero, 0 if one is.

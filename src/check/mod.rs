@@ -1,6 +1,7 @@
 //! How close a quantized model is to the float model it came from, on images.
 
 mod comparison;
+mod doubts;
 mod figures;
 mod neighbours;
 mod parts;

@@ -6,7 +6,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use ndarray::{ArrayD, ArrayViewD, Axis};
 use serde::{Deserialize, Serialize};
 
-use super::figures::{Powers, first_place};
+use super::figures::{Powers, first_place, sigmoid};
 use super::{SiteOutput, Sqnr, binary_kl, cosine, kl, probability_kl, rank};
 use crate::engine::Reading;
 use crate::{Error, Result};
@@ -275,10 +275,6 @@ impl Tally {
 fn sum<T: Clone + Default>(own: &mut Vec<T>, more: &[T], add: impl Fn(&mut T, &T)) {
     own.resize(own.len().max(more.len()), T::default());
     own.iter_mut().zip(more).for_each(|(own, more)| add(own, more));
-}
-
-fn sigmoid(logits: &[f32]) -> Vec<f32> {
-    logits.iter().map(|x| 1.0 / (1.0 + (-x).exp())).collect()
 }
 
 fn same_shape(place: &str, float: &ArrayD<f32>, quantized: &ArrayD<f32>, hint: &str) -> Result<()> {

@@ -56,7 +56,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let data = args.calibration.calib.as_deref().or(args.data.as_deref());
     let model = args.inputs.give(model, data.unwrap_or(Path::new("")))?;
     say(&model, &progress)?;
-    let plan = planned(&args.calibration, &model)?;
+    let plan = planned(&args.calibration, &model, &[])?;
     let calibration = scales(&args.calibration, &args.images, &model, &plan, &progress)?;
     let data = args.data.as_deref();
     let images = held_back(&args.calibration, &args.images, &model, data, args.limit, &progress)?;

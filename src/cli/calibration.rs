@@ -107,11 +107,12 @@ pub(super) struct CalibrationArgs {
     pub(super) calibration: Option<PathBuf>,
 }
 
-/// The sites that are to be quantized.
-pub(super) fn planned(args: &CalibrationArgs, model: &Prepared) -> Result<Plan> {
+/// The sites that are to be quantized, without those called `in_float`.
+pub(super) fn planned(args: &CalibrationArgs, model: &Prepared, in_float: &[String]) -> Result<Plan> {
     let kinds = args.exclude_kind.iter().map(|kind| format!("kind:{kind}"));
     let blocks = args.exclude_blocks.iter().map(|range| format!("blocks:{range}"));
-    let exclude: Vec<String> = args.exclude.iter().cloned().chain(kinds).chain(blocks).collect();
+    let exclude: Vec<String> =
+        args.exclude.iter().chain(in_float).cloned().chain(kinds).chain(blocks).collect();
     Ok(plan(model, &exclude).map_err(|error| match error.kind() {
         ErrorKind::Usage => Error::usage(format!("--exclude: {error}; `inspect` lists the names")),
         _ => error,

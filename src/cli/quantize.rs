@@ -11,7 +11,7 @@ use onnx_ptq4vit::calibrate::Calibration;
 use onnx_ptq4vit::export::{export_partly, pack};
 use onnx_ptq4vit::files::ensure_writable;
 use onnx_ptq4vit::onnx::Storage;
-use onnx_ptq4vit::plan::{Multiplications, Plan, Site, plan};
+use onnx_ptq4vit::plan::{Multiplications, Plan, Site};
 use onnx_ptq4vit::prepare::Prepared;
 use onnx_ptq4vit::preprocessing::record_class_names;
 use onnx_ptq4vit::progress::Progress as _;
@@ -77,18 +77,18 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let model = args.reading.read(&args.model)?;
     let model = args.inputs.give(model, args.calibration.calib.as_deref().unwrap_or(Path::new("")))?;
     say(&model, &progress)?;
-    let planned = planned(&args.calibration, &model)?;
-    let mut plan = planned.clone();
+    let planned_sites = planned(&args.calibration, &model, &[])?;
+    let mut plan = planned_sites.clone();
     let mut count = plan.count(&model, model.input()?.typical_image());
     warn_of_float(count, &progress);
     let calibration = scales(&args.calibration, &args.images, &model, &plan, &progress)?;
     if let Some(most) = args.max_kl {
-        plan = promised(args, &model, plan, &calibration, most, &progress)?;
+        plan = promised(args, &model, &planned_sites, &calibration, most, &progress)?;
         count = plan.count(&model, model.input()?.typical_image());
         warn_of_float(count, &progress);
     }
     let is_quantized = |site: &Site| plan.sites.iter().any(|kept| kept.name == site.name);
-    let mut quantized = export_partly(&model, &planned, &calibration, args.twin.into(), &is_quantized)?;
+    let mut quantized = export_partly(&model, &planned_sites, &calibration, args.twin.into(), &is_quantized)?;
     if !args.no_pack {
         quantized = pack(quantized)?;
     }
@@ -109,28 +109,20 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
 fn promised(
     args: &Args,
     model: &Prepared,
-    plan: Plan,
+    plan: &Plan,
     calibration: &Calibration,
     most: f64,
     progress: &Stderr,
 ) -> Result<Plan> {
     const IMAGES: usize = 32;
     let images = held_back(&args.calibration, &args.images, model, None, IMAGES, progress)?;
-    let promise = fewest_in_float(model, &plan, calibration, &images, most, progress)?;
+    let promise = fewest_in_float(model, plan, calibration, &images, most, progress)?;
     let (count, of) = (promise.in_float.len(), images.len());
     progress.note(&format!(
         "on {of} other images the distance from the float model is {:.5} (at most {most} asked), with {count} sites in float",
         promise.distance
     ));
-    Ok(if count == 0 { plan } else { without(model, &plan, &promise.in_float)? })
-}
-
-/// The plan without some of its sites.
-fn without(model: &Prepared, from: &Plan, in_float: &[String]) -> Result<Plan> {
-    let all = plan(model, &[])?;
-    let kept = |name: &String| from.sites.iter().any(|site| site.name == *name) && !in_float.contains(name);
-    let out: Vec<String> = all.sites.into_iter().map(|site| site.name).filter(|name| !kept(name)).collect();
-    Ok(plan(model, &out)?)
+    planned(&args.calibration, model, &promise.in_float)
 }
 
 /// Says at once that a user would not call the result quantized.

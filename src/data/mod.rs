@@ -174,10 +174,7 @@ impl Dataset {
 
     /// Of an array, which is taken as it is: what is in it.
     pub fn statistics(&self) -> Option<Statistics> {
-        match &self.items {
-            Items::Images { .. } => None,
-            Items::Array(array) => Some(Statistics::of(array.iter().copied())),
-        }
+        self.array().map(|array| Statistics::of(array.iter().copied()))
     }
 
     /// What is done to the images; `None` for an array, which is taken as it is.

@@ -2,13 +2,10 @@
 
 use serde_json::{Map, Value};
 
-use super::{Fields, pixels};
+use super::{Fields, IMAGENET, OPENAI, pixels};
 use crate::data::{Anchor, Color, Interpolation, Preprocess, Resize, Values};
 
-const IMAGENET: [[f32; 3]; 2] = [[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]];
 const HALF: [[f32; 3]; 2] = [[0.5; 3]; 2];
-const OPENAI: [[f32; 3]; 2] =
-    [[0.481_454_66, 0.457_827_5, 0.408_210_73], [0.268_629_54, 0.261_302_6, 0.275_777_1]];
 
 /// What a processor does where its file is silent.
 struct Kind {

@@ -25,6 +25,11 @@ pub const RECORDED: &str = "ptq4vit.preprocessing";
 /// The largest file of a configuration that is read, in bytes.
 const LARGEST_FILE: u64 = 64 << 20;
 
+/// The means and standard deviations of the images of `ImageNet`, and of those that CLIP was trained on.
+const IMAGENET: [[f32; 3]; 2] = [[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]];
+const OPENAI: [[f32; 3]; 2] =
+    [[0.481_454_66, 0.457_827_5, 0.408_210_73], [0.268_629_54, 0.261_302_6, 0.275_777_1]];
+
 /// The files that may say it, in the order in which they are asked.
 const FILES: [&str; 5] = [
     "preprocessor_config.json",
@@ -127,9 +132,8 @@ pub fn said_by_files(
 ) -> Result<Option<Found>> {
     let channels = Color::with_channels(input.dims[1].unwrap_or(3))?;
     let size = size.or_else(|| fixed_size(input));
-    let read = |path: &Path, must: bool| -> Result<Option<Found>> {
-        let json = read_json(path)?;
-        let parsed = parse(&json, size, channels).map_err(|why| Error::data(path.display(), why))?;
+    let read = |path: &Path, json: &Map<String, Value>, must: bool| -> Result<Option<Found>> {
+        let parsed = parse(json, size, channels).map_err(|why| Error::data(path.display(), why))?;
         match parsed {
             Some((preprocess, notes)) => {
                 let found = Found { preprocess, source: Source::Written(path.to_path_buf()), notes };
@@ -141,14 +145,15 @@ pub fn said_by_files(
     };
     match beside {
         Beside::Nothing => Ok(None),
-        Beside::At(path) => read(path, true),
+        Beside::At(path) => read(path, &read_json(path)?, true),
         Beside::Model => {
             for path in candidates(model, &FILES) {
-                // Many programs have a file of that name.
-                if path.ends_with("config.json") && read_json(&path).is_err() {
-                    continue;
-                }
-                if let Some(found) = read(&path, false)? {
+                let json = match read_json(&path) {
+                    // Many programs have a file of that name.
+                    Err(_) if path.ends_with("config.json") => continue,
+                    json => json?,
+                };
+                if let Some(found) = read(&path, &json, false)? {
                     return Ok(Some(found));
                 }
             }

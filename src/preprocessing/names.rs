@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::{LARGEST_FILE, candidates, read_json};
 use crate::onnx::Model;
@@ -59,11 +59,9 @@ pub fn read_class_names(path: &Path) -> Result<Vec<String>> {
     let bytes = files::read(path, LARGEST_FILE)?;
     let text = String::from_utf8(bytes).map_err(|_| Error::data(path.display(), "not in UTF-8"))?;
     let names: Vec<String> = match serde_json::from_str(&text) {
-        Ok(Value::Array(list)) => list.iter().map_while(Value::as_str).map(str::to_owned).collect(),
+        Ok(Value::Array(list)) => strings(&list),
         Ok(Value::Object(json)) => {
-            let by_id = json.get("id2label").and_then(Value::as_object).unwrap_or(&json);
-            let name = |id: usize| by_id.get(&id.to_string()).and_then(Value::as_str);
-            (0..by_id.len()).map_while(name).map(str::to_owned).collect()
+            in_order_of_id(json.get("id2label").and_then(Value::as_object).unwrap_or(&json))
         }
         _ => text.lines().map(|line| line.trim().to_owned()).collect(),
     };
@@ -71,4 +69,14 @@ pub fn read_class_names(path: &Path) -> Result<Vec<String>> {
         true => Err(Error::data(path.display(), "it has no names of classes")),
         false => Ok(names),
     }
+}
+
+fn strings(list: &[Value]) -> Vec<String> {
+    list.iter().map_while(Value::as_str).map(str::to_owned).collect()
+}
+
+/// The names of an object whose keys are the numbers of the classes.
+fn in_order_of_id(by_id: &Map<String, Value>) -> Vec<String> {
+    let name = |id: usize| by_id.get(&id.to_string()).and_then(Value::as_str);
+    (0..by_id.len()).map_while(name).map(str::to_owned).collect()
 }

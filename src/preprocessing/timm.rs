@@ -2,13 +2,8 @@
 
 use serde_json::{Map, Value};
 
-use super::{Fields, pixels};
+use super::{Fields, IMAGENET, OPENAI, pixels};
 use crate::data::{Anchor, Color, Interpolation, Preprocess, Resize, Values};
-
-const MEAN: [f32; 3] = [0.485, 0.456, 0.406];
-const STD: [f32; 3] = [0.229, 0.224, 0.225];
-const CLIP_MEAN: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
-const CLIP_STD: [f32; 3] = [0.268_629_54, 0.261_302_6, 0.275_777_1];
 
 /// Whether a file is such a configuration by itself.
 pub(super) fn is_config(json: &Map<String, Value>) -> bool {
@@ -38,8 +33,8 @@ pub(super) fn parse(
         return Err(format!("`crop_pct` is {share}, expected 0.05 to 2"));
     }
     let scaled = crop.map(|side| (f64::from(side) / share).floor() as u32);
-    let mean = fields.per_channel("mean", &MEAN, color.channels())?;
-    let std = fields.per_channel("std", &STD, color.channels())?;
+    let mean = fields.per_channel("mean", &IMAGENET[0], color.channels())?;
+    let std = fields.per_channel("std", &IMAGENET[1], color.channels())?;
     let mode = fields.get("crop_mode").map_or(Ok("center"), |mode| mode.as_str().ok_or(mode));
     let (resize, fill) = match mode {
         Ok("squash") => (Resize::Exact(scaled), Vec::new()),
@@ -69,8 +64,8 @@ pub(super) fn parse_open_clip(
         (None, Some(value)) => [pixels("size", value)?; 2],
         (None, None) => return Err("it leaves the size of images open: give --size".into()),
     };
-    let mean = fields.per_channel("mean", &CLIP_MEAN, color.channels())?;
-    let std = fields.per_channel("std", &CLIP_STD, color.channels())?;
+    let mean = fields.per_channel("mean", &OPENAI[0], color.channels())?;
+    let std = fields.per_channel("std", &OPENAI[1], color.channels())?;
     let (resize, fill) = match fields.get("resize_mode").and_then(Value::as_str).unwrap_or("shortest") {
         "shortest" => (covering(crop), Vec::new()),
         "squash" => (Resize::Exact(crop), Vec::new()),
