@@ -13,6 +13,7 @@ use crate::integer::Runner;
 use crate::plan::{Plan, Site, blocks};
 use crate::prepare::Prepared;
 use crate::progress::Progress;
+use crate::quant::Quantizer;
 use crate::{Error, Result};
 
 /// What each site does to the output.
@@ -79,6 +80,27 @@ pub fn analyze(
     let rank_correlation = spearman(&of(&|site| site.predicted), &of(&|site| site.alone));
     sites.sort_by(|a, b| b.alone.total_cmp(&a.alone));
     Ok(Analysis { images: images.len(), distance: trial.name(), all, rank_correlation, sites })
+}
+
+/// The distances of the output from that of the float model if a site alone is quantized, its lhs by each of `quantizers` (one per
+/// head).
+pub fn task_losses(
+    model: &Prepared,
+    plan: &Plan,
+    calibration: &Calibration,
+    images: &Dataset,
+    site: &str,
+    quantizers: &[Vec<Quantizer>],
+) -> Result<Vec<f64>> {
+    let trial = Trial::new(model, plan, calibration, images)?;
+    let loss = |quantizers: &Vec<Quantizer>| {
+        let mut changed = calibration.clone();
+        for scales in changed.sites.iter_mut().filter(|scales| scales.name == site) {
+            scales.a = quantizers.iter().copied().take(scales.a.len()).collect();
+        }
+        trial.distance_with(&changed, &|other| other.name == site)
+    };
+    quantizers.iter().map(loss).collect()
 }
 
 /// The fewest sites, those that do most harm alone first, that must stay in float for the distance to be at most `most`; an error if it is
@@ -168,8 +190,13 @@ impl<'t> Trial<'t> {
 
     /// Of the model in which those sites are quantized.
     fn distance(&self, is_quantized: &dyn Fn(&Site) -> bool) -> Result<f64> {
+        self.distance_with(self.calibration, is_quantized)
+    }
+
+    /// As [`distance`](Self::distance), with other scales.
+    fn distance_with(&self, calibration: &Calibration, is_quantized: &dyn Fn(&Site) -> bool) -> Result<f64> {
         let form = TwinForm::Function;
-        let model = export_partly(self.model, self.plan, self.calibration, form, is_quantized)?;
+        let model = export_partly(self.model, self.plan, calibration, form, is_quantized)?;
         let mut model = Prepared::new(model)?;
         for (name, value) in self.model.given_inputs() {
             model = model.with_input(&name, value)?;

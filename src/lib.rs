@@ -32,6 +32,9 @@ pub mod integer;
 pub mod kernel;
 #[doc(hidden)]
 pub mod onnx;
+#[cfg(feature = "html")]
+#[doc(hidden)]
+pub mod page;
 #[doc(hidden)]
 pub mod pattern;
 #[doc(hidden)]
@@ -79,8 +82,8 @@ pub mod options {
 /// What [`Prepared`], [`Engine`] and [`check`] tell.
 pub mod results {
     pub use crate::check::{
-        Accuracy, Classifier, Criterion, Drop, Features, Labels, Numbers, OutputFigures, SiteFigures, Sqnr,
-        TopK,
+        Accuracy, Answer, Classifier, Criterion, Drop, Features, Labels, NotableImage, Numbers,
+        OutputFigures, SiteFigures, Sqnr, TopK,
     };
     pub use crate::engine::{Arithmetic, OperatorTime, Reading, Tapped};
     pub use crate::prepare::{Affine, Extra, InputSpec, Layout, Outputs, Pixels};

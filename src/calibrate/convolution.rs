@@ -122,7 +122,7 @@ pub(super) fn solve(
 }
 
 /// The products of all groups as one problem.
-fn problem(graph: &Graph, site: &Site, windows: &Windows, record: &SiteRecord) -> Result<Problem> {
+pub(super) fn problem(graph: &Graph, site: &Site, windows: &Windows, record: &SiteRecord) -> Result<Problem> {
     let weight = site.weight(graph)?;
     let m = weight.shape()[0];
     let k = weight.len() / m;

@@ -114,20 +114,24 @@ fn scales_of_columns(scales: &SiteScales, n: usize, groups: &[std::ops::Range<us
     }
 }
 
-/// The weight that the codes stand for.
-fn dequantized(scales: &SiteScales, problem: &Problem) -> Array2<f32> {
+/// The weight that the codes stand for, without what attention multiplies its columns by.
+pub(super) fn dequantized(scales: &SiteScales, problem: &Problem) -> Array2<f32> {
     let weight = &problem.b.matrices()[0];
     let by_column = scales_of_columns(scales, weight.ncols(), &problem.groups);
+    let factor = |column: usize| scales.columns.as_ref().map_or(1.0, |factors| factors[column]);
     match scales.codes.as_ref().and_then(|codes| codes.matrix([weight.nrows(), weight.ncols()])) {
-        Some(codes) => Array2::from_shape_fn(weight.dim(), |at| f32::from(codes[at]) * by_column[at.1].get()),
+        Some(codes) => Array2::from_shape_fn(weight.dim(), |at| {
+            f32::from(codes[at]) * by_column[at.1].get() / factor(at.1)
+        }),
         None => Array2::from_shape_fn(weight.dim(), |at| {
-            Quantizer::Uniform { scale: by_column[at.1], bits: scales.b_bits }.fake_quant(weight[at])
+            let quantizer = Quantizer::Uniform { scale: by_column[at.1], bits: scales.b_bits };
+            quantizer.fake_quant(weight[at] * factor(at.1)) / factor(at.1)
         }),
     }
 }
 
 /// The problem of a linear layer: all tokens of a batch are rows of one matrix.
-fn problem(graph: &Graph, site: &Site, record: SiteRecord, options: &Options) -> Result<Problem> {
+pub(super) fn problem(graph: &Graph, site: &Site, record: SiteRecord, options: &Options) -> Result<Problem> {
     let RhsOperand::Weight { scales: of, .. } = site.b else { unreachable!("it is a linear layer") };
     let a_kind = lhs_kind(site, options, record.a[0].ndim());
     let b = weight(graph, site)?;

@@ -32,6 +32,9 @@ pub(super) struct Row<'a> {
 }
 
 impl Metric {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Hessian, Self::Mse, Self::Cosine, Self::Pearson];
+
     /// The row's distance in the columns `range` with `Ô = scale · acc`.
     pub(super) fn loss(self, row: &Row, range: Range<usize>, scale: f32) -> f64 {
         let (acc, reference) = (&row.acc[range.clone()], &row.reference[range.clone()]);

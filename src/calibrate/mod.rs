@@ -4,9 +4,11 @@ mod bias;
 mod calibration;
 mod codes;
 mod convolution;
+mod curves;
 mod fold;
 mod gram;
 mod heads;
+mod histogram;
 mod linear;
 pub mod loss;
 mod memory;
@@ -21,7 +23,9 @@ mod shares;
 
 pub use calibration::{Calibration, EARLIER, Provenance, SiteScales};
 pub use codes::WeightCodes;
+pub use curves::{CurvePoint, SiteCurves, curves, shown_scale, values_of};
 pub use fold::Fold;
+pub use histogram::{Histogram, Stretch};
 pub use loss::Gradient;
 pub use metric::Metric;
 pub use options::{Options, Preset, WeightScales};
@@ -34,7 +38,7 @@ use crate::prepare::Prepared;
 use crate::progress::Progress;
 use options::SiteBits;
 use prost::Message as _;
-use record::{Recorder, SiteFootprint, some_of};
+use record::{Footprint, Recorder, SiteFootprint, some_of};
 
 /// How a calibration is done; none of this changes its result.
 pub struct Run<'r> {
@@ -92,40 +96,17 @@ pub fn calibrate(
     }
 
     recorder.notes().iter().for_each(|note| progress.note(note));
-    let footprint = recorder.footprint()?;
-    let graph = model.graph();
-    let weights: Vec<usize> = plan.sites.iter().map(|site| problems::weight_len(graph, site) * 4).collect();
-    // A Gram matrix, one of both kinds of rows, and the factor, in f64; and the factor in f32, halved.
-    let gram = |depth: usize| depth * depth * (3 * size_of::<f64>() + size_of::<f32>() / 2);
-    let bits: Vec<SiteBits> = plan.sites.iter().map(|site| options.bits_of(graph, site)).collect();
-    let depth = |(site, bits): (_, &SiteBits)| match options.rounds_in_turn(bits.b) {
-        true => problems::weight_depth(graph, site),
-        false => 0,
-    };
-    let grams: Vec<usize> = plan.sites.iter().zip(&bits).map(|at| gram(depth(at))).collect();
-    let demand = memory::Demand {
-        footprint: &footprint,
-        weights: &weights,
-        grams: &grams,
-        batches: recorder.batches(),
-        model: model.model().proto.encoded_len(),
-        metric: options.metric,
-    };
-    let limits = memory::Limits { threads: rayon::current_num_threads(), memory: run.memory };
-    let division = memory::divide(demand, done, limits)?;
-    let mut solver = problems::Solver::new(graph, plan, options, run.search, bits, &sites);
+    let bits: Vec<SiteBits> = plan.sites.iter().map(|site| options.bits_of(model.graph(), site)).collect();
+    let groups = Groups::new(model, plan, &recorder, (options, &bits), done, run.memory)?;
+    let mut solver = problems::Solver::new(model.graph(), plan, options, run.search, bits, &sites);
     let mut flat: Vec<String> = Vec::new();
-    for (i, group) in division.groups.iter().enumerate() {
-        let part = match division.groups.len() {
-            1 => String::new(),
-            parts => format!(" (part {} of {parts})", i + 1),
-        };
+    for (i, group) in groups.division.groups.iter().enumerate() {
+        let part = groups.part(i);
         progress.stage(&format!("record values and gradients{part}"), recorder.batches() as u64);
-        let records = recorder.record(group.clone(), division.at_once, progress)?;
+        let records = recorder.record(group.clone(), groups.division.at_once, progress)?;
         let provenance = provenance(recorder.images_sha256()?);
         let mut calibration = Calibration { provenance, sites };
-        let work: Vec<u64> =
-            group.clone().map(|site| search_work(&footprint.sites[site], weights[site])).collect();
+        let work: Vec<u64> = group.clone().map(|site| groups.work(site)).collect();
         progress.stage(&format!("search scales{part}"), work.iter().sum());
         for ((site, record), work) in plan.sites[group.clone()].iter().zip(records).zip(work) {
             if record.is_flat() {
@@ -149,9 +130,60 @@ pub fn calibrate(
     Ok(Calibration { provenance: provenance(recorder.images_sha256()?), sites })
 }
 
-/// The work of one evaluation: its multiplications, and its outputs, whose errors are summed.
-fn search_work(site: &SiteFootprint, weight: usize) -> u64 {
-    // (M·K)·(K·N)·(M·N) is the square of the multiplications.
-    let [a, b, output] = [site.a, weight + site.b, site.output].map(|bytes| bytes as f64 / 4.0);
-    ((a * b * output / site.heads as f64).sqrt() + 16.0 * output) as u64
+/// The sites, divided into groups that are recorded one after another.
+struct Groups {
+    footprint: Footprint,
+    /// Bytes of the weight of each site.
+    weights: Vec<usize>,
+    division: memory::Division,
+}
+
+impl Groups {
+    /// Those from site `done` on, such that the process keeps within `memory` bytes.
+    fn new(
+        model: &Prepared,
+        plan: &Plan,
+        recorder: &Recorder,
+        (options, bits): (&Options, &[SiteBits]),
+        done: usize,
+        memory: usize,
+    ) -> Result<Self> {
+        let (footprint, graph) = (recorder.footprint()?, model.graph());
+        let weights: Vec<usize> =
+            plan.sites.iter().map(|site| problems::weight_len(graph, site) * 4).collect();
+        // A Gram matrix, one of both kinds of rows, and the factor, in f64; and the factor in f32, halved.
+        let gram = |depth: usize| depth * depth * (3 * size_of::<f64>() + size_of::<f32>() / 2);
+        let depth = |(site, bits): (_, &SiteBits)| match options.rounds_in_turn(bits.b) {
+            true => problems::weight_depth(graph, site),
+            false => 0,
+        };
+        let grams: Vec<usize> = plan.sites.iter().zip(bits).map(|at| gram(depth(at))).collect();
+        let demand = memory::Demand {
+            footprint: &footprint,
+            weights: &weights,
+            grams: &grams,
+            batches: recorder.batches(),
+            model: model.model().proto.encoded_len(),
+            metric: options.metric,
+        };
+        let limits = memory::Limits { threads: rayon::current_num_threads(), memory };
+        let division = memory::divide(demand, done, limits)?;
+        Ok(Self { footprint, weights, division })
+    }
+
+    /// What is added to the name of a stage for group number `index`.
+    fn part(&self, index: usize) -> String {
+        match self.division.groups.len() {
+            1 => String::new(),
+            parts => format!(" (part {} of {parts})", index + 1),
+        }
+    }
+
+    /// The work of one evaluation of a site: its multiplications, and its outputs, whose errors are summed.
+    fn work(&self, site: usize) -> u64 {
+        let SiteFootprint { a, b, output, heads } = self.footprint.sites[site];
+        // (M·K)·(K·N)·(M·N) is the square of the multiplications.
+        let [a, b, output] = [a, self.weights[site] + b, output].map(|bytes| bytes as f64 / 4.0);
+        ((a * b * output / heads as f64).sqrt() + 16.0 * output) as u64
+    }
 }

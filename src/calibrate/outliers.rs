@@ -13,13 +13,20 @@ const SHARE: usize = 64;
 
 /// Sets the outlier channels of a linear `problem` to zero, and returns their indices in ascending order.
 pub(super) fn take(problem: &mut Problem) -> Vec<usize> {
-    let Rhs::Weight(b) = &mut problem.b else { return Vec::new() };
-    let channels = find(&column_maxima(&problem.a));
-    for &channel in &channels {
-        b.row_mut(channel).fill(0.0);
-        problem.a.iter_mut().for_each(|a| a.column_mut(channel).fill(0.0));
+    if !matches!(problem.b, Rhs::Weight(_)) {
+        return Vec::new();
     }
+    let channels = find(&column_maxima(&problem.a));
+    remove(problem, &channels);
     channels
+}
+
+/// Sets these channels of `problem` to zero.
+pub(super) fn remove(problem: &mut Problem, channels: &[usize]) {
+    for &channel in channels {
+        problem.a.iter_mut().for_each(|a| a.column_mut(channel).fill(0.0));
+        problem.b.matrices_mut().iter_mut().for_each(|b| b.row_mut(channel).fill(0.0));
+    }
 }
 
 /// The most channels that [`SHARE`] allows, each of them [`RATIO`] times larger than every other one; else none.

@@ -160,7 +160,7 @@ pub(super) fn weight_depth(graph: &Graph, site: &Site) -> usize {
 
 /// The problems of a product `[…, H, M, K]·[…, H, K, N]` of two activations: one per head, or one for all where no axis is
 /// that of the heads. The axes before the matrices broadcast.
-fn attention(site: &Site, record: &SiteRecord, a_kind: LhsKind) -> Result<Vec<Problem>> {
+pub(super) fn attention(site: &Site, record: &SiteRecord, a_kind: LhsKind) -> Result<Vec<Problem>> {
     let misshapen = || {
         let (a, b) = (record.a[0].shape(), record.b[0].shape());
         Error::unsupported(place(site), format!("operands {a:?} and {b:?} do not multiply"))

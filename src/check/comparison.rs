@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use super::Sqnr;
 use super::doubts::{doubts, remarks};
+use super::notable::NotableImage;
 use super::statistics::{mcnemar, paired, wilson};
 use super::tally::Tally;
 use crate::engine::Reading;
@@ -36,6 +37,10 @@ pub struct Comparison {
     pub others: Vec<OutputFigures>,
     /// Of every site's output, in the order of the graph; empty unless asked for.
     pub sites: Vec<SiteFigures>,
+    /// Images that the quantized model gives another class, those with the largest distance first; at most 24.
+    pub changed_images: Vec<NotableImage>,
+    /// The images with the largest distance; at most 12.
+    pub farthest_images: Vec<NotableImage>,
     /// Why the figures say nothing of the quantized model, or less than they seem to. With a doubt no threshold is met.
     pub doubts: Vec<String>,
     /// What the user should know, though it is no reason for doubt.
@@ -185,6 +190,8 @@ impl Comparison {
                 .into_iter()
                 .map(|(name, sqnr_db)| SiteFigures { name, sqnr_db })
                 .collect(),
+            changed_images: tally.notable.changed.clone(),
+            farthest_images: tally.notable.farthest.clone(),
             doubts: doubts(tally, labelled),
             remarks: remarks(tally),
         }

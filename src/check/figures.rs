@@ -116,6 +116,13 @@ impl From<Powers> for Sqnr {
     }
 }
 
+impl Powers {
+    /// The one in relation to the other; 0 where neither is anything.
+    pub(super) fn relative_noise(self) -> f64 {
+        if self.1 == 0.0 { 0.0 } else { (self.1 / self.0).min(f64::MAX) }
+    }
+}
+
 impl AddAssign for Powers {
     fn add_assign(&mut self, other: Self) {
         *self = Self(self.0 + other.0, self.1 + other.1);

@@ -4,6 +4,7 @@ mod comparison;
 mod doubts;
 mod figures;
 mod neighbours;
+mod notable;
 mod parts;
 pub mod statistics;
 mod tally;
@@ -17,6 +18,7 @@ pub use comparison::{
     Accuracy, Classifier, Comparison, Drop, Features, Labels, Numbers, OutputFigures, SiteFigures, TopK,
 };
 pub use figures::{Sqnr, binary_kl, cosine, distance, kl, probability_kl, rank, top};
+pub use notable::{Answer, NotableImage};
 pub use parts::{Part, Shard};
 pub use verdict::{Criterion, Thresholds, Verdict};
 

@@ -7,6 +7,7 @@ use ndarray::{ArrayD, ArrayViewD, Axis};
 use serde::{Deserialize, Serialize};
 
 use super::figures::{Powers, first_place, sigmoid};
+use super::notable::{Answer, Notable, NotableImage};
 use super::{SiteOutput, Sqnr, binary_kl, cosine, kl, probability_kl, rank};
 use crate::engine::Reading;
 use crate::{Error, Result};
@@ -57,6 +58,7 @@ pub(super) struct Tally {
     /// The other outputs.
     pub(super) others: Vec<Powers>,
     pub(super) sites: Vec<Powers>,
+    pub(super) notable: Notable,
 }
 
 impl Tally {
@@ -99,7 +101,8 @@ impl Tally {
                     .count_label(&o, &q, labels[row])
                     .map_err(|why| Error::data(format!("image `{name}`"), why))?;
             }
-            tally.add(&of_image);
+            let image = of_image.notable_image(name, [&o, &q], labels.map(|labels| labels[row]));
+            tally.add(&Self { notable: Notable::of(image), ..of_image });
         }
         Ok(tally)
     }
@@ -128,6 +131,23 @@ impl Tally {
             }
             Reading::Logits(None) | Reading::Maps | Reading::Features => {}
         }
+    }
+
+    /// What is kept of an image that was counted.
+    fn notable_image(&self, name: &str, outputs: [&ArrayViewD<f32>; 2], label: Option<u32>) -> NotableImage {
+        let one_class = outputs[0].ndim() == 1;
+        let answer = |output: &ArrayViewD<f32>| {
+            let values: Vec<f32> = output.iter().copied().collect();
+            Answer::of(&values, self.reading).filter(|_| one_class)
+        };
+        let distance = match self.reading {
+            Reading::Numbers | Reading::Maps | Reading::Features | Reading::Logits(None) => {
+                self.output.relative_noise()
+            }
+            _ => self.kl,
+        };
+        let [float, quantized] = outputs.map(answer);
+        NotableImage { name: name.into(), distance, float, quantized, label }
     }
 
     /// Every place of an image has classes along `axis`.
@@ -229,6 +249,7 @@ impl Tally {
         counts.iter().flatten().chain(&singles).chain(&self.of_label).all(|count| *count <= self.images)
             && self.agree[0] <= self.agree[1]
             && self.overlap.values().all(|[both, either]| both <= either)
+            && self.notable.is_sound(self.images)
             && [self.agree[1], self.elements].iter().all(|count| *count <= usize::MAX >> 32)
             && self.overlap.values().all(|[_, either]| *either <= u64::MAX >> 32)
     }
@@ -264,6 +285,7 @@ impl Tally {
         sum(&mut self.numbers, &other.numbers, |own, more| *own = [own[0] + more[0], own[1] + more[1]]);
         sum(&mut self.others, &other.others, |own, more| *own += *more);
         sum(&mut self.sites, &other.sites, |own, more| *own += *more);
+        self.notable.add(&other.notable);
         for (class, more) in &other.overlap {
             let own = self.overlap.entry(*class).or_default();
             *own = [own[0] + more[0], own[1] + more[1]];

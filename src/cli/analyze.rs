@@ -5,12 +5,14 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use onnx_ptq4vit::analyze::analyze;
+use onnx_ptq4vit::page::Page;
 use onnx_ptq4vit::report::AnalyzeReport;
 
 use super::calibration::{CalibrationArgs, held_back, planned, scales};
 use super::images::ImageArgs;
 use super::model::{InputArgs, ModelArgs, say};
 use super::output::print;
+use super::page::{self, SitesPageArgs, of_calibration, provenance};
 use super::progress::Stderr;
 
 /// Find the sites that cost the accuracy
@@ -35,6 +37,8 @@ pub(super) struct Args {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
+    report: SitesPageArgs,
+    #[command(flatten)]
     calibration: CalibrationArgs,
     #[command(flatten)]
     images: ImageArgs,
@@ -52,17 +56,27 @@ Examples:
 
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let progress = Stderr::new();
+    args.report.page.ensure_writable()?;
     let model = args.reading.read(&args.model)?;
     let data = args.calibration.calib.as_deref().or(args.data.as_deref());
     let model = args.inputs.give(model, data.unwrap_or(Path::new("")))?;
     say(&model, &progress)?;
     let plan = planned(&args.calibration, &model, &[])?;
-    let calibration = scales(&args.calibration, &args.images, &model, &plan, &progress)?;
+    let (calibration, _) = scales(&args.calibration, &args.images, &model, &plan, &progress)?;
     let data = args.data.as_deref();
-    let images = held_back(&args.calibration, &args.images, &model, data, args.limit, &progress)?;
+    let mut images = held_back(&args.calibration, &args.images, &model, data, args.limit, &progress)?;
     let analysis = analyze(&model, &plan, &calibration, &images, &progress)?;
+    let mut page = Page::default();
+    if args.report.page.report.is_some() {
+        images.truncate(page::IMAGES);
+        args.report.add_curves(&mut page, &model, &plan, &calibration, &images, &progress)?;
+    }
     progress.finish();
     let (model, warnings) = (args.model.display().to_string(), progress.warnings());
-    print(&AnalyzeReport { model, top: args.top, analysis, warnings }, args.json)?;
+    let report = AnalyzeReport { model, top: args.top, analysis, warnings };
+    page.provenance = provenance(of_calibration(&calibration));
+    (page.analyze, page.calibration) = (Some(report.clone()), Some(calibration));
+    args.report.page.write(&page, &progress)?;
+    print(&report, args.json)?;
     Ok(ExitCode::SUCCESS)
 }

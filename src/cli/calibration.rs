@@ -142,18 +142,18 @@ pub(super) fn held_back(
     Ok(open(0)?)
 }
 
-/// Searched on images, or read.
+/// Searched on images, which come with them, or read.
 pub(super) fn scales(
     args: &CalibrationArgs,
     images: &ImageArgs,
     model: &Prepared,
     plan: &Plan,
     progress: &Stderr,
-) -> Result<Calibration> {
+) -> Result<(Calibration, Option<Dataset>)> {
     if let Some(path) = &args.calibration {
         let calibration = Calibration::read(path)?;
         calibration.check_fits(model, plan)?;
-        return Ok(calibration);
+        return Ok((calibration, None));
     }
     let calib = args.calib.as_deref().ok_or_else(|| Error::usage("--calib or --calibration is needed"))?;
     let selection = Selection { limit: Some(args.calib_limit), seed: args.seed, skip: 0 };
@@ -172,12 +172,14 @@ pub(super) fn scales(
         resume,
         save: &save,
     };
-    Ok(calibrate(model, plan, &images, &options(args), run, progress).map_err(|error| {
-        match &args.checkpoint {
-            Some(path) if error.place() == Some(EARLIER) => kept(&format!("{}: {error}", path.display())),
-            _ => error,
-        }
-    })?)
+    let found =
+        calibrate(model, plan, &images, &options(args), run, progress).map_err(|error| {
+            match &args.checkpoint {
+                Some(path) if error.place() == Some(EARLIER) => kept(&format!("{}: {error}", path.display())),
+                _ => error,
+            }
+        })?;
+    Ok((found, Some(images)))
 }
 
 /// The calibration in a file that will be replaced; `None` if there is no file.

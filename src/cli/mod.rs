@@ -12,6 +12,7 @@ mod manual;
 mod memory;
 mod model;
 mod output;
+mod page;
 mod progress;
 mod quantize;
 mod run;

@@ -11,6 +11,7 @@ use onnx_ptq4vit::calibrate::Calibration;
 use onnx_ptq4vit::export::{export_partly, pack};
 use onnx_ptq4vit::files::ensure_writable;
 use onnx_ptq4vit::onnx::Storage;
+use onnx_ptq4vit::page::Page;
 use onnx_ptq4vit::plan::{Multiplications, Plan, Site};
 use onnx_ptq4vit::prepare::Prepared;
 use onnx_ptq4vit::preprocessing::record_class_names;
@@ -23,6 +24,7 @@ use super::images::ImageArgs;
 use super::interrupt::whole;
 use super::model::{InputArgs, ModelArgs, say};
 use super::output::{print, same_file};
+use super::page::{self, SitesPageArgs, of_calibration, provenance};
 use super::progress::Stderr;
 use super::values::{TwinName, number};
 
@@ -43,6 +45,8 @@ pub(super) struct Args {
     /// It is measured on images that the calibration does not use.
     #[arg(long, value_name = "NATS", value_parser = number)]
     max_kl: Option<f64>,
+    #[command(flatten)]
+    report: SitesPageArgs,
     #[command(flatten)]
     calibration: CalibrationArgs,
     /// How the twin matmuls are written
@@ -81,7 +85,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let mut plan = planned_sites.clone();
     let mut count = plan.count(&model, model.input()?.typical_image());
     warn_of_float(count, &progress);
-    let calibration = scales(&args.calibration, &args.images, &model, &plan, &progress)?;
+    let (calibration, images) = scales(&args.calibration, &args.images, &model, &plan, &progress)?;
     if let Some(most) = args.max_kl {
         plan = promised(args, &model, &planned_sites, &calibration, most, &progress)?;
         count = plan.count(&model, model.input()?.typical_image());
@@ -101,6 +105,16 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let seconds = start.elapsed().as_secs_f64();
     let mut report = QuantizeReport::new(files, &plan, count, &calibration, bytes, seconds);
     report.warnings = progress.warnings();
+    if args.report.page.report.is_some() {
+        let mut page = Page { quantize: Some(report.clone()), ..Page::default() };
+        page.provenance = provenance(of_calibration(&calibration));
+        if let Some(mut images) = images {
+            images.truncate(page::IMAGES);
+            args.report.add_curves(&mut page, &model, &planned_sites, &calibration, &images, &progress)?;
+        }
+        page.calibration = Some(calibration);
+        args.report.page.write(&page, &progress)?;
+    }
     print(&report, args.json)?;
     Ok(ExitCode::SUCCESS)
 }
@@ -137,8 +151,11 @@ fn warn_of_float(count: Option<Multiplications>, progress: &Stderr) {
 
 /// Every file that will be written can be, and none is read or written twice.
 fn ensure_outputs(args: &Args) -> Result<()> {
-    let outputs: Vec<&Path> =
-        std::iter::once(&args.output).chain(&args.calibration.checkpoint).map(PathBuf::as_path).collect();
+    let outputs: Vec<&Path> = std::iter::once(&args.output)
+        .chain(&args.calibration.checkpoint)
+        .chain(&args.report.page.report)
+        .map(PathBuf::as_path)
+        .collect();
     let inputs =
         std::iter::once(&args.model).chain(&args.calibration.calib).chain(&args.calibration.calibration);
     let mut taken: Vec<&Path> = inputs.map(PathBuf::as_path).collect();

@@ -7,6 +7,7 @@ mod labels;
 mod preprocess;
 mod source;
 mod statistics;
+mod thumbnail;
 mod whole;
 
 use std::collections::BTreeSet;
@@ -161,15 +162,32 @@ impl Dataset {
         if !keep.contains(&true) {
             return Err(loaded.into_iter().flatten().next().expect("there are items, and each is broken"));
         }
-        retain(&mut self.names, &keep);
-        retain(&mut self.rows, &keep);
-        if let Some(labels) = &mut self.labels {
-            retain(labels, &keep);
-        }
-        if let Items::Images { paths, .. } = &mut self.items {
-            retain(paths, &keep);
-        }
+        self.retain(&keep);
         Ok(loaded.into_iter().flatten().filter(is_broken).collect())
+    }
+
+    /// Leaves the first `len` items, or all if there are fewer.
+    pub fn truncate(&mut self, len: usize) {
+        let keep: Vec<bool> = (0..self.len()).map(|index| index < len).collect();
+        self.retain(&keep);
+    }
+
+    /// Leaves those items that `keep` says, at least one.
+    fn retain(&mut self, keep: &[bool]) {
+        retain(&mut self.names, keep);
+        retain(&mut self.rows, keep);
+        if let Some(labels) = &mut self.labels {
+            retain(labels, keep);
+        }
+        match &mut self.items {
+            Items::Images { paths, .. } => retain(paths, keep),
+            Items::Array(array) => {
+                let kept: Vec<usize> = (0..keep.len()).filter(|&index| keep[index]).collect();
+                if kept.len() < keep.len() {
+                    *array = array.select(Axis(0), &kept);
+                }
+            }
+        }
     }
 
     /// Of an array, which is taken as it is: what is in it.

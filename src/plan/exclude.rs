@@ -76,9 +76,9 @@ fn globbed(pattern: &str) -> String {
 }
 
 /// Whether each of `sites` is meant by one of `requests`; an error if one of these means none.
-pub(super) fn excluded(sites: &[Site], requests: &[String]) -> Result<Vec<bool>> {
+pub fn named(sites: &[Site], requests: &[String]) -> Result<Vec<bool>> {
     let blocks = blocks(sites);
-    let mut excluded = vec![false; sites.len()];
+    let mut named = vec![false; sites.len()];
     for text in requests {
         // A name is a name, whatever characters it has.
         let exact = sites.iter().position(|site| site.name == *text);
@@ -86,16 +86,14 @@ pub(super) fn excluded(sites: &[Site], requests: &[String]) -> Result<Vec<bool>>
         let mut any = false;
         for (at, site) in sites.iter().enumerate() {
             let means = request.as_ref().map_or(exact == Some(at), |request| request.means(site, blocks[at]));
-            excluded[at] |= means;
+            named[at] |= means;
             any |= means;
         }
         if !any {
-            return Err(Error::usage(format!(
-                "no site is called `{text}`, so none can be excluded by that name"
-            )));
+            return Err(Error::usage(format!("no site is called `{text}`")));
         }
     }
-    Ok(excluded)
+    Ok(named)
 }
 
 #[cfg(test)]
@@ -124,7 +122,7 @@ mod tests {
     fn names(requests: &[&str]) -> Result<String> {
         let sites = sites();
         let requests: Vec<String> = requests.iter().map(ToString::to_string).collect();
-        let excluded = excluded(&sites, &requests)?;
+        let excluded = named(&sites, &requests)?;
         let of = sites.iter().zip(excluded).filter(|(_, out)| *out);
         Ok(of.map(|(site, _)| site.node.0.to_string()).collect::<Vec<_>>().join(" "))
     }

@@ -20,7 +20,7 @@ use serde::Serialize;
 pub use activations::Activation;
 pub use bias::{Bias, BiasPlace};
 pub use cost::Multiplications;
-pub use exclude::blocks;
+pub use exclude::{blocks, named};
 pub use heads::{Heads, ScoresLink, Source, ValuesLink};
 pub use norm::{Norm, RowConstant};
 pub use sites::{ensure_finite, plan};

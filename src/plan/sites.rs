@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::attention::{self, PRODUCTS, Products};
 use super::axes::{Axes, RESHAPES};
-use super::exclude::excluded;
+use super::exclude::named;
 use super::heads::{self, Heads};
 use super::range::is_probability;
 use super::roles::Follower;
@@ -43,7 +43,7 @@ pub fn plan(model: &Prepared, exclude: &[String]) -> Result<Plan> {
         }
     }
     finder.name_places(&mut plan.sites);
-    let excluded = excluded(&plan.sites, exclude)?;
+    let excluded = named(&plan.sites, exclude)?;
     for (site, _) in plan.sites.iter().zip(&excluded).filter(|(_, excluded)| **excluded) {
         plan.float.push(finder.float_node(site.node, graph.node(site.node), "excluded on request".into()));
     }

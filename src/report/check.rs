@@ -68,8 +68,8 @@ impl CheckReport {
         format!("{rest}, {on}")
     }
 
-    /// The rows of figures that say how far the quantized model is from the float one.
-    fn distances(&self) -> Vec<Vec<String>> {
+    /// The rows of figures that say how far the quantized model is from the float one: a name and a value.
+    pub fn rows(&self) -> Vec<Vec<String>> {
         let Comparison { accuracy, classifier, labels, numbers, features, .. } = &self.comparison;
         let Comparison { sqnr_db, rmse, relative_error, cosine, .. } = &self.comparison;
         let mut rows = Vec::new();
@@ -153,7 +153,7 @@ impl fmt::Display for CheckReport {
             writeln!(f)?;
         }
         let heading = ["", "quantized against float (95 % interval)"];
-        f.write_str(&table(&heading, &[Align::Left, Align::Left], self.distances()))?;
+        f.write_str(&table(&heading, &[Align::Left, Align::Left], self.rows()))?;
         let figures: [(&str, Vec<_>); 2] = [
             ("other output", others.iter().map(|other| (&other.name, other.sqnr_db)).collect()),
             ("site", sites.iter().map(|site| (&site.name, site.sqnr_db)).collect()),

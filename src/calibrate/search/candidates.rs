@@ -10,7 +10,7 @@ use crate::quant::{Bits, Quantizer, Scale, TwinScale};
 const SOFTMAX_CANDIDATES: u8 = 11;
 
 /// The quantizers tried for `A`.
-pub(super) fn lhs(problem: &Problem, settings: &Settings) -> Result<Vec<Quantizer>> {
+pub(in super::super) fn lhs(problem: &Problem, settings: &Settings) -> Result<Vec<Quantizer>> {
     let bits = settings.a_bits;
     let largest = |f: fn(f32) -> f32| problem.a.iter().flatten().fold(0f32, |m, &x| m.max(f(x)));
     match problem.a_kind {

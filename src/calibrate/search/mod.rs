@@ -15,7 +15,7 @@ use std::ops::Range;
 
 use ndarray::Array2;
 
-pub(super) use candidates::column_maxima;
+pub(super) use candidates::{column_maxima, lhs as lhs_candidates};
 
 use super::Metric;
 use crate::Result;
