@@ -5,6 +5,7 @@ use std::fs::{File, FileType};
 use std::io::{BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
+use sha2::{Digest, Sha256};
 use tempfile::NamedTempFile;
 
 use crate::{Error, Result};
@@ -31,6 +32,23 @@ pub fn read(path: &Path, most: u64) -> Result<Vec<u8>> {
         return Err(Error::data(path.display(), format!("longer than {most} bytes, which is too much")));
     }
     Ok(bytes)
+}
+
+/// SHA-256 of the regular file at `path`, in hexadecimal.
+pub fn sha256(path: &Path) -> Result<String> {
+    let (mut file, mut hash) = (open(path)?, Sha256::new());
+    let mut buffer = vec![0; 1 << 16];
+    loop {
+        match file.read(&mut buffer).map_err(|e| Error::io(path, e))? {
+            0 => return Ok(hex(&hash.finalize())),
+            read => hash.update(&buffer[..read]),
+        }
+    }
+}
+
+/// `bytes` in hexadecimal.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
 }
 
 fn name_of(kind: FileType) -> &'static str {

@@ -25,7 +25,7 @@ pub use verdict::{Criterion, Thresholds, Verdict};
 use crate::data::Dataset;
 use crate::engine::{Engine, Reading};
 use crate::progress::Progress;
-use crate::{Error, Result};
+use crate::{Error, Result, files};
 use comparison::Names;
 use neighbours::same_neighbours;
 use parts::Subject;
@@ -168,7 +168,7 @@ fn subject(identity: Identity, data: &Dataset, scope: &Scope, block: usize) -> R
         tool: concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION")).into(),
         float_sha256: identity.float_sha256,
         quantized_sha256: identity.quantized_sha256,
-        data_sha256: hash.finalize().iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}")),
+        data_sha256: files::hex(&hash.finalize()),
         images: data.len(),
         block,
         labelled: data.labels.is_some(),

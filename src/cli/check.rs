@@ -6,10 +6,11 @@ use std::process::ExitCode;
 use anyhow::Result;
 use onnx_ptq4vit::Error;
 use onnx_ptq4vit::check::{Identity, Part, Run, Scope, Shard, SiteOutput, Thresholds, compare_part};
-use onnx_ptq4vit::data::Selection;
+use onnx_ptq4vit::data::{Dataset, Selection};
 use onnx_ptq4vit::engine::Reading;
 use onnx_ptq4vit::integer::{self, Runner};
 use onnx_ptq4vit::onnx::Graph;
+use onnx_ptq4vit::page::Page;
 use onnx_ptq4vit::prepare::{Outputs, Prepared};
 use onnx_ptq4vit::preprocessing;
 use onnx_ptq4vit::progress::Progress;
@@ -19,6 +20,7 @@ use super::images::ImageArgs;
 use super::interrupt::whole;
 use super::model::{InputArgs, ModelArgs, say};
 use super::output::print;
+use super::page::{PageArgs, of_files, provenance, thumbnails};
 use super::progress::Stderr;
 use super::values::{ShardName, number, percent};
 
@@ -32,62 +34,64 @@ use super::values::{ShardName, number, percent};
 pub(super) struct Args {
     /// The float model
     #[arg(required_unless_present = "merge")]
-    float: Option<PathBuf>,
+    pub(super) float: Option<PathBuf>,
     /// The quantized model
     #[arg(required_unless_present = "merge")]
-    quantized: Option<PathBuf>,
+    pub(super) quantized: Option<PathBuf>,
     /// Images: a folder (searched recursively), an image, a CSV file with a column of paths, .npy or .npz
     #[arg(long, value_name = "PATH", required_unless_present = "merge")]
-    data: Option<PathBuf>,
+    pub(super) data: Option<PathBuf>,
     /// Use so many images; of a folder, a random sample [default: all]
     #[arg(long, value_name = "N")]
-    limit: Option<usize>,
+    pub(super) limit: Option<usize>,
     /// Chooses the sample of a folder
     #[arg(long, default_value_t = 0, hide_short_help = true)]
-    seed: u64,
+    pub(super) seed: u64,
     /// A CSV file with the columns `path` and `label`; or `folders`: each class has a folder
     ///
     /// Labels are classes from 0, or their names. Without a column `path`, they are in the order of the data.
     #[arg(long, value_name = "CSV|folders")]
-    labels: Option<PathBuf>,
+    pub(super) labels: Option<PathBuf>,
     /// Compare the output of every quantized site, too
     #[arg(long, alias = "layers")]
-    sites: bool,
+    pub(super) sites: bool,
     /// The largest loss of top-1 accuracy that passes, in percentage points
     #[arg(long, value_name = "POINTS", value_parser = percent, allow_negative_numbers = true)]
-    max_drop: Option<f64>,
+    pub(super) max_drop: Option<f64>,
     /// The smallest top-1 agreement with the float model that passes, in percent
     #[arg(long, value_name = "PERCENT", value_parser = percent, allow_negative_numbers = true)]
-    min_agreement: Option<f64>,
+    pub(super) min_agreement: Option<f64>,
     /// The largest KL divergence from the float model that passes, in nats
     #[arg(long, value_name = "NATS", value_parser = number)]
-    max_kl: Option<f64>,
+    pub(super) max_kl: Option<f64>,
     /// The smallest mean cosine between the outputs of both models that passes
     #[arg(long, value_name = "COSINE", value_parser = number, allow_negative_numbers = true, hide_short_help = true)]
-    min_cosine: Option<f64>,
+    pub(super) min_cosine: Option<f64>,
     /// The smallest R² that passes, of a model that gives numbers
     #[arg(long, value_name = "R2", value_parser = number, allow_negative_numbers = true, hide_short_help = true)]
-    min_r2: Option<f64>,
+    pub(super) min_r2: Option<f64>,
     /// Compare on the I-th of N parts of the images alone
     #[arg(long, value_name = "I/N", requires = "save", conflicts_with = "merge")]
-    shard: Option<ShardName>,
+    pub(super) shard: Option<ShardName>,
     /// Keep what is done in this file, and continue from it
     ///
     /// After an interruption the same command continues.
     #[arg(long, value_name = "FILE", conflicts_with = "merge")]
-    save: Option<PathBuf>,
+    pub(super) save: Option<PathBuf>,
     /// Put the files of all shards together, in place of models and images
     #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with_all = ["float", "quantized", "data", "labels", "limit", "sites"])]
-    merge: Vec<PathBuf>,
+    pub(super) merge: Vec<PathBuf>,
+    #[command(flatten)]
+    pub(super) report: PageArgs,
     /// Print as JSON
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
     #[command(flatten)]
-    images: ImageArgs,
+    pub(super) images: ImageArgs,
     #[command(flatten)]
-    reading: ModelArgs,
+    pub(super) reading: ModelArgs,
     #[command(flatten)]
-    inputs: InputArgs,
+    pub(super) inputs: InputArgs,
 }
 
 const EXAMPLES: &str = "\
@@ -99,14 +103,28 @@ Examples:
 
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let progress = Stderr::new();
-    let part = match args.merge.split_first() {
-        None => compared(args, &progress)?,
+    args.report.ensure_writable()?;
+    let (report, mut page) = checked(args, &progress)?;
+    let hashes = args.float.iter().chain(&args.quantized).map(PathBuf::as_path);
+    page.provenance = provenance(of_files(hashes)?);
+    args.report.write(&page, &progress)?;
+    print(&report, args.json)?;
+    Ok(report.exit_code().into())
+}
+
+/// The comparison that is asked for, and a page about it if that is.
+pub(super) fn checked(args: &Args, progress: &Stderr) -> Result<(CheckReport, Page)> {
+    let (part, data) = match args.merge.split_first() {
+        None => {
+            let (part, data) = compared(args, progress)?;
+            (part, Some(data))
+        }
         Some((first, others)) => {
             let mut part = Part::read(first)?;
             for path in others {
                 part.merge(Part::read(path)?).map_err(|e| Error::data(path.display(), e))?;
             }
-            part
+            (part, None)
         }
     };
     progress.finish();
@@ -122,15 +140,20 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     if shard.is_some() && verdict.is_some() {
         return Err(Error::usage("a threshold is for all images: give it to --merge, not to a shard").into());
     }
-    let passed = verdict.as_ref().is_none_or(|verdict| verdict.passed);
+    let mut page = Page::default();
+    if let (Some(data), Some(float), true) = (&data, &args.float, args.report.report.is_some()) {
+        page.thumbnails = thumbnails(&comparison, data)?;
+        page.class_names = args.images.class_names(&args.reading.read(float)?)?;
+    }
     let [float, quantized] = part.models.clone();
     let warnings = progress.warnings();
-    print(&CheckReport { float, quantized, shard, verdict, comparison, warnings }, args.json)?;
-    Ok(if passed { ExitCode::SUCCESS } else { ExitCode::from(1) })
+    let report = CheckReport { float, quantized, shard, verdict, comparison, warnings };
+    page.check = Some(report.clone());
+    Ok((report, page))
 }
 
 /// Runs both models on the images that are asked for.
-fn compared(args: &Args, progress: &Stderr) -> Result<Part> {
+fn compared(args: &Args, progress: &Stderr) -> Result<(Part, Dataset)> {
     let missing = || Error::usage("two models and --data are needed");
     let (float_path, quantized_path) =
         args.float.as_ref().zip(args.quantized.as_ref()).ok_or_else(missing)?;
@@ -199,7 +222,8 @@ fn compared(args: &Args, progress: &Stderr) -> Result<Part> {
         _ => error,
     })?;
     save(&part)?;
-    Ok(dressed(&part))
+    let part = dressed(&part);
+    Ok((part, data))
 }
 
 /// An error unless the one model is float and the other quantized.

@@ -16,7 +16,7 @@ use onnx_ptq4vit::{Error, Result};
 use super::values::{self, PerChannel};
 
 /// What is done to an image before the model sees it.
-#[derive(Args, Debug)]
+#[derive(Clone, Args, Debug)]
 #[command(
     next_help_heading = "Preprocessing (default: as files beside the model say; arrays are taken as they are)"
 )]

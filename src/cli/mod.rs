@@ -4,6 +4,7 @@ mod analyze;
 mod bench;
 mod calibration;
 mod check;
+mod config;
 mod diff;
 mod images;
 mod inspect;
@@ -18,11 +19,12 @@ mod quantize;
 mod run;
 mod values;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::LazyLock;
 
 use anyhow::Result;
-use clap::{ArgAction, CommandFactory, Parser, Subcommand};
+use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand};
 use onnx_ptq4vit::{Error, ErrorKind, kernel};
 
 use output::say;
@@ -40,8 +42,17 @@ struct Cli {
     #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
     /// Say nothing on stderr but warnings and errors
-    #[arg(short, long, global = true)]
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
     quiet: bool,
+    /// Also say what is done at each step, and how long it takes
+    #[arg(short, long, global = true, hide_short_help = true)]
+    verbose: bool,
+    /// Take options from this TOML or JSON file, too; those on the command line override it
+    #[arg(long, global = true, value_name = "FILE", hide_short_help = true)]
+    config: Option<PathBuf>,
+    /// Print all options as such a file, and do nothing else
+    #[arg(long, global = true, hide_short_help = true)]
+    print_config: bool,
     /// Print help with the options that most need; --help-all has all of them
     #[arg(short, long, global = true, action = ArgAction::HelpShort)]
     help: Option<bool>,
@@ -80,16 +91,23 @@ static VERSION: LazyLock<String> = LazyLock::new(|| {
 
 /// Parses the arguments, runs the command and says what went wrong.
 pub(crate) fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let failed = |error: anyhow::Error| {
+        say(&format!("error: {}{}", describe(&error), hint(&error)));
+        ExitCode::from(exit_code(&error))
+    };
+    let command = Cli::command();
+    let matches = match config::with_file(&command, std::env::args_os().collect()) {
+        Ok(arguments) => command.clone().get_matches_from(arguments),
+        Err(error) => return failed(error.into()),
+    };
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     interrupt::install();
     hush_guarded_panics();
-    match execute(cli) {
-        Ok(code) => code,
-        Err(error) => {
-            say(&format!("error: {}{}", describe(&error), hint(&error)));
-            ExitCode::from(exit_code(&error))
-        }
-    }
+    let done = match cli.print_config {
+        true => output::print_text(&config::printed(&command, &matches)).map(|()| ExitCode::SUCCESS),
+        false => execute(cli),
+    };
+    done.unwrap_or_else(failed)
 }
 
 /// Panics that become errors are said once, as errors.
@@ -106,7 +124,7 @@ fn execute(cli: Cli) -> Result<ExitCode> {
     if let Some(threads) = cli.threads {
         rayon::ThreadPoolBuilder::new().num_threads(threads.into()).build_global()?;
     }
-    progress::be_quiet(cli.quiet);
+    progress::be(cli.quiet, cli.verbose);
     match cli.command {
         Command::Quantize(args) => quantize::run(&args),
         Command::Inspect(args) => inspect::run(&args),

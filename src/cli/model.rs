@@ -14,7 +14,7 @@ use onnx_ptq4vit::progress::Progress;
 use super::values::NamedInput;
 
 /// How a model file is read.
-#[derive(clap::Args)]
+#[derive(Clone, clap::Args)]
 pub(super) struct ModelArgs {
     /// The largest tensor that a node of the model may make: a file is not trusted to take all memory
     #[arg(long, value_name = "SIZE", default_value = "1GiB", hide_short_help = true)]
@@ -27,7 +27,7 @@ pub(super) struct ModelArgs {
 }
 
 /// The inputs beside the images.
-#[derive(clap::Args)]
+#[derive(Clone, clap::Args)]
 pub(super) struct InputArgs {
     /// The value of an input beside the images, in every run: a number, true, false, or a .npy file; may be repeated
     #[arg(long = "input", value_name = "NAME=VALUE", hide_short_help = true)]

@@ -13,7 +13,14 @@ use serde::Serialize;
 /// closed the pipe.
 pub(super) fn print(result: &(impl Display + Serialize), json: bool) -> Result<()> {
     let text = if json { format!("{}\n", serde_json::to_string_pretty(result)?) } else { result.to_string() };
-    let safe = if json { text::json(&text) } else { text::lines(&text) };
+    match json {
+        true => print_text(&text::json(&text)),
+        false => print_text(&text::lines(&text)),
+    }
+}
+
+/// Prints a text that holds nothing that a terminal obeys.
+pub(super) fn print_text(safe: &str) -> Result<()> {
     let mut out = stdout().lock();
     match out.write_all(safe.as_bytes()).and_then(|()| out.flush()) {
         Err(e) if e.kind() == ErrorKind::BrokenPipe => Ok(()),

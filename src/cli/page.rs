@@ -1,7 +1,7 @@
 //! `--report`: what a command found, as an HTML page.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use onnx_ptq4vit::analyze::task_losses;
@@ -26,7 +26,7 @@ pub(super) const IMAGES: usize = 8;
 const THUMBNAIL: u32 = 160;
 
 /// Where a page goes.
-#[derive(clap::Args)]
+#[derive(Clone, clap::Args)]
 pub(super) struct PageArgs {
     /// Write a report with charts to this HTML file
     #[arg(long, value_name = "FILE")]
@@ -110,12 +110,15 @@ pub(super) fn thumbnails(comparison: &Comparison, data: &Dataset) -> Result<BTre
 }
 
 /// What is needed to repeat a command, beside its own inputs.
-pub(super) fn provenance(more: Vec<(&str, String)>) -> Vec<(String, String)> {
+pub(super) fn provenance(
+    more: impl IntoIterator<Item = (impl Into<String>, String)>,
+) -> Vec<(String, String)> {
     let arguments: Vec<String> =
         std::env::args_os().map(|argument| quoted(&argument.to_string_lossy())).collect();
-    let mut all = vec![("command", arguments.join(" ")), ("version", VERSION.replace('\n', ", "))];
-    all.extend(more);
-    all.into_iter().map(|(name, value)| (name.to_string(), value)).collect()
+    let mut all =
+        vec![("command".into(), arguments.join(" ")), ("version".into(), VERSION.replace('\n', ", "))];
+    all.extend(more.into_iter().map(|(name, value)| (name.into(), value)));
+    all
 }
 
 /// An argument as a shell takes it.
@@ -125,6 +128,12 @@ fn quoted(argument: &str) -> String {
         true => argument.into(),
         false => format!("'{}'", argument.replace('\'', r"'\''")),
     }
+}
+
+/// The SHA-256 of the files.
+pub(super) fn of_files<'p>(paths: impl Iterator<Item = &'p Path>) -> Result<Vec<(String, String)>> {
+    let digest = |path: &Path| Ok((format!("{}, SHA-256", path.display()), files::sha256(path)?));
+    paths.map(digest).collect()
 }
 
 /// What is known of a calibration: the images, how they were prepared, and the options.

@@ -14,9 +14,13 @@ use super::output::say;
 /// Whether nothing is said but warnings.
 static QUIET: AtomicBool = AtomicBool::new(false);
 
-/// Says nothing but warnings from now on, if `quiet`.
-pub(super) fn be_quiet(quiet: bool) {
+/// Whether each step is said.
+static VERBOSE: AtomicBool = AtomicBool::new(false);
+
+/// Says nothing but warnings from now on, if `quiet`; if `verbose`, each step and how long each stage takes.
+pub(super) fn be(quiet: bool, verbose: bool) {
     QUIET.store(quiet, Ordering::Relaxed);
+    VERBOSE.store(verbose, Ordering::Relaxed);
 }
 
 /// What the user sees of the work.
@@ -26,15 +30,18 @@ pub(super) struct Stderr {
     /// Where there is no terminal.
     lines: Mutex<Option<Lines>>,
     warnings: Mutex<Vec<String>>,
+    /// The present stage, and when it began.
+    stage: Mutex<Option<(String, Instant)>>,
 }
 
 impl Stderr {
     pub(super) fn new() -> Self {
         Self {
-            terminal: stderr().is_terminal(),
+            terminal: stderr().is_terminal() && !VERBOSE.load(Ordering::Relaxed),
             bar: Mutex::default(),
             lines: Mutex::default(),
             warnings: Mutex::default(),
+            stage: Mutex::default(),
         }
     }
 
@@ -47,6 +54,10 @@ impl Stderr {
     pub(super) fn finish(&self) {
         if let Some(bar) = self.bar.lock().unwrap_or_else(PoisonError::into_inner).take() {
             bar.finish_and_clear();
+        }
+        let stage = self.stage.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some((name, start)) = stage.filter(|_| VERBOSE.load(Ordering::Relaxed)) {
+            say(&format!("{name}: {:.1} s", start.elapsed().as_secs_f64()));
         }
     }
 }
@@ -91,6 +102,7 @@ impl Drop for Stderr {
 impl Progress for Stderr {
     fn stage(&self, name: &str, total: u64) {
         self.finish();
+        *self.stage.lock().unwrap_or_else(PoisonError::into_inner) = Some((name.into(), Instant::now()));
         if QUIET.load(Ordering::Relaxed) {
             return;
         }
@@ -107,6 +119,9 @@ impl Progress for Stderr {
     }
 
     fn step(&self, detail: &str, work: u64) {
+        if VERBOSE.load(Ordering::Relaxed) && !detail.is_empty() {
+            say(&format!("  {}", shown(detail)));
+        }
         if let Some(line) = self
             .lines
             .lock()

@@ -20,13 +20,14 @@ use onnx_ptq4vit::report::QuantizeReport;
 use prost::Message;
 
 use super::calibration::{CalibrationArgs, held_back, planned, scales};
+use super::check;
 use super::images::ImageArgs;
 use super::interrupt::whole;
 use super::model::{InputArgs, ModelArgs, say};
 use super::output::{print, same_file};
-use super::page::{self, SitesPageArgs, of_calibration, provenance};
+use super::page::{self, SitesPageArgs, of_calibration, of_files, provenance};
 use super::progress::Stderr;
-use super::values::{TwinName, number};
+use super::values::{TwinName, number, percent};
 
 /// Quantize a float model
 ///
@@ -49,6 +50,11 @@ pub(super) struct Args {
     report: SitesPageArgs,
     #[command(flatten)]
     calibration: CalibrationArgs,
+    /// Then compare with the float model on these images, as `check` does
+    #[arg(long, value_name = "PATH")]
+    check: Option<PathBuf>,
+    #[command(flatten)]
+    thresholds: CheckArgs,
     /// How the twin matmuls are written
     #[arg(long, value_enum, value_name = "FORM", default_value = "function")]
     twin: TwinName,
@@ -66,9 +72,24 @@ pub(super) struct Args {
     inputs: InputArgs,
 }
 
+/// What `--check` takes beside the images.
+#[derive(clap::Args)]
+struct CheckArgs {
+    /// Labels for --check: a CSV file, or `folders`
+    #[arg(long, value_name = "CSV|folders", requires = "check")]
+    labels: Option<PathBuf>,
+    /// The largest loss of top-1 accuracy that passes --check, in percentage points
+    #[arg(long, value_name = "POINTS", value_parser = percent, allow_negative_numbers = true, requires = "check", hide_short_help = true)]
+    max_drop: Option<f64>,
+    /// The smallest top-1 agreement that passes --check, in percent
+    #[arg(long, value_name = "PERCENT", value_parser = percent, allow_negative_numbers = true, requires = "check", hide_short_help = true)]
+    min_agreement: Option<f64>,
+}
+
 const EXAMPLES: &str = "\
 Examples:
   onnx-ptq4vit quantize vit.onnx --calib images/ -o vit.int8.onnx
+  onnx-ptq4vit quantize vit.onnx --calib images/ -o vit.int8.onnx --check val/ --report vit.html
   onnx-ptq4vit quantize vit.onnx --calib train.csv --calib-limit 128 --bits w6a6 -o vit.int6.onnx
   onnx-ptq4vit quantize vit.onnx --calib images/ --checkpoint vit.json -o vit.int8.onnx
   onnx-ptq4vit quantize vit.onnx --calib images/ --exclude '*blocks.11*' -o vit.int8.onnx
@@ -105,18 +126,54 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let seconds = start.elapsed().as_secs_f64();
     let mut report = QuantizeReport::new(files, &plan, count, &calibration, bytes, seconds);
     report.warnings = progress.warnings();
+    let mut page = Page::default();
+    if let Some(data) = &args.check {
+        let (mut check, of_check) = check::checked(&args.to_check(data), &progress)?;
+        check.warnings.retain(|warning| !report.warnings.contains(warning));
+        (page, report.check) = (of_check, Some(check));
+    }
     if args.report.page.report.is_some() {
-        let mut page = Page { quantize: Some(report.clone()), ..Page::default() };
+        page.quantize = Some(report.clone());
         page.provenance = provenance(of_calibration(&calibration));
+        page.provenance.extend(of_files([args.output.as_path()].into_iter())?);
         if let Some(mut images) = images {
             images.truncate(page::IMAGES);
             args.report.add_curves(&mut page, &model, &planned_sites, &calibration, &images, &progress)?;
+            progress.finish();
         }
         page.calibration = Some(calibration);
         args.report.page.write(&page, &progress)?;
     }
     print(&report, args.json)?;
-    Ok(ExitCode::SUCCESS)
+    Ok(report.check.map_or(0, |check| check.exit_code()).into())
+}
+
+impl Args {
+    /// The arguments of `check` for the file that was written.
+    fn to_check(&self, data: &Path) -> check::Args {
+        check::Args {
+            float: Some(self.model.clone()),
+            quantized: Some(self.output.clone()),
+            data: Some(data.into()),
+            limit: None,
+            seed: self.calibration.seed,
+            labels: self.thresholds.labels.clone(),
+            sites: false,
+            max_drop: self.thresholds.max_drop,
+            min_agreement: self.thresholds.min_agreement,
+            max_kl: self.max_kl,
+            min_cosine: None,
+            min_r2: None,
+            shard: None,
+            save: None,
+            merge: Vec::new(),
+            report: self.report.page.clone(),
+            json: self.json,
+            images: self.images.clone(),
+            reading: self.reading.clone(),
+            inputs: self.inputs.clone(),
+        }
+    }
 }
 
 /// The plan with as few sites less as are needed for the distance from the float model to be at most `most`.

@@ -137,6 +137,7 @@ fn drawn(
     let root = SVGBackend::with_string(svg, SIZE).into_drawing_area();
     let mut chart = ChartBuilder::on(&root)
         .margin(14)
+        .margin_right(44)
         .x_label_area_size(70)
         .y_label_area_size(96)
         .build_cartesian_2d(x.clone(), y.clone())?;

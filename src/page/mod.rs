@@ -124,7 +124,7 @@ impl Page {
             return None;
         }
         let content = table(
-            &["operator", "share of the multiplications", "node", "why"],
+            &["operator", "multiplications", "node", "why"],
             &[1],
             &html! {
                 @for FloatNode { node, op, reason, percent, .. } in nodes {
@@ -204,7 +204,9 @@ fn figure(svg: &str, keys: &[(Ink, &str)], caption: &str) -> Markup {
         figure {
             div role="img" aria-label=(caption) { (PreEscaped(svg)) }
             figcaption {
-                @for (ink, name) in keys { span.key.(ink.name_and_rgb().0) { (name) } " " }
+                @if !keys.is_empty() {
+                    div { @for (ink, name) in keys { span.key.(ink.name_and_rgb().0) { (name) } " " } }
+                }
                 (caption)
             }
         }

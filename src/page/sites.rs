@@ -17,7 +17,7 @@ const METRICS: [(Ink, &str); 4] = [
 ];
 
 /// Losses larger than so many times the least are cut off.
-const MOST: f64 = 1000.0;
+const MOST: f64 = 100.0;
 
 /// The anchor of the details of curve number `index`.
 pub(super) fn anchor(index: usize) -> String {
@@ -131,8 +131,13 @@ fn sparse(values: &[f32], stretch: Stretch, [low, high]: [f64; 2]) -> Vec<f64> {
 }
 
 fn losses(page: &Page, curves: &SiteCurves) -> Markup {
-    let quantizers: Vec<Quantizer> = curves.points.iter().map(|point| point.quantizers[0]).collect();
-    let places: Vec<f64> = quantizers.iter().map(|q| f64::from(shown_scale(*q)).log10()).collect();
+    let is_softmax = twin_of(curves) == Some("softmax");
+    // The scales after Softmax are powers of two, all others lie evenly.
+    let place = |quantizer: Quantizer| match f64::from(shown_scale(quantizer)) {
+        scale if is_softmax => scale.log10(),
+        scale => scale,
+    };
+    let places: Vec<f64> = curves.points.iter().map(|point| place(point.quantizers[0])).collect();
     let mut lines: Vec<(Ink, &str, Vec<f64>)> = METRICS
         .iter()
         .enumerate()
@@ -141,45 +146,40 @@ fn losses(page: &Page, curves: &SiteCurves) -> Markup {
     if let Some(task) = page.task_losses.get(&curves.name) {
         lines.push((Ink::Red, "distance of the model's output", task.clone()));
     }
-    let range = |values: &[f64]| {
-        values.iter().fold([f64::INFINITY, f64::NEG_INFINITY], |[low, high], &x| [low.min(x), high.max(x)])
-    };
-    let [low, high] = range(&places);
+    let low = places.iter().copied().fold(f64::INFINITY, f64::min);
+    let high = places.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     if low >= high {
         return html! { p { "Its values are all alike: there is one scale." } };
     }
     let mut marks = Vec::new();
-    let mut highest: f64 = 1.0;
+    let mut highest: f64 = 0.3;
     for (ink, _, values) in &lines {
         let least = values.iter().copied().filter(|x| *x > 0.0).fold(f64::INFINITY, f64::min);
         let height = |x: f64| (x / least).clamp(1.0, MOST).log10();
-        let points: Vec<(f64, f64)> = places
-            .iter()
-            .copied()
-            .zip(values.iter().map(|&x| height(x)))
-            .filter(|(_, y)| y.is_finite())
-            .collect();
+        let heights = values.iter().map(|&x| height(x));
+        let points: Vec<(f64, f64)> =
+            places.iter().copied().zip(heights).filter(|(_, y)| y.is_finite()).collect();
         highest = points.iter().fold(highest, |highest, (_, y)| highest.max(*y));
         marks.push(Mark::Line(points, *ink));
     }
-    let found = f64::from(shown_scale(curves.found.quantizers[0])).log10();
-    marks.push(Mark::Comb(vec![found], [0.0, highest], Ink::Text));
-    let title = if twin_of(curves) == Some("softmax") { "scale of the small values" } else { "scale" };
-    let x_ticks = even(low, high, 5).map(|place| (place, number(10f64.powf(place)))).collect();
-    let x = Axis::with_ticks([low, high], x_ticks, title);
-    let y_ticks = even(0.0, highest, 4).map(|place| (place, number(10f64.powf(place)))).collect();
+    let found = curves.found.quantizers[0];
+    marks.push(Mark::Comb(vec![place(found)], [0.0, highest], Ink::Text));
+    let x = match is_softmax {
+        true => Axis::decades([low, high], "scale of the small values"),
+        false => Axis::linear([0.0, high], "scale"),
+    };
+    let multiples = [1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0];
+    let step = if highest > 1.0 { 3 } else { 1 };
+    let y_ticks: Vec<(f64, String)> =
+        multiples.iter().step_by(step).map(|x: &f64| (x.log10(), number(*x))).collect();
+    let y_ticks = y_ticks.into_iter().filter(|(place, _)| *place <= highest).collect();
     let y = Axis::with_ticks([-0.03 * highest, highest], y_ticks, "loss / least loss");
     let keys: Vec<(Ink, &str)> = lines.iter().map(|(ink, name, _)| (*ink, *name)).collect();
     let caption = format!(
         "Loss against the scale; the upright line is the scale that was found, {}.",
-        number(f64::from(shown_scale(curves.found.quantizers[0])))
+        number(f64::from(shown_scale(found)))
     );
     figure(&chart(&x, &y, &marks), &keys, &caption)
-}
-
-/// `count` places, evenly from `low` to `high`.
-fn even(low: f64, high: f64, count: usize) -> impl Iterator<Item = f64> {
-    (0..count).map(move |i| low + (high - low) * i as f64 / (count - 1) as f64)
 }
 
 /// The channels that stay in float because they are so large.

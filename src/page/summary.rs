@@ -71,7 +71,7 @@ fn sentence(page: &Page) -> String {
             format!("; {:.1} % of the multiplications are integer", count.integer_percent())
         });
         format!(
-            "{} sites are quantized{share}. How accurate it is was not measured: `check` tells.",
+            "{} sites are quantized{share}. How accurate the result is was not measured: the command check does it.",
             quantize.sites
         )
     })

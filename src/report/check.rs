@@ -27,6 +27,11 @@ pub struct CheckReport {
 }
 
 impl CheckReport {
+    /// 0; 1 if a threshold is missed, or met by figures that cannot be trusted.
+    pub fn exit_code(&self) -> u8 {
+        self.verdict.as_ref().map_or(0, |verdict| u8::from(!verdict.passed))
+    }
+
     /// The line that says it all.
     pub fn headline(&self) -> String {
         let Comparison { images, accuracy, classifier, sqnr_db, features, .. } = &self.comparison;

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::{KindCount, by_kind, float_table, kinds_line, share_line};
+use super::{CheckReport, KindCount, by_kind, float_table, kinds_line, share_line};
 use crate::calibrate::{Calibration, Options};
 use crate::plan::{FloatNode, Multiplications, Plan};
 use crate::text::shown;
@@ -40,6 +40,9 @@ pub struct QuantizeReport {
     pub bytes_after: u64,
     /// What was warned of on the way.
     pub warnings: Vec<String>,
+    /// How accurate it is, if that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub check: Option<CheckReport>,
 }
 
 impl QuantizeReport {
@@ -67,6 +70,7 @@ impl QuantizeReport {
             bytes_before,
             bytes_after,
             warnings: Vec::new(),
+            check: None,
         }
     }
 }
@@ -88,7 +92,14 @@ impl fmt::Display for QuantizeReport {
         for warning in &self.warnings {
             writeln!(f, "  warning  {}", shown(warning))?;
         }
-        f.write_str(&float_table(&self.float))
+        f.write_str(&float_table(&self.float))?;
+        match &self.check {
+            Some(check) => write!(f, "\n{check}"),
+            None => {
+                let (model, output) = (shown(model), shown(output));
+                writeln!(f, "\nnext: onnx-ptq4vit check {model} {output} --data IMAGES")
+            }
+        }
     }
 }
 
