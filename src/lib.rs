@@ -32,6 +32,9 @@ pub mod integer;
 pub mod kernel;
 #[doc(hidden)]
 pub mod onnx;
+#[cfg(feature = "onnxruntime")]
+#[doc(hidden)]
+pub mod onnxruntime;
 #[doc(hidden)]
 pub mod pattern;
 #[doc(hidden)]
@@ -62,6 +65,8 @@ pub use engine::Engine;
 pub use error::{Error, ErrorKind, Result};
 pub use integer::Runner;
 pub use ndarray;
+#[cfg(feature = "onnxruntime")]
+pub use onnxruntime::{Library as OnnxRuntimeLibrary, OnnxRuntime};
 pub use prepare::Prepared;
 pub use progress::Progress;
 pub use quantize::{Quantize, Quantized, check};

@@ -5,6 +5,7 @@ mod bench;
 mod calibration;
 mod check;
 mod diff;
+mod engine;
 mod images;
 mod inspect;
 mod interrupt;
