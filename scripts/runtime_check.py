@@ -8,7 +8,11 @@ and came out of each quantized site. For every file:
 2. each site, cut out of the file, run by the runtime on our recorded inputs, against our recorded output;
 3. top-1 of the whole model against ours;
 4. ONNX Runtime only: the optimized graph holds one integer matmul for every quantized matmul of the sites (a
-   twin has two), and no MatMulNBits.
+   twin has two), and no MatMulNBits;
+5. ONNX Runtime only: `run --engine onnxruntime` gives what ONNX Runtime gives in Python, image by image.
+
+Beside the matrix, `--engine onnxruntime` is held to Python on a file that takes bytes with the channels last and has an
+input beside the images, and `check` and `bench` run once in each engine.
 
 How a site is judged. *Exact*: every element within 1e-5 of max|output|, or, beyond it, a rounding tie: the runtime
 gives our value when all inputs are moved by four units in the last place up, or down. *Close*: the mean error
@@ -24,6 +28,7 @@ import gzip
 import importlib.metadata
 import itertools
 import json
+import os
 import platform
 import subprocess
 import sys
@@ -36,6 +41,7 @@ import onnx.inliner
 
 EXACT = 1e-5  # of max|output|
 CLOSE = 5e-2  # mean error, of the mean magnitude
+SAME_RUNTIME = 1e-6  # of max|output|, between two ways into one library
 NUDGE = 4 * 2.0**-23  # relative move of the inputs that tells a rounding tie
 SAME_TOP1 = {"exact": 0.98, "close": 0.93}
 IMAGES = 64  # of the test images
@@ -275,7 +281,7 @@ def judge_close(run, site):
     return worst <= CLOSE, worst, 0
 
 
-def check(case, folder, runtime, failures):
+def check(binary, case, folder, runtime, failures):
     """Run one file in one runtime; returns a row of the table."""
     model = onnx.load(folder / "model.onnx")
     sites = load_sites(folder / "sites")
@@ -311,6 +317,7 @@ def check(case, folder, runtime, failures):
 
     integer = ""
     if runtime.optimized:
+        compare_engine(binary, case.name, folder, model, images, whole, failures)
         integer = count_integer_matmuls(runtime, expected_matmuls, f"{case.name}, {runtime.name}", failures)
     return (case.name, runtime.name, len(sites), grade, f"{worst:.1e}", ties, f"{same:.1%}", integer)
 
@@ -321,6 +328,90 @@ def count_integer_matmuls(runtime, expected, where, failures):
     failures.expect(found == expected, f"{where}: {found} integer matmuls, expected {expected}")
     failures.expect(kinds["MatMulNBits"] == 0, f"{where}: {kinds['MatMulNBits']} MatMulNBits")
     return f"{found}/{expected}"
+
+
+# --- our way into ONNX Runtime ------------------------------------------------------------------------------
+
+
+def with_engine(command):
+    """Run a command of the binary that finds the library of this virtual environment."""
+    environment = {**os.environ, "VIRTUAL_ENV": sys.prefix, "ORT_DYLIB_PATH": ""}
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, env=environment)
+    if done.returncode != 0:
+        raise RuntimeError(f"{' '.join(map(str, command))}: exit {done.returncode}\n{done.stderr}")
+    return done.stdout
+
+
+def compare_engine(binary, where, folder, model, images, whole, failures, options=(), others=None):
+    """`run --engine onnxruntime` against the same library in Python, one image at a time as far as the file allows."""
+    output = folder / "engine.npy"
+    output.unlink(missing_ok=True)
+    source = folder / "model.onnx"
+    with_engine([binary, "run", source, "--input", folder / "x.npy", "-o", output, "--engine", "onnxruntime", *options])
+    first = model.graph.input[0]
+    step = first.type.tensor_type.shape.dim[0].dim_value or 1
+    batches = [{first.name: images[i : i + step], **(others or {})} for i in range(0, len(images), step)]
+    expected = np.concatenate([whole(batch) for batch in batches]).astype(np.float32)
+    found = np.load(output)
+    if found.shape != expected.shape:
+        failures.append(f"{where}: --engine onnxruntime gives the shape {found.shape}, Python {expected.shape}")
+        return
+    error = float(np.abs(found - expected).max() / max(np.abs(expected).max(), 1e-30))
+    failures.expect(error <= SAME_RUNTIME, f"{where}: --engine onnxruntime is off by {error:.1e} from Python")
+
+
+def compare_odd_entry(arguments, failures):
+    """A file that takes bytes [N, H, W, C] and a number that its logits are multiplied with."""
+    folder = emit(arguments.binary, Case("ts17", "w8a8", "base"), arguments.fixtures, arguments.work)
+    model = onnx.load(folder / "model.onnx")
+    graph, odd = model.graph, arguments.work / "odd-entry"
+    odd.mkdir(exist_ok=True)
+    inner, logits = graph.input[0], graph.output[0].name
+    dims = [dim.dim_value or dim.dim_param for dim in inner.type.tensor_type.shape.dim]
+    for node in graph.node:
+        node.output[:] = ["plain_logits" if value == logits else value for value in node.output]
+    make = onnx.helper.make_node
+    entry = [
+        make("Cast", ["bytes"], ["floats"], to=onnx.TensorProto.FLOAT),
+        make("Mul", ["floats", "byte_scale"], ["scaled"]),
+        make("Transpose", ["scaled"], [inner.name], perm=[0, 3, 1, 2]),
+    ]
+    nodes = [*entry, *graph.node, make("Mul", ["plain_logits", "factor"], [logits])]
+    info = onnx.helper.make_tensor_value_info
+    inputs = [
+        info("bytes", onnx.TensorProto.UINT8, [dims[0], dims[2], dims[3], dims[1]]),
+        info("factor", onnx.TensorProto.FLOAT, [1]),
+    ]
+    constants = [*graph.initializer, onnx.numpy_helper.from_array(np.float32(1 / 255), "byte_scale")]
+    made = onnx.helper.make_graph(nodes, "odd_entry", inputs, list(graph.output), constants)
+    graph.CopyFrom(made)
+    onnx.save(model, odd / "model.onnx")
+    images = np.random.default_rng(0).integers(0, 256, (5, dims[2], dims[3], dims[1]), np.uint8)
+    np.save(odd / "x.npy", images)
+    whole = OnnxRuntime(True, arguments.work).load(model)
+    others = {"factor": np.array([-3], np.float32)}
+    options = ["--input", "factor=-3"]
+    compare_engine(arguments.binary, "odd entry", odd, model, images, whole, failures, options, others)
+
+
+def compare_commands(arguments, failures):
+    """`check` and `bench` in ONNX Runtime."""
+    import onnxruntime
+
+    folder = emit(arguments.binary, Case("ts17", "w6a6", "function"), arguments.fixtures, arguments.work)
+    source, quantized = arguments.fixtures / "digits_vit_ts17.onnx", folder / "model.onnx"
+    command = [arguments.binary, "check", source, quantized, "--data", arguments.fixtures / "digits_test.npz", "--json"]
+    ours = json.loads(with_engine(command))
+    theirs = json.loads(with_engine([*command, "--engine", "onnxruntime"]))
+    name = f"ONNX Runtime {onnxruntime.__version__}"
+    failures.expect(theirs["engines"] == [name, name], f"check: run by {theirs['engines']}, expected {name}")
+    # With 6 bits no runtime saturates, so that both engines measure the same loss.
+    for figure, limit in (("agreement", 1.0), ("kl", 0.02)):
+        apart = abs(theirs["classifier"][figure] - ours["classifier"][figure])
+        failures.expect(apart <= limit, f"check: {figure} differs by {apart} between the engines")
+    command = [arguments.binary, "bench", quantized, "--against-engine", "onnxruntime", "--seconds", "0", "--json"]
+    engines = [speed["engine"] for speed in json.loads(with_engine(command))["models"]]
+    failures.expect(engines == ["builtin", name], f"bench: run by {engines}")
 
 
 # --- the command --------------------------------------------------------------------------------------------
@@ -386,9 +477,15 @@ def main():
             if not reads(runtime, case):
                 continue
             try:
-                rows.append(check(case, folder, runtime, failures))
+                rows.append(check(arguments.binary, case, folder, runtime, failures))
             except Exception as error:
                 failures.append(f"{case.name}, {runtime.name}: {type(error).__name__}: {error}")
+    if "onnxruntime" in arguments.runtimes.split(","):
+        try:
+            compare_odd_entry(arguments, failures)
+            compare_commands(arguments, failures)
+        except Exception as error:
+            failures.append(f"--engine onnxruntime: {type(error).__name__}: {error}")
     show(rows)
     for failure in failures:
         print(failure, file=sys.stderr)

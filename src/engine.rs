@@ -19,6 +19,11 @@ pub trait Engine: Send + Sync {
     /// How it computes.
     fn arithmetic(&self) -> Arithmetic;
 
+    /// Who computes: this library, or another runtime with its version.
+    fn name(&self) -> String {
+        BUILT_IN.into()
+    }
+
     /// The model's first FLOAT output for one batch of [`input_shape`](Self::input_shape), and the values named `taps`.
     ///
     /// An error names the tap that the engine cannot give.
@@ -66,6 +71,9 @@ pub trait Engine: Send + Sync {
         Tapped::join(passes.into_iter().collect::<Result<_>>()?)
     }
 }
+
+/// The [name](Engine::name) of the engines of this library.
+pub const BUILT_IN: &str = "builtin";
 
 /// How an engine computes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

@@ -35,6 +35,9 @@ pub mod onnx;
 #[cfg(feature = "html")]
 #[doc(hidden)]
 pub mod page;
+#[cfg(feature = "onnxruntime")]
+#[doc(hidden)]
+pub mod onnxruntime;
 #[doc(hidden)]
 pub mod pattern;
 #[doc(hidden)]
@@ -65,6 +68,8 @@ pub use engine::Engine;
 pub use error::{Error, ErrorKind, Result};
 pub use integer::Runner;
 pub use ndarray;
+#[cfg(feature = "onnxruntime")]
+pub use onnxruntime::{Library as OnnxRuntimeLibrary, OnnxRuntime};
 pub use prepare::Prepared;
 pub use progress::Progress;
 pub use quantize::{Quantize, Quantized, check};

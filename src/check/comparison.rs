@@ -15,6 +15,8 @@ use crate::engine::Reading;
 pub struct Comparison {
     /// How many images were compared.
     pub images: usize,
+    /// What ran the float and the quantized model: `builtin`, or another runtime with its version.
+    pub engines: [String; 2],
     /// Where labels are given.
     pub accuracy: Option<Accuracy>,
     /// What only a classifier has, of images or of places in them.
@@ -173,6 +175,7 @@ impl Comparison {
         };
         Self {
             images: tally.images,
+            engines: Default::default(),
             accuracy: labelled.then(|| accuracy(tally)),
             classifier: of_classes.then(|| classifier(tally)),
             labels: of_labels.then(|| labels(tally)),

@@ -118,7 +118,7 @@ pub fn compare_part(
     }
     let batch = shape[0].max(1);
     let block = BLOCK.next_multiple_of(batch);
-    let mut part = Part::new(subject(run.identity, data, scope, block)?);
+    let mut part = Part::new(subject(run.identity, [float.name(), quantized.name()], data, scope, block)?);
     if let Some(earlier) = run.resume {
         part.merge(earlier)?;
     }
@@ -150,7 +150,13 @@ pub fn compare_part(
     Ok(part)
 }
 
-fn subject(identity: Identity, data: &Dataset, scope: &Scope, block: usize) -> Result<Subject> {
+fn subject(
+    identity: Identity,
+    engines: [String; 2],
+    data: &Dataset,
+    scope: &Scope,
+    block: usize,
+) -> Result<Subject> {
     let preprocess = data.preprocess().map(serde_json::to_string).transpose();
     let preprocess = preprocess.map_err(|e| Error::data("preprocessing", e))?.unwrap_or_default();
     let mut hash = Sha256::new();
@@ -168,6 +174,7 @@ fn subject(identity: Identity, data: &Dataset, scope: &Scope, block: usize) -> R
         tool: concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION")).into(),
         float_sha256: identity.float_sha256,
         quantized_sha256: identity.quantized_sha256,
+        engines,
         data_sha256: files::hex(&hash.finalize()),
         images: data.len(),
         block,

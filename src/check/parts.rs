@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::Comparison;
 use super::comparison::Names;
 use super::tally::Tally;
+use crate::engine::BUILT_IN;
 use crate::{Error, Result, files};
 
 /// The largest file that is read, in bytes.
@@ -45,6 +46,9 @@ pub(super) struct Subject {
     pub(super) tool: String,
     pub(super) float_sha256: String,
     pub(super) quantized_sha256: String,
+    /// What ran the float and the quantized model.
+    #[serde(default = "built_in")]
+    pub(super) engines: [String; 2],
     /// Of the names of the images, their labels, and how they are prepared.
     pub(super) data_sha256: String,
     pub(super) images: usize,
@@ -52,6 +56,11 @@ pub(super) struct Subject {
     pub(super) block: usize,
     pub(super) labelled: bool,
     pub(super) names: Names,
+}
+
+/// What ran the models of parts that do not say it.
+fn built_in() -> [String; 2] {
+    [BUILT_IN; 2].map(Into::into)
 }
 
 /// Blocks of a comparison that are done.
@@ -110,7 +119,7 @@ impl Part {
         if other.subject != self.subject {
             return Err(Error::data(
                 "parts",
-                "they are not of one comparison: models, images or options differ",
+                "they are not of one comparison: models, engines, images or options differ",
             ));
         }
         for (at, tally) in other.blocks {
@@ -152,6 +161,7 @@ impl Part {
         let mut total = Tally::default();
         self.blocks.values().for_each(|tally| total.add(tally));
         let mut comparison = Comparison::of(&total, self.subject.labelled, &self.subject.names);
+        comparison.engines.clone_from(&self.subject.engines);
         comparison.doubts.splice(0..0, self.doubts.iter().cloned());
         comparison
     }

@@ -9,6 +9,7 @@ use anyhow::Result;
 use ndarray::Array4;
 use onnx_ptq4vit::Error;
 use onnx_ptq4vit::engine::{Arithmetic, Engine, OperatorTime};
+use onnx_ptq4vit::onnxruntime::OnnxRuntime;
 use onnx_ptq4vit::prepare::Pixels;
 use onnx_ptq4vit::report::{Align, table};
 use onnx_ptq4vit::text::shown;
@@ -16,14 +17,15 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use serde::Serialize;
 
-use super::model::{InputArgs, ModelArgs, engine};
+use super::engine::{EngineArgs, EngineName, builtin};
+use super::model::{InputArgs, ModelArgs};
 use super::output::print;
 use super::values;
 
 /// Measure how fast a model runs
 ///
 /// A quantized model runs in integer arithmetic, a float model in tract. The images are noise: their content costs
-/// nothing. With --against, the two models take turns, so that both see the same machine.
+/// nothing. With --against or --against-engine, two take turns, so that both see the same machine.
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Args {
@@ -32,6 +34,9 @@ pub(super) struct Args {
     /// Another model to compare with, usually the float one
     #[arg(long, value_name = "MODEL")]
     against: Option<PathBuf>,
+    /// What runs the other model; without --against, the same model once more [default: as --engine]
+    #[arg(long, value_name = "ENGINE")]
+    against_engine: Option<EngineName>,
     /// Images in one run
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=4096))]
     batch: u16,
@@ -48,6 +53,8 @@ pub(super) struct Args {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
+    engine: EngineArgs,
+    #[command(flatten)]
     reading: ModelArgs,
     #[command(flatten)]
     inputs: InputArgs,
@@ -56,7 +63,8 @@ pub(super) struct Args {
 const EXAMPLES: &str = "\
 Examples:
   onnx-ptq4vit bench vit.int8.onnx --against vit.onnx
-  onnx-ptq4vit bench vit.int8.onnx --batch 8 --threads 2";
+  onnx-ptq4vit bench vit.int8.onnx --batch 8 --threads 2
+  onnx-ptq4vit bench vit.int8.onnx --against-engine onnxruntime";
 
 /// Runs that are measured even if they take longer than asked.
 const LEAST_RUNS: usize = 5;
@@ -67,8 +75,16 @@ fn seconds(text: &str) -> Result<f64, String> {
 }
 
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
-    let models = std::iter::once(&args.model).chain(&args.against);
-    let models = models.map(|path| Candidate::load(path, args)).collect::<Result<Vec<_>>>()?;
+    let mut models = vec![(&args.model, args.engine.name)];
+    if args.against.is_some() || args.against_engine.is_some() {
+        let engine = args.against_engine.unwrap_or(args.engine.name);
+        models.push((args.against.as_ref().unwrap_or(&args.model), engine));
+    }
+    if args.profile && args.engine.name != EngineName::Builtin {
+        return Err(Error::usage("--profile needs --engine builtin: ONNX Runtime does not tell").into());
+    }
+    let load = |(path, engine): (&PathBuf, _)| Candidate::load(path, engine, args);
+    let models = models.into_iter().map(load).collect::<Result<Vec<_>>>()?;
     let report = measure(models, args)?;
     print(&report, args.json)?;
     Ok(ExitCode::SUCCESS)
@@ -83,16 +99,21 @@ struct Candidate {
 }
 
 impl Candidate {
-    fn load(path: &Path, args: &Args) -> Result<Self> {
+    fn load(path: &Path, engine: EngineName, args: &Args) -> Result<Self> {
         let start = Instant::now();
         let model = args.inputs.give(args.reading.read(path)?, Path::new(""))?;
         let input = model.input()?;
         let [_, channels, height, width] = input.dims;
         let [open_height, open_width] = args.size.sides().map(|side| side as usize);
         let image = [channels.unwrap_or(3), height.unwrap_or(open_height), width.unwrap_or(open_width)];
-        let engine = engine(&model, image)?;
-        let load = start.elapsed();
         let batch = usize::from(args.batch);
+        let engine: Box<dyn Engine> = match engine {
+            EngineName::Builtin => builtin(&model, image)?,
+            EngineName::Onnxruntime => {
+                Box::new(OnnxRuntime::alone(&args.engine.library()?, &model, image, batch)?)
+            }
+        };
+        let load = start.elapsed();
         let fixed = engine.input_shape()[0];
         if !batch.is_multiple_of(fixed) {
             let why = format!("--batch {batch}: the model fixes batches of {fixed}");
@@ -156,6 +177,7 @@ struct Report {
 #[derive(Serialize)]
 struct Speed {
     model: String,
+    engine: String,
     kind: Arithmetic,
     runs: usize,
     load_ms: f64,
@@ -176,6 +198,7 @@ impl Speed {
         let percentile = |percent: usize| ms(times[(times.len() * percent / 100).min(times.len() - 1)]);
         Self {
             model: model.name,
+            engine: model.engine.name(),
             kind: model.engine.arithmetic(),
             runs: times.len(),
             load_ms: ms(model.load),
@@ -193,17 +216,25 @@ impl fmt::Display for Report {
         let plural = |n: usize| if n == 1 { "" } else { "s" };
         let Self { batch, threads, .. } = self;
         writeln!(f, "batch {batch}, {threads} thread{}; milliseconds per run", plural(*threads))?;
-        let heading = ["model", "arithmetic", "load", "first", "p50", "p90", "p99", "images/s"];
-        let mut align = [Align::Right; 8];
-        align[..2].fill(Align::Left);
+        let heading = ["model", "engine", "arithmetic", "load", "first", "p50", "p90", "p99", "images/s"];
+        let mut align = [Align::Right; 9];
+        align[..3].fill(Align::Left);
         let rows = self.models.iter().map(|speed| {
             let ms = [speed.load_ms, speed.first_ms, speed.p50_ms, speed.p90_ms, speed.p99_ms];
             let numbers = ms.into_iter().chain([speed.images_per_second]).map(|x| format!("{x:.1}"));
-            [speed.model.clone(), speed.kind.to_string()].into_iter().chain(numbers).collect()
+            [speed.model.clone(), speed.engine.clone(), speed.kind.to_string()]
+                .into_iter()
+                .chain(numbers)
+                .collect()
         });
         f.write_str(&table(&heading, &align, rows))?;
         if let Some(ratio) = self.ratio {
-            writeln!(f, "{:.2} times as fast as {}", ratio, shown(&self.models[1].model))?;
+            let [first, other] = [0, 1].map(|at| &self.models[at]);
+            let engine = match first.engine == other.engine {
+                true => String::new(),
+                false => format!(" in {}", other.engine),
+            };
+            writeln!(f, "{ratio:.2} times as fast as {}{engine}", shown(&other.model))?;
         }
         if self.profile.is_empty() {
             return Ok(());

@@ -8,7 +8,7 @@ use onnx_ptq4vit::Error;
 use onnx_ptq4vit::check::{Identity, Part, Run, Scope, Shard, SiteOutput, Thresholds, compare_part};
 use onnx_ptq4vit::data::{Dataset, Selection};
 use onnx_ptq4vit::engine::Reading;
-use onnx_ptq4vit::integer::{self, Runner};
+use onnx_ptq4vit::integer;
 use onnx_ptq4vit::onnx::Graph;
 use onnx_ptq4vit::page::Page;
 use onnx_ptq4vit::prepare::{Outputs, Prepared};
@@ -16,6 +16,7 @@ use onnx_ptq4vit::preprocessing;
 use onnx_ptq4vit::progress::Progress;
 use onnx_ptq4vit::report::CheckReport;
 
+use super::engine::{EngineArgs, EngineName};
 use super::images::ImageArgs;
 use super::interrupt::whole;
 use super::model::{InputArgs, ModelArgs, say};
@@ -26,7 +27,7 @@ use super::values::{ShardName, number, percent};
 
 /// Compare a quantized model with its float model
 ///
-/// Runs both on the same images, the quantized one in integer arithmetic. With a threshold (--max-drop, --min-agreement, and
+/// Runs both on the same images, the quantized one in integer arithmetic; or both in stock ONNX Runtime (--engine). With a threshold (--max-drop, --min-agreement, and
 /// others) the exit code is 1 if the quantized model misses it, or if the figures cannot be trusted. Many images may be shared
 /// among machines: each runs a --shard, and --merge puts the parts together.
 #[derive(clap::Args)]
@@ -79,13 +80,15 @@ pub(super) struct Args {
     #[arg(long, value_name = "FILE", conflicts_with = "merge")]
     pub(super) save: Option<PathBuf>,
     /// Put the files of all shards together, in place of models and images
-    #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with_all = ["float", "quantized", "data", "labels", "limit", "sites"])]
+    #[arg(long, value_name = "FILE", num_args = 1.., conflicts_with_all = ["float", "quantized", "data", "labels", "limit", "sites", "engine"])]
     pub(super) merge: Vec<PathBuf>,
     #[command(flatten)]
     pub(super) report: PageArgs,
     /// Print as JSON
     #[arg(long)]
     pub(super) json: bool,
+    #[command(flatten)]
+    pub(super) engine: EngineArgs,
     #[command(flatten)]
     pub(super) images: ImageArgs,
     #[command(flatten)]
@@ -158,6 +161,7 @@ fn compared(args: &Args, progress: &Stderr) -> Result<(Part, Dataset)> {
     let (float_path, quantized_path) =
         args.float.as_ref().zip(args.quantized.as_ref()).ok_or_else(missing)?;
     let path = args.data.as_ref().ok_or_else(missing)?;
+    args.engine.ensure_ready(args.sites)?;
     let float = args.inputs.give(args.reading.read(float_path)?, path)?;
     let quantized = args.inputs.give(args.reading.read(quantized_path)?, path)?;
     ensure_kinds(&float, &quantized)?;
@@ -188,7 +192,8 @@ fn compared(args: &Args, progress: &Stderr) -> Result<(Part, Dataset)> {
     }
     let mut scope = Scope::default();
     scope.reading = outputs.compared.1;
-    scope.others = other_outputs(&float, &quantized, &outputs);
+    let all_computed = args.engine.name == EngineName::Onnxruntime;
+    scope.others = other_outputs(&float, &quantized, &outputs, all_computed);
     scope.shard = args.shard.map_or(Shard::default(), |ShardName(shard)| shard);
     if args.sites {
         scope.sites = same_values(&float, &quantized)?;
@@ -196,8 +201,8 @@ fn compared(args: &Args, progress: &Stderr) -> Result<(Part, Dataset)> {
     let identity =
         Identity { float_sha256: float.sha256().into(), quantized_sha256: quantized.sha256().into() };
     let models = [float_path, quantized_path].map(|path| path.display().to_string());
-    let quantized = Runner::with_image(&quantized, image)?;
-    let float = float.float_engine(image)?;
+    let quantized = args.engine.engine(&quantized, image)?;
+    let float = args.engine.engine(&float, image)?;
     let resume = match &args.save {
         Some(path) if path.try_exists().map_err(|e| Error::io(path, e))? => Some(Part::read(path)?),
         _ => None,
@@ -214,7 +219,7 @@ fn compared(args: &Args, progress: &Stderr) -> Result<(Part, Dataset)> {
     };
     let resumed = resume.is_some();
     let part =
-        compare_part(&float, &quantized, &data, &scope, Run { identity, resume, save: &save }, progress);
+        compare_part(&*float, &*quantized, &data, &scope, Run { identity, resume, save: &save }, progress);
     let part = part.map_err(|error| match (&args.save, error.place()) {
         (Some(path), Some("parts")) if resumed => {
             Error::usage(format!("{}: {error}; it is not overwritten", path.display()))
@@ -238,9 +243,15 @@ fn ensure_kinds(float: &Prepared, quantized: &Prepared) -> Result<()> {
     Err(Error::usage(why).into())
 }
 
-/// The FLOAT outputs beside the one that is compared, which both models have and can compute.
-fn other_outputs(float: &Prepared, quantized: &Prepared, outputs: &Outputs) -> Vec<String> {
-    let has = |model: &Prepared, name: &str| model.is_computable() && model.graph().producer(name).is_some();
+/// The FLOAT outputs beside the one that is compared, which both models have and the engine computes.
+fn other_outputs(
+    float: &Prepared,
+    quantized: &Prepared,
+    outputs: &Outputs,
+    all_computed: bool,
+) -> Vec<String> {
+    let is_computed = |model: &Prepared| all_computed || model.is_computable();
+    let has = |model: &Prepared, name: &str| is_computed(model) && model.graph().producer(name).is_some();
     let others = outputs.names.iter().filter(|name| **name != outputs.compared.0);
     others.filter(|name| has(float, name) && has(quantized, name)).cloned().collect()
 }

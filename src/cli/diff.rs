@@ -16,8 +16,9 @@ use onnx_ptq4vit::preprocessing;
 use onnx_ptq4vit::report::{Align, table};
 use serde::Serialize;
 
+use super::engine::builtin;
 use super::images::ImageArgs;
-use super::model::{InputArgs, ModelArgs, engine};
+use super::model::{InputArgs, ModelArgs};
 use super::output::print;
 use super::progress::Stderr;
 use super::values::number;
@@ -69,7 +70,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let selection = Selection { limit: Some(args.limit), ..Selection::default() };
     let recorded = preprocessing::recorded(&second)?;
     let data = args.images.open(&args.data, &first, recorded, selection, false, &progress)?;
-    let [left, right] = [engine(&first, data.item_shape())?, engine(&second, data.item_shape())?];
+    let [left, right] = [builtin(&first, data.item_shape())?, builtin(&second, data.item_shape())?];
     let shapes = [left.input_shape(), right.input_shape()];
     if shapes[0] != shapes[1] {
         let why = format!("the models take {:?} and {:?} (N, C, H, W)", shapes[0], shapes[1]);

@@ -6,6 +6,7 @@ mod calibration;
 mod check;
 mod config;
 mod diff;
+mod engine;
 mod images;
 mod inspect;
 mod interrupt;

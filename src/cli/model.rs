@@ -1,12 +1,10 @@
-//! How the commands read a model, and what runs it.
+//! How the commands read a model.
 
 use std::path::Path;
 
 use bytesize::ByteSize;
 use onnx_ptq4vit::Result;
 use onnx_ptq4vit::data::named_arrays;
-use onnx_ptq4vit::engine::Engine;
-use onnx_ptq4vit::integer::Runner;
 use onnx_ptq4vit::onnx::Limits;
 use onnx_ptq4vit::prepare::{InputValue, Prepared, Task};
 use onnx_ptq4vit::progress::Progress;
@@ -82,13 +80,4 @@ pub(super) fn say(model: &Prepared, progress: &dyn Progress) -> Result<()> {
     }
     progress.note(&format!("task: {}", model.outputs()?));
     Ok(())
-}
-
-/// What runs `model` on images of `[C, H, W]`: integers for a quantized one, tract for a float one.
-pub(super) fn engine(model: &Prepared, image: [usize; 3]) -> Result<Box<dyn Engine>> {
-    Ok(if model.is_quantized() {
-        Box::new(Runner::with_image(model, image)?)
-    } else {
-        Box::new(model.float_engine(image)?)
-    })
 }

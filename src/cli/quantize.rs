@@ -21,6 +21,7 @@ use prost::Message;
 
 use super::calibration::{CalibrationArgs, held_back, planned, scales};
 use super::check;
+use super::engine::EngineArgs;
 use super::images::ImageArgs;
 use super::interrupt::whole;
 use super::model::{InputArgs, ModelArgs, say};
@@ -55,6 +56,8 @@ pub(super) struct Args {
     check: Option<PathBuf>,
     #[command(flatten)]
     thresholds: CheckArgs,
+    #[command(flatten)]
+    engine: EngineArgs,
     /// How the twin matmuls are written
     #[arg(long, value_enum, value_name = "FORM", default_value = "function")]
     twin: TwinName,
@@ -168,6 +171,7 @@ impl Args {
             save: None,
             merge: Vec::new(),
             report: self.report.page.clone(),
+            engine: self.engine.clone(),
             json: self.json,
             images: self.images.clone(),
             reading: self.reading.clone(),

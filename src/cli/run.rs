@@ -17,16 +17,18 @@ use onnx_ptq4vit::report::{Align, table};
 use onnx_ptq4vit::text::shown;
 use serde::Serialize;
 
+use super::engine::EngineArgs;
 use super::images::ImageArgs;
 use super::interrupt::whole;
-use super::model::{ModelArgs, engine, give, say};
+use super::model::{ModelArgs, give, say};
 use super::output::{print, same_file};
 use super::progress::Stderr;
 use super::values::NamedInput;
 
 /// Run a model, float or quantized
 ///
-/// Prints the five most probable classes of every image. A quantized model runs in integer arithmetic.
+/// Prints the five most probable classes of every image. A quantized model runs in integer arithmetic, unless
+/// --engine says otherwise.
 #[derive(clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(super) struct Args {
@@ -46,6 +48,8 @@ pub(super) struct Args {
     #[arg(long)]
     json: bool,
     #[command(flatten)]
+    engine: EngineArgs,
+    #[command(flatten)]
     images: ImageArgs,
     #[command(flatten)]
     reading: ModelArgs,
@@ -59,6 +63,7 @@ Examples:
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let progress = Stderr::new();
     let (input, others) = inputs(args)?;
+    args.engine.ensure_ready(args.sites.is_some())?;
     if let Some(output) = &args.output {
         if same_file(output, &args.model) || same_file(output, &input) {
             return Err(Error::usage(format!("{}: would overwrite an input", output.display())).into());
@@ -80,7 +85,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let sites = if args.sites.is_some() { integer::contents(model.graph())?.sites } else { Vec::new() };
     let taps: Vec<&str> =
         sites.iter().flat_map(|site| site.inputs.iter().chain([&site.output])).map(String::as_str).collect();
-    let engine = engine(&model, data.item_shape())?;
+    let engine = args.engine.engine(&model, data.item_shape())?;
     let Tapped { output, values } = engine.run_tapped(&data.batch(0..data.len())?.view(), &taps)?;
     if let Some(folder) = &args.sites {
         whole(|| write_sites(folder, &sites, values))?;

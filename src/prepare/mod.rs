@@ -250,8 +250,13 @@ impl Prepared {
     /// The computable part for images of `shape`, `[N, C, H, W]`: the inputs beside them fit that.
     pub(crate) fn computable_for(&self, shape: [usize; 4]) -> Result<Model> {
         let mut model = self.computable().model().clone();
-        model.bound = bound(&self.extra, &model, Some(shape))?;
+        model.bound = self.extra_values(shape)?;
         Ok(model)
+    }
+
+    /// The values of the inputs beside the images, for images of `shape`.
+    pub(crate) fn extra_values(&self, shape: [usize; 4]) -> Result<Vec<TensorProto>> {
+        bound(&self.extra, self.model(), Some(shape))
     }
 
     /// The float model, ready to run on images of `[C, H, W]`; an error if the file fixes another size.

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::{Align, table};
 use crate::check::{Accuracy, Classifier, Comparison, Features, Numbers, Verdict};
+use crate::engine::BUILT_IN;
 use crate::text::shown;
 
 /// A comparison and what it means.
@@ -130,7 +131,11 @@ fn range([low, high]: [f64; 2]) -> String {
 impl fmt::Display for CheckReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "{}", self.headline())?;
-        let Comparison { accuracy, others, sites, doubts, remarks, .. } = &self.comparison;
+        let Comparison { engines, accuracy, others, sites, doubts, remarks, .. } = &self.comparison;
+        if engines.iter().any(|engine| engine != BUILT_IN) {
+            let [float, quantized] = engines.each_ref().map(|engine| shown(engine));
+            writeln!(f, "run by: float {float}, quantized {quantized}")?;
+        }
         for doubt in doubts {
             writeln!(f, "\nnot to be trusted: {}", shown(doubt))?;
         }

@@ -6,6 +6,8 @@ mod common;
 #[cfg(unix)]
 mod endings;
 #[cfg(unix)]
+mod engines;
+#[cfg(unix)]
 mod hostile;
 mod images;
 mod refusals;
