@@ -32,12 +32,12 @@ pub mod integer;
 pub mod kernel;
 #[doc(hidden)]
 pub mod onnx;
-#[cfg(feature = "html")]
-#[doc(hidden)]
-pub mod page;
 #[cfg(feature = "onnxruntime")]
 #[doc(hidden)]
 pub mod onnxruntime;
+#[cfg(feature = "html")]
+#[doc(hidden)]
+pub mod page;
 #[doc(hidden)]
 pub mod pattern;
 #[doc(hidden)]

@@ -11,7 +11,7 @@ use onnx_ptq4vit::report::AnalyzeReport;
 use super::calibration::{CalibrationArgs, held_back, planned, scales};
 use super::images::ImageArgs;
 use super::model::{InputArgs, ModelArgs, say};
-use super::output::print;
+use super::output::OutputArgs;
 use super::page::{self, SitesPageArgs, of_calibration, provenance};
 use super::progress::Stderr;
 
@@ -33,9 +33,8 @@ pub(super) struct Args {
     /// Show so many sites
     #[arg(long, value_name = "N", default_value_t = 20)]
     top: usize,
-    /// Print as JSON, with all sites
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    output_as: OutputArgs,
     #[command(flatten)]
     report: SitesPageArgs,
     #[command(flatten)]
@@ -77,6 +76,6 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     page.provenance = provenance(of_calibration(&calibration));
     (page.analyze, page.calibration) = (Some(report.clone()), Some(calibration));
     args.report.page.write(&page, &progress)?;
-    print(&report, args.json)?;
+    args.output_as.print(&report)?;
     Ok(ExitCode::SUCCESS)
 }

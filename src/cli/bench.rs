@@ -30,34 +30,34 @@ use super::values;
 #[command(after_help = EXAMPLES)]
 pub(super) struct Args {
     /// The model
-    model: PathBuf,
+    pub(super) model: PathBuf,
     /// Another model to compare with, usually the float one
     #[arg(long, value_name = "MODEL")]
-    against: Option<PathBuf>,
+    pub(super) against: Option<PathBuf>,
     /// What runs the other model; without --against, the same model once more [default: as --engine]
     #[arg(long, value_name = "ENGINE")]
-    against_engine: Option<EngineName>,
+    pub(super) against_engine: Option<EngineName>,
     /// Images in one run
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=4096))]
-    batch: u16,
+    pub(super) batch: u16,
     /// How long to measure
     #[arg(long, value_name = "SECONDS", default_value_t = 5.0, value_parser = seconds)]
-    seconds: f64,
+    pub(super) seconds: f64,
     /// The size of an image, where the model leaves it open
     #[arg(long, value_name = "PIXELS|HxW", default_value = "224")]
-    size: values::Pixels,
+    pub(super) size: values::Pixels,
     /// Also say where the time of a quantized model goes, by operator
     #[arg(long)]
-    profile: bool,
+    pub(super) profile: bool,
     /// Print as JSON
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
     #[command(flatten)]
-    engine: EngineArgs,
+    pub(super) engine: EngineArgs,
     #[command(flatten)]
-    reading: ModelArgs,
+    pub(super) reading: ModelArgs,
     #[command(flatten)]
-    inputs: InputArgs,
+    pub(super) inputs: InputArgs,
 }
 
 const EXAMPLES: &str = "\
@@ -75,6 +75,12 @@ fn seconds(text: &str) -> Result<f64, String> {
 }
 
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
+    print(&measured(args)?, args.json)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What is measured of the models that are asked for.
+pub(super) fn measured(args: &Args) -> Result<Report> {
     let mut models = vec![(&args.model, args.engine.name)];
     if args.against.is_some() || args.against_engine.is_some() {
         let engine = args.against_engine.unwrap_or(args.engine.name);
@@ -85,9 +91,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     }
     let load = |(path, engine): (&PathBuf, _)| Candidate::load(path, engine, args);
     let models = models.into_iter().map(load).collect::<Result<Vec<_>>>()?;
-    let report = measure(models, args)?;
-    print(&report, args.json)?;
-    Ok(ExitCode::SUCCESS)
+    measure(models, args)
 }
 
 /// A model that is ready to run, and its images.
@@ -163,10 +167,10 @@ fn measure(models: Vec<Candidate>, args: &Args) -> Result<Report> {
 
 /// What is printed.
 #[derive(Serialize)]
-struct Report {
+pub(super) struct Report {
     batch: usize,
-    threads: usize,
-    models: Vec<Speed>,
+    pub(super) threads: usize,
+    pub(super) models: Vec<Speed>,
     /// How many times as fast as the second model the first one is, by the medians.
     ratio: Option<f64>,
     /// Of the first model, an image.
@@ -175,15 +179,15 @@ struct Report {
 
 /// Milliseconds of one model.
 #[derive(Serialize)]
-struct Speed {
+pub(super) struct Speed {
     model: String,
-    engine: String,
+    pub(super) engine: String,
     kind: Arithmetic,
     runs: usize,
     load_ms: f64,
     /// The first run after loading.
     first_ms: f64,
-    p50_ms: f64,
+    pub(super) p50_ms: f64,
     p90_ms: f64,
     p99_ms: f64,
     /// By the mean.

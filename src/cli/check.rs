@@ -20,7 +20,7 @@ use super::engine::{EngineArgs, EngineName};
 use super::images::ImageArgs;
 use super::interrupt::whole;
 use super::model::{InputArgs, ModelArgs, say};
-use super::output::print;
+use super::output::OutputArgs;
 use super::page::{PageArgs, of_files, provenance, thumbnails};
 use super::progress::Stderr;
 use super::values::{ShardName, number, percent};
@@ -84,9 +84,8 @@ pub(super) struct Args {
     pub(super) merge: Vec<PathBuf>,
     #[command(flatten)]
     pub(super) report: PageArgs,
-    /// Print as JSON
-    #[arg(long)]
-    pub(super) json: bool,
+    #[command(flatten)]
+    pub(super) output_as: OutputArgs,
     #[command(flatten)]
     pub(super) engine: EngineArgs,
     #[command(flatten)]
@@ -111,7 +110,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let hashes = args.float.iter().chain(&args.quantized).map(PathBuf::as_path);
     page.provenance = provenance(of_files(hashes)?);
     args.report.write(&page, &progress)?;
-    print(&report, args.json)?;
+    args.output_as.print(&report)?;
     Ok(report.exit_code().into())
 }
 

@@ -119,7 +119,10 @@ fn texts(key: &str, value: Value) -> std::result::Result<Vec<String>, String> {
         Value::Number(number) => Ok(vec![number.to_string()]),
         Value::Bool(bool) => Ok(vec![bool.to_string()]),
         Value::Array(values) if values.iter().all(|value| !value.is_array() && !value.is_object()) => {
-            let texts = values.into_iter().map(|value| texts(key, value)).collect::<std::result::Result<Vec<_>, _>>()?;
+            let texts = values
+                .into_iter()
+                .map(|value| texts(key, value))
+                .collect::<std::result::Result<Vec<_>, _>>()?;
             Ok(texts.concat())
         }
         _ => Err(format!("`{key}`: expected a text, a number, true, false, or a list of these")),
@@ -155,7 +158,10 @@ pub(super) fn printed(command: &Command, matches: &ArgMatches) -> String {
 /// A number where the text is one, written as TOML would write it.
 fn typed(text: &str) -> toml::Value {
     let number = text.parse().map(toml::Value::Integer).or(text.parse().map(toml::Value::Float));
-    number.ok().filter(|number| number.to_string() == text).unwrap_or_else(|| toml::Value::String(text.into()))
+    number
+        .ok()
+        .filter(|number| number.to_string() == text)
+        .unwrap_or_else(|| toml::Value::String(text.into()))
 }
 
 #[cfg(test)]
@@ -182,11 +188,29 @@ mod tests {
         let all = merged(toml, "toml", &["quantize", "--bits", "w4a8", "-o", "o.onnx"]).unwrap();
         assert_eq!(
             all,
-            ["quantize", "--exclude=a", "--exclude=b c", "--overflow-safe", "--seed=3", "--threads=2", "m.onnx", "--bits", "w4a8", "-o", "o.onnx"]
+            [
+                "quantize",
+                "--exclude=a",
+                "--exclude=b c",
+                "--overflow-safe",
+                "--seed=3",
+                "--threads=2",
+                "m.onnx",
+                "--bits",
+                "w4a8",
+                "-o",
+                "o.onnx"
+            ]
         );
         let json = r#"{"max-drop": 0.5, "float": "a.onnx", "quantized": "b.onnx"}"#;
-        assert_eq!(merged(json, "json", &["check"]).unwrap(), ["check", "--max-drop=0.5", "a.onnx", "b.onnx"]);
-        assert_eq!(merged(json, "json", &["check", "x.onnx", "y.onnx"]).unwrap(), ["check", "--max-drop=0.5", "x.onnx", "y.onnx"]);
+        assert_eq!(
+            merged(json, "json", &["check"]).unwrap(),
+            ["check", "--max-drop=0.5", "a.onnx", "b.onnx"]
+        );
+        assert_eq!(
+            merged(json, "json", &["check", "x.onnx", "y.onnx"]).unwrap(),
+            ["check", "--max-drop=0.5", "x.onnx", "y.onnx"]
+        );
     }
 
     #[test]
@@ -208,13 +232,33 @@ mod tests {
     #[test]
     fn what_is_printed_can_be_read() {
         let command = Cli::command();
-        let given = ["ptq", "quantize", "m.onnx", "--calib", "a b", "-o", "o.onnx", "--no-pack", "--exclude", "x", "--bits", "w6a6"];
+        let given = [
+            "ptq",
+            "quantize",
+            "m.onnx",
+            "--calib",
+            "a b",
+            "-o",
+            "o.onnx",
+            "--no-pack",
+            "--exclude",
+            "x",
+            "--bits",
+            "w6a6",
+        ];
         let matches = command.clone().try_get_matches_from(given).unwrap();
         let printed = printed(&command, &matches);
         let again = merged(&printed, "toml", &["quantize"]).unwrap();
-        let again = command.clone().try_get_matches_from(["ptq".to_string()].into_iter().chain(again)).unwrap();
+        let again =
+            command.clone().try_get_matches_from(["ptq".to_string()].into_iter().chain(again)).unwrap();
         assert_eq!(super::printed(&command, &again), printed);
-        for line in ["bits = \"w6a6\"", "calib-limit = 32", "exclude = [\"x\"]", "no-pack = true", "model = \"m.onnx\""] {
+        for line in [
+            "bits = \"w6a6\"",
+            "calib-limit = 32",
+            "exclude = [\"x\"]",
+            "no-pack = true",
+            "model = \"m.onnx\"",
+        ] {
             assert!(printed.contains(line), "{line}: {printed}");
         }
     }

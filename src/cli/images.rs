@@ -159,6 +159,11 @@ impl ImageArgs {
         Ok(conflicts)
     }
 
+    /// Height and width of the crop, where the model leaves them open.
+    pub(super) fn size(&self) -> [u32; 2] {
+        self.crop.map_or([224; 2], values::Pixels::sides)
+    }
+
     /// The names of the classes that were given, or those that `config.json` beside the model or its metadata gives.
     pub(super) fn class_names(&self, model: &Prepared) -> Result<Vec<String>> {
         match &self.class_names {

@@ -5,9 +5,66 @@ use std::io::{ErrorKind, Write, stderr, stdout};
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use clap::ValueEnum;
 use onnx_ptq4vit::files::folder_of;
+use onnx_ptq4vit::report::{Report, Test};
 use onnx_ptq4vit::text;
+use quick_junit::{NonSuccessKind, TestCase, TestCaseStatus, TestSuite};
 use serde::Serialize;
+
+/// How the result of a command is printed.
+#[derive(Clone, clap::Args)]
+pub(super) struct OutputArgs {
+    /// Print as JSON
+    #[arg(long, conflicts_with = "format")]
+    json: bool,
+    /// How the result is printed: for people, as JSON, as Markdown, or as JUnit XML, whose tests are the thresholds
+    #[arg(long, value_enum, value_name = "FORMAT", default_value = "text", hide_short_help = true)]
+    format: Format,
+}
+
+/// A form of a result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Format {
+    Text,
+    Json,
+    Markdown,
+    Junit,
+}
+
+impl OutputArgs {
+    /// Prints a report.
+    pub(super) fn print(&self, report: &impl Report) -> Result<()> {
+        match self.format {
+            _ if self.json => print(report, true),
+            Format::Text => print(report, false),
+            Format::Json => print(report, true),
+            Format::Markdown => print_text(&text::lines(&report.markdown())),
+            Format::Junit => print_text(&text::lines(&junit(&report.tests())?)),
+        }
+    }
+}
+
+/// JUnit XML.
+fn junit(tests: &[Test]) -> Result<String> {
+    let mut suite = TestSuite::new("onnx-ptq4vit");
+    for Test { name, failure, output } in tests {
+        let status = match failure {
+            None => TestCaseStatus::success(),
+            Some(why) => {
+                let mut status = TestCaseStatus::non_success(NonSuccessKind::Failure);
+                status.set_message(text::shown(why));
+                status
+            }
+        };
+        let mut case = TestCase::new(text::shown(name).into_owned(), status);
+        case.set_classname("onnx-ptq4vit").set_system_out(text::shown(output));
+        suite.add_test_case(case);
+    }
+    let mut report = quick_junit::Report::new("onnx-ptq4vit");
+    report.add_test_suite(suite);
+    Ok(report.to_string()?)
+}
 
 /// Prints a result to stdout, as text or as JSON, with nothing that a terminal obeys. It is no error if the reader has
 /// closed the pipe.

@@ -11,7 +11,7 @@ use onnx_ptq4vit::calibrate::Calibration;
 use onnx_ptq4vit::export::{export_partly, pack};
 use onnx_ptq4vit::files::ensure_writable;
 use onnx_ptq4vit::onnx::Storage;
-use onnx_ptq4vit::page::Page;
+use onnx_ptq4vit::page::{Page, Speed};
 use onnx_ptq4vit::plan::{Multiplications, Plan, Site};
 use onnx_ptq4vit::prepare::Prepared;
 use onnx_ptq4vit::preprocessing::record_class_names;
@@ -19,16 +19,17 @@ use onnx_ptq4vit::progress::Progress as _;
 use onnx_ptq4vit::report::QuantizeReport;
 use prost::Message;
 
+use super::bench;
 use super::calibration::{CalibrationArgs, held_back, planned, scales};
 use super::check;
 use super::engine::EngineArgs;
 use super::images::ImageArgs;
 use super::interrupt::whole;
 use super::model::{InputArgs, ModelArgs, say};
-use super::output::{print, same_file};
+use super::output::{OutputArgs, same_file};
 use super::page::{self, SitesPageArgs, of_calibration, of_files, provenance};
 use super::progress::Stderr;
-use super::values::{TwinName, number, percent};
+use super::values::{Pixels, TwinName, number, percent};
 
 /// Quantize a float model
 ///
@@ -64,9 +65,8 @@ pub(super) struct Args {
     /// Write each weight as a byte, also below 7 bits; otherwise several share a word
     #[arg(long, hide_short_help = true)]
     no_pack: bool,
-    /// Print the summary as JSON
-    #[arg(long)]
-    json: bool,
+    #[command(flatten)]
+    output_as: OutputArgs,
     #[command(flatten)]
     images: ImageArgs,
     #[command(flatten)]
@@ -145,13 +145,38 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
             progress.finish();
         }
         page.calibration = Some(calibration);
+        page.speed = Some(args.speed()?);
         args.report.page.write(&page, &progress)?;
     }
-    print(&report, args.json)?;
+    args.output_as.print(&report)?;
     Ok(report.check.map_or(0, |check| check.exit_code()).into())
 }
 
 impl Args {
+    /// How fast both models run, one image at a time.
+    fn speed(&self) -> Result<Speed> {
+        const SECONDS: f64 = 2.0;
+        let [height, width] = self.images.size();
+        let report = bench::measured(&bench::Args {
+            model: self.output.clone(),
+            against: Some(self.model.clone()),
+            against_engine: None,
+            batch: 1,
+            seconds: SECONDS,
+            size: Pixels::Sides([height, width]),
+            profile: false,
+            json: false,
+            engine: self.engine.clone(),
+            reading: self.reading.clone(),
+            inputs: self.inputs.clone(),
+        })?;
+        let [quantized, float] = [0, 1].map(|at| report.models[at].p50_ms);
+        let threads =
+            if report.threads == 1 { "1 thread".into() } else { format!("{} threads", report.threads) };
+        let how = format!("{threads}, engine {}, on this machine", report.models[0].engine);
+        Ok(Speed { float, quantized, how })
+    }
+
     /// The arguments of `check` for the file that was written.
     fn to_check(&self, data: &Path) -> check::Args {
         check::Args {
@@ -172,7 +197,7 @@ impl Args {
             merge: Vec::new(),
             report: self.report.page.clone(),
             engine: self.engine.clone(),
-            json: self.json,
+            output_as: self.output_as.clone(),
             images: self.images.clone(),
             reading: self.reading.clone(),
             inputs: self.inputs.clone(),

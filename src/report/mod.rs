@@ -2,12 +2,14 @@
 
 mod analyze;
 mod check;
+mod formats;
 mod inspect;
 mod quantize;
 mod table;
 
 pub use analyze::AnalyzeReport;
 pub use check::CheckReport;
+pub use formats::{Report, Test};
 pub use inspect::{InspectReport, QuantizedSite, SiteRow};
 pub use quantize::QuantizeReport;
 pub use table::{Align, table};

@@ -75,14 +75,21 @@ impl QuantizeReport {
     }
 }
 
+impl QuantizeReport {
+    /// As `w8a8 best, hessian metric (fisher:4), softmax and GELU twins, per-channel weights, on 32 images`.
+    pub(super) fn method(&self) -> String {
+        format!("{}, on {} images", method(&self.options), self.images)
+    }
+}
+
 impl fmt::Display for QuantizeReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { model, output, sites, options, images, seconds, .. } = self;
+        let Self { model, output, sites, seconds, .. } = self;
         let mb = |bytes: u64| bytes as f64 / 1e6;
         writeln!(f, "{} -> {}", shown(model), shown(output))?;
         writeln!(f, "  sites    {sites} quantized: {}", kinds_line(&self.kinds))?;
         writeln!(f, "  integer  {}", share_line(self.multiplications))?;
-        writeln!(f, "  method   {}, on {images} images", method(options))?;
+        writeln!(f, "  method   {}", self.method())?;
         if self.outliers > 0 {
             writeln!(f, "  outliers {} channels stay float", self.outliers)?;
         }
