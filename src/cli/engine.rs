@@ -17,8 +17,8 @@ pub(super) struct EngineArgs {
     pub(super) name: EngineName,
     /// The library of ONNX Runtime, such as libonnxruntime.so
     ///
-    /// Without it, the variable ORT_DYLIB_PATH names the library; else it is the one of the Python package onnxruntime in the
-    /// active virtual environment, or the one that the system finds.
+    /// Without it, the variable `ORT_DYLIB_PATH` names it; else it is the one of the Python package onnxruntime in the active
+    /// virtual environment, or the one that the system finds.
     #[arg(long, value_name = "PATH", hide_short_help = true)]
     onnxruntime_library: Option<PathBuf>,
 }

@@ -117,6 +117,9 @@ fn second(loaded: &Path, wanted: &Path) -> Error {
     ))
 }
 
+/// What a library is known by.
+type Entry = unsafe extern "system" fn() -> *const OrtApiBase;
+
 /// Loads the library at `path`: its version, and its functions. An error says why it is none that can be used.
 #[allow(unsafe_code)]
 fn open(path: &OsStr) -> Result<(String, OrtApi), String> {
@@ -126,7 +129,6 @@ fn open(path: &OsStr) -> Result<(String, OrtApi), String> {
     };
     // SAFETY: a library runs code when it is loaded. It is the one that the user named, or installed.
     let library = unsafe { libloading::Library::new(path) }.map_err(of_system)?;
-    type Entry = unsafe extern "system" fn() -> *const OrtApiBase;
     // SAFETY: this is the type that ONNX Runtime gives to this name in all its versions.
     let entry = unsafe { library.get::<Entry>(c"OrtGetApiBase".to_bytes_with_nul()) };
     let entry = *entry.map_err(|_| "it is not ONNX Runtime: it has no function OrtGetApiBase".to_string())?;

@@ -3,7 +3,7 @@
 mod library;
 mod values;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use ndarray::Array4;
@@ -180,15 +180,18 @@ impl std::fmt::Debug for OnnxRuntime {
     }
 }
 
-/// A session on the file at `path`.
-fn open(library: &Library, path: &std::path::Path, threads: usize) -> Result<Session> {
-    let builder =
-        Session::builder(&library.environment).and_then(|builder| Ok(builder.with_intra_threads(threads)?));
-    let session = builder.and_then(|mut builder| builder.commit_from_file(path));
-    session.map_err(|error| failure(library, path, &error))
+/// A session of `threads` on the file at `path`.
+///
+/// Its threads wait for work without spinning once a run has ended: another engine may have its turn then.
+fn open(library: &Library, path: &Path, threads: usize) -> Result<Session> {
+    let session = || -> ort::Result<Session> {
+        let builder = Session::builder(&library.environment)?.with_intra_threads(threads)?;
+        builder.with_config_entry("session.force_spinning_stop", "1")?.commit_from_file(path)
+    };
+    session().map_err(|error| failure(library, path, &error))
 }
 
-fn failure(library: &Library, path: &std::path::Path, error: &ort::Error) -> Error {
+fn failure(library: &Library, path: &Path, error: &ort::Error) -> Error {
     let why = format!("ONNX Runtime {}: {error}", library.version());
     match error.code() {
         ErrorCode::NotImplemented => Error::unsupported(path.display(), why),

@@ -18,14 +18,15 @@ fn with_quantized() -> Bench {
     bench
 }
 
-/// A library that has the function of ONNX Runtime by which it is known, in version `version`.
+/// Compiles a library.
 fn with_library(bench: &Bench, name: &str, code: &str) {
     bench.bytes("code.rs", code.as_bytes());
-    let compiled = bench.shell(&format!("rustc --crate-type cdylib -o {name} code.rs"));
+    let compiled = bench.shell(&format!("rustc --edition 2024 --crate-type cdylib -o {name} code.rs"));
     assert!(compiled.status.success(), "{}", String::from_utf8_lossy(&compiled.stderr));
     std::fs::remove_file(bench.path("code.rs")).unwrap();
 }
 
+/// The code of a library that is known as version `version` of ONNX Runtime.
 fn of_version(version: &str) -> String {
     format!(
         r#"use std::ptr::null;
