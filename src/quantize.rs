@@ -12,7 +12,7 @@ use crate::export::{TwinForm, export, pack};
 use crate::integer::Runner;
 use crate::onnx::{Model, Storage};
 use crate::plan::{Plan, plan};
-use crate::prepare::{InputValue, Prepared};
+use crate::prepare::{InputValue, Prepared, Task};
 use crate::preprocessing::{self, Beside};
 use crate::progress::Progress;
 use crate::quant::Bits;
@@ -220,7 +220,8 @@ impl Dataset {
                 preprocessing::find(model, preprocessing::recorded(model)?, None, &Beside::Model)?.preprocess
             }
         };
-        let (name, columns) = (&input.name, &Columns::default());
+        let several = model.outputs().is_ok_and(|outputs| outputs.task == Task::Multilabel);
+        let (name, columns) = (&input.name, &Columns { several, ..Columns::default() });
         let arrays = Arrays { name, arrange: &|array| input.arrange(array, false), columns };
         let images = Self::open_with(path, &preprocess, selection, &arrays)?;
         input.shape_for(images.item_shape())?;

@@ -2,10 +2,10 @@
 
 use serde::Serialize;
 
-use super::Sqnr;
 use super::doubts::{doubts, remarks};
 use super::statistics::{mcnemar, paired, wilson};
 use super::tally::Tally;
+use super::{Precision, Sqnr};
 use crate::engine::Reading;
 
 /// Both models' accuracy, and the distance between them.
@@ -106,6 +106,8 @@ pub struct Labels {
     pub worst: (usize, f64),
     /// Mean over the images of the sum over the labels of the KL divergence of the one probability from the other, in nats.
     pub kl: f64,
+    /// How well the labels are ranked; `None` if none occurs, or if there are too many scores to keep.
+    pub precision: Option<Precision>,
 }
 
 /// How far apart the numbers are that both models give.
@@ -162,6 +164,9 @@ impl Comparison {
         let is = |of: &[Reading]| of.contains(&tally.reading);
         let of_classes = matches!(tally.reading, Reading::Logits(Some(_)) | Reading::Probabilities);
         let of_labels = is(&[Reading::LabelLogits, Reading::LabelProbabilities]);
+        // What is given of labels is no one class.
+        let labelled = labelled && !of_labels;
+        let (precision, doubt) = tally.scores.figures(tally.reading, tally.images).unzip();
         let output: Sqnr = tally.output.into();
         let figures = |names: &[String], sums: &[_]| {
             names.iter().cloned().zip(sums.iter().copied().map(Sqnr::from)).collect::<Vec<_>>()
@@ -170,7 +175,7 @@ impl Comparison {
             images: tally.images,
             accuracy: labelled.then(|| accuracy(tally)),
             classifier: of_classes.then(|| classifier(tally)),
-            labels: of_labels.then(|| labels(tally)),
+            labels: of_labels.then(|| labels(tally, precision)),
             numbers: is(&[Reading::Numbers]).then(|| numbers(tally)),
             features: (tally.neighbours[1] > 0).then(|| Features { same_neighbour: rate(tally.neighbours) }),
             sqnr_db: output,
@@ -185,7 +190,7 @@ impl Comparison {
                 .into_iter()
                 .map(|(name, sqnr_db)| SiteFigures { name, sqnr_db })
                 .collect(),
-            doubts: doubts(tally, labelled),
+            doubts: doubts(tally, labelled).into_iter().chain(doubt.flatten()).collect(),
             remarks: remarks(tally),
         }
     }
@@ -224,7 +229,7 @@ fn classifier(tally: &Tally) -> Classifier {
     }
 }
 
-fn labels(tally: &Tally) -> Labels {
+fn labels(tally: &Tally, precision: Option<Precision>) -> Labels {
     let worst = tally.of_label.iter().enumerate().min_by_key(|(_, agree)| **agree);
     let (worst, agree) = worst.map_or((0, tally.images), |(label, agree)| (label, *agree));
     Labels {
@@ -232,6 +237,7 @@ fn labels(tally: &Tally) -> Labels {
         same: rate([tally.alike, tally.images]),
         worst: (worst, rate([agree, tally.images]).0),
         kl: tally.kl / tally.images.max(1) as f64,
+        precision,
     }
 }
 

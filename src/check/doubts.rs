@@ -1,7 +1,9 @@
 //! Why the figures of a comparison might not tell anything.
 
+use super::precision::MOST_SCORES;
 use super::statistics::at_least;
 use super::tally::{Tally, UNSURE};
+use crate::engine::Reading;
 
 /// Why the figures say less than they seem to.
 pub(super) fn doubts(tally: &Tally, labelled: bool) -> Vec<String> {
@@ -70,6 +72,11 @@ pub(super) fn remarks(tally: &Tally) -> Vec<String> {
              was trained?",
             tally.unsure, tally.images
         ));
+    }
+    let of_labels = matches!(tally.reading, Reading::LabelLogits | Reading::LabelProbabilities);
+    if of_labels && tally.scores.is_empty() && tally.images > 0 {
+        let most = MOST_SCORES;
+        remarks.push(format!("no mAP: the images have more than {most} scores of {} labels", tally.classes));
     }
     remarks
 }

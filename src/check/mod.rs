@@ -5,9 +5,12 @@ mod doubts;
 mod figures;
 mod neighbours;
 mod parts;
+mod precision;
 pub mod statistics;
 mod tally;
 mod verdict;
+
+use std::ops::Range;
 
 use ndarray::ArrayD;
 use rayon::prelude::*;
@@ -18,6 +21,7 @@ pub use comparison::{
 };
 pub use figures::{Sqnr, binary_kl, cosine, distance, kl, probability_kl, rank, top};
 pub use parts::{Part, Shard};
+pub use precision::Precision;
 pub use verdict::{Criterion, Thresholds, Verdict};
 
 use crate::data::Dataset;
@@ -27,6 +31,7 @@ use crate::{Error, Result};
 use comparison::Names;
 use neighbours::same_neighbours;
 use parts::Subject;
+use precision::{MOST_SCORES, Scores};
 use tally::Tally;
 
 /// Images in one block, at least: what parts of a comparison are made of, and among which neighbours are looked for.
@@ -114,6 +119,11 @@ pub fn compare_part(
         let why = format!("the float model takes {shape:?} (N, C, H, W), the quantized model {quantized:?}");
         return Err(Error::model("input", why));
     }
+    let of_labels = matches!(scope.reading, Reading::LabelLogits | Reading::LabelProbabilities);
+    if data.label_sets.is_some() && !of_labels {
+        let why = format!("images have several, but the model gives {}", scope.reading);
+        return Err(Error::data("labels", why));
+    }
     let batch = shape[0].max(1);
     let block = BLOCK.next_multiple_of(batch);
     let mut part = Part::new(subject(run.identity, data, scope, block)?);
@@ -158,6 +168,10 @@ fn subject(identity: Identity, data: &Dataset, scope: &Scope, block: usize) -> R
         hash.update([0]);
     }
     data.labels.iter().flatten().for_each(|label| hash.update(label.to_le_bytes()));
+    for set in data.label_sets.iter().flatten() {
+        hash.update((set.len() as u64).to_le_bytes());
+        set.iter().for_each(|label| hash.update(label.to_le_bytes()));
+    }
     if let Some(array) = data.array() {
         array.iter().for_each(|x| hash.update(x.to_le_bytes()));
     }
@@ -169,9 +183,16 @@ fn subject(identity: Identity, data: &Dataset, scope: &Scope, block: usize) -> R
         data_sha256: hash.finalize().iter().fold(String::new(), |text, byte| text + &format!("{byte:02x}")),
         images: data.len(),
         block,
-        labelled: data.labels.is_some(),
+        labelled: data.labels.is_some() || data.label_sets.is_some(),
         names: Names { others: scope.others.clone(), sites },
     })
+}
+
+/// The labels of some images, which may be one of each.
+fn label_sets(data: &Dataset, range: Range<usize>) -> Option<Vec<Vec<u32>>> {
+    let sets = data.label_sets.as_ref().map(|sets| sets[range.clone()].to_vec());
+    let single = |labels: &Vec<u32>| labels[range].iter().map(|label| vec![*label]).collect();
+    sets.or_else(|| data.labels.as_ref().map(single))
 }
 
 /// The sums over a batch, or several of one block, and the features of its images.
@@ -197,8 +218,15 @@ impl Batch {
         let found = quantized.run_tapped(&images.view(), &taps)?;
         let expected = float.run_tapped(&images.view(), &taps)?;
         let names = &data.names[start..end];
-        let labels = data.labels.as_ref().map(|labels| &labels[start..end]);
+        let of_labels = matches!(scope.reading, Reading::LabelLogits | Reading::LabelProbabilities);
+        let labels = data.labels.as_ref().filter(|_| !of_labels).map(|labels| &labels[start..end]);
         let mut tally = Tally::of_outputs(&expected.output, &found.output, scope.reading, names, labels)?;
+        if of_labels && tally.classes.saturating_mul(data.len()) <= MOST_SCORES {
+            let [float, quantized] = [&expected.output, &found.output].map(|of| of.iter().copied());
+            let given = label_sets(data, start..end);
+            tally.scores = Scores::of(float, quantized, tally.classes, given.as_deref())
+                .map_err(|why| Error::data("labels", why))?;
+        }
         let (others, sites) = found.values.split_at(scope.others.len());
         let (expected_others, expected_sites) = expected.values.split_at(scope.others.len());
         for ((name, found), expected) in scope.others.iter().zip(others).zip(expected_others) {

@@ -7,6 +7,7 @@ use ndarray::{ArrayD, ArrayViewD, Axis};
 use serde::{Deserialize, Serialize};
 
 use super::figures::{Powers, first_place, sigmoid};
+use super::precision::Scores;
 use super::{SiteOutput, Sqnr, binary_kl, cosine, kl, probability_kl, rank};
 use crate::engine::Reading;
 use crate::{Error, Result};
@@ -32,6 +33,9 @@ pub(super) struct Tally {
     pub(super) alike: usize,
     /// By label, how many images agree.
     pub(super) of_label: Vec<usize>,
+    /// Of labels, what both models give.
+    #[serde(default)]
+    pub(super) scores: Scores,
     /// By class, at how many places both models give it, and at how many one does.
     pub(super) overlap: BTreeMap<usize, [u64; 2]>,
     pub(super) kl: f64,
@@ -228,6 +232,7 @@ impl Tally {
         let singles = [self.alike, self.unsure];
         counts.iter().flatten().chain(&singles).chain(&self.of_label).all(|count| *count <= self.images)
             && self.agree[0] <= self.agree[1]
+            && self.scores.is_sound(self.images)
             && self.overlap.values().all(|[both, either]| both <= either)
             && [self.agree[1], self.elements].iter().all(|count| *count <= usize::MAX >> 32)
             && self.overlap.values().all(|[_, either]| *either <= u64::MAX >> 32)
@@ -260,6 +265,7 @@ impl Tally {
         self.cosine += other.cosine;
         self.output += other.output;
         self.largest_error = self.largest_error.max(other.largest_error);
+        self.scores.add(&other.scores);
         sum(&mut self.of_label, &other.of_label, |own, more| *own += more);
         sum(&mut self.numbers, &other.numbers, |own, more| *own = [own[0] + more[0], own[1] + more[1]]);
         sum(&mut self.others, &other.others, |own, more| *own += *more);

@@ -47,13 +47,14 @@ pub(super) struct Args {
     seed: u64,
     /// A CSV file with the columns `path` and `label`; or `folders`: each class has a folder
     ///
-    /// Labels are classes from 0, or their names. Without a column `path`, they are in the order of the data.
+    /// Labels are classes from 0, or their names. Without a column `path`, they are in the order of the data. Of a model that
+    /// gives labels, an image may have any number: `3;7;12`, or several rows of one path.
     #[arg(long, value_name = "CSV|folders")]
     labels: Option<PathBuf>,
     /// Compare the output of every quantized site, too
     #[arg(long, alias = "layers")]
     sites: bool,
-    /// The largest loss of top-1 accuracy that passes, in percentage points
+    /// The largest loss of top-1 accuracy (of labels: mAP) that passes, in percentage points
     #[arg(long, value_name = "POINTS", value_parser = percent, allow_negative_numbers = true)]
     max_drop: Option<f64>,
     /// The smallest top-1 agreement with the float model that passes, in percent
@@ -152,14 +153,19 @@ fn compared(args: &Args, progress: &Stderr) -> Result<Part> {
         };
         data.notes.iter().for_each(|note| progress.note(&format!("labels: {note}")));
     }
-    if args.max_drop.is_some() && data.labels.is_none() {
+    if args.max_drop.is_some() && data.labels.is_none() && data.label_sets.is_none() {
         return Err(Error::usage("--max-drop needs labels: give --labels, or data that has them").into());
     }
 
     let image = data.item_shape();
     let outputs = float.outputs()?;
+    let of_labels = matches!(outputs.compared.1, Reading::LabelLogits | Reading::LabelProbabilities);
     let of_classes = matches!(outputs.compared.1, Reading::Logits(_) | Reading::Probabilities);
-    if args.labels.is_none() && !of_classes && data.labels.take().is_some() {
+    let mut unused = || match of_labels {
+        true => false,
+        false => data.label_sets.take().is_some() | (!of_classes && data.labels.take().is_some()),
+    };
+    if args.labels.is_none() && unused() {
         progress
             .note(&format!("the labels of the data are not used: the model gives {}", outputs.compared.1));
     }

@@ -7,7 +7,7 @@ use onnx_ptq4vit::data::{
     Arrays, Columns, Dataset, Interpolation, Items, Preprocess, Resize, Selection, UNIT_SCALED, Values,
     is_array,
 };
-use onnx_ptq4vit::prepare::Prepared;
+use onnx_ptq4vit::prepare::{Prepared, Task};
 use onnx_ptq4vit::preprocessing::{self, Beside};
 use onnx_ptq4vit::progress::Progress;
 use onnx_ptq4vit::text::shown;
@@ -167,10 +167,11 @@ impl ImageArgs {
         }
     }
 
-    /// How the columns of CSV files are called, and the classes of `model`.
+    /// How the columns of CSV files are called, and the classes of `model`; and whether an image may have several of them.
     pub(super) fn columns(&self, model: &Prepared) -> Result<Columns> {
         let (path, label) = (self.path_column.clone(), self.label_column.clone());
-        Ok(Columns { path, label, classes: self.class_names(model)? })
+        let several = model.outputs().is_ok_and(|outputs| outputs.task == Task::Multilabel);
+        Ok(Columns { path, label, classes: self.class_names(model)?, several })
     }
 
     fn beside(&self) -> Beside {

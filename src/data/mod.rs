@@ -20,6 +20,7 @@ use crate::{Error, ErrorKind, Result, files};
 
 pub use arrays::{is_array, named_arrays, read_array, write_npy};
 pub use labels::Columns;
+use labels::Labels;
 pub use preprocess::{Anchor, Color, Interpolation, Preprocess, Resize, Values};
 pub use statistics::{Statistics, UNIT_SCALED};
 
@@ -41,6 +42,8 @@ pub struct Dataset {
     pub items: Items,
     /// One 0-based class per item, if the classes are known.
     pub labels: Option<Vec<u32>>,
+    /// The 0-based labels of every item, in ascending order, where an item may have any number of them: in place of `labels`.
+    pub label_sets: Option<Vec<Vec<u32>>>,
     /// One name per item: the path of an image relative to its folder or CSV file, or for an array `images[3]`.
     pub names: Vec<String>,
     /// The row of the source that each item comes from, by which labels without paths are matched.
@@ -120,6 +123,7 @@ impl Dataset {
         Self {
             items: Items::Array(array),
             labels: None,
+            label_sets: None,
             names: (0..total).map(|row| format!("images[{row}]")).collect(),
             rows: (0..total).collect(),
             total,
@@ -138,7 +142,8 @@ impl Dataset {
 
     /// As [`with_labels`](Self::with_labels), with columns of other names.
     pub fn with_labels_of(mut self, csv: &Path, columns: &Columns) -> Result<Self> {
-        self.labels = Some(labels::labels_of(&self, csv, columns)?);
+        let labels = labels::labels_of(&self, csv, columns)?;
+        self.label(labels);
         Ok(self)
     }
 
@@ -146,9 +151,18 @@ impl Dataset {
     /// else from the order of the names.
     pub fn with_labels_of_folders(mut self, columns: &Columns) -> Result<Self> {
         let (labels, note) = labels::labels_of_folders(&self, columns)?;
-        self.labels = Some(labels);
+        let sets = labels.into_iter().map(|label| vec![label]).collect();
+        self.label(Labels::of(sets, columns.several));
         self.notes = note.into_iter().collect();
         Ok(self)
+    }
+
+    /// The same with these labels alone.
+    fn label(&mut self, labels: Labels) {
+        (self.labels, self.label_sets) = match labels {
+            Labels::One(labels) => (Some(labels), None),
+            Labels::Several(sets) => (None, Some(sets)),
+        };
     }
 
     /// Leaves out the items that cannot be loaded, each of which is loaded once for that. Gives their errors, which name
@@ -165,6 +179,9 @@ impl Dataset {
         retain(&mut self.rows, &keep);
         if let Some(labels) = &mut self.labels {
             retain(labels, &keep);
+        }
+        if let Some(sets) = &mut self.label_sets {
+            retain(sets, &keep);
         }
         if let Items::Images { paths, .. } = &mut self.items {
             retain(paths, &keep);

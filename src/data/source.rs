@@ -10,7 +10,7 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use walkdir::{DirEntry, WalkDir};
 
-use super::labels::{Columns, Table};
+use super::labels::{Columns, Labels, Table};
 use super::{Dataset, Items, Preprocess, Selection};
 use crate::{Error, Result};
 
@@ -43,7 +43,7 @@ pub(super) fn open_folder(folder: &Path, preprocess: &Preprocess, selection: Sel
     let (names, paths) = rows.iter().map(|&row| std::mem::take(&mut found[row])).unzip();
     let items = Items::Images { paths, preprocess: preprocess.clone() };
     let notes = skipped.note().into_iter().collect();
-    Ok(Dataset { items, labels: None, names, rows, total, folders, notes })
+    Ok(Dataset { items, labels: None, label_sets: None, names, rows, total, folders, notes })
 }
 
 /// Keeps the order of the rows. Paths are relative to the folder of the CSV file.
@@ -54,7 +54,8 @@ pub(super) fn open_csv(
     columns: &Columns,
 ) -> Result<Dataset> {
     preprocess.check()?;
-    let Table { paths, labels } = Table::read(csv, columns)?;
+    let table = Table::read(csv, columns)?;
+    let Table { paths, labels } = if columns.several { table.joined() } else { table };
     let Some(mut names) = paths else {
         return Err(Error::data(csv.display(), "no `path` column in the first line"));
     };
@@ -67,14 +68,19 @@ pub(super) fn open_csv(
     let (labels, notes) = match labels {
         Some(Ok(mut labels)) => {
             labels = labels.drain(rows.clone()).collect();
-            (Some(labels), vec![])
+            (Some(Labels::of(labels, columns.several)), vec![])
         }
         Some(Err(error)) => (None, vec![format!("the labels are not used: {error}")]),
         None => (None, vec![]),
     };
     let items = Items::Images { paths, preprocess: preprocess.clone() };
     let rows = rows.collect();
-    Ok(Dataset { items, labels, names, rows, total, folders: BTreeSet::new(), notes })
+    let folders = BTreeSet::new();
+    let mut data = Dataset { items, labels: None, label_sets: None, names, rows, total, folders, notes };
+    if let Some(labels) = labels {
+        data.label(labels);
+    }
+    Ok(data)
 }
 
 pub(super) fn open_image(path: &Path, preprocess: &Preprocess) -> Result<Dataset> {
@@ -84,6 +90,7 @@ pub(super) fn open_image(path: &Path, preprocess: &Preprocess) -> Result<Dataset
     Ok(Dataset {
         items,
         labels: None,
+        label_sets: None,
         names: vec![name],
         rows: vec![0],
         total: 1,

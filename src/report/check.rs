@@ -5,7 +5,7 @@ use std::fmt;
 use serde::Serialize;
 
 use super::{Align, table};
-use crate::check::{Accuracy, Classifier, Comparison, Features, Numbers, Verdict};
+use crate::check::{Accuracy, Classifier, Comparison, Features, Numbers, Precision, Verdict};
 use crate::text::shown;
 
 /// A comparison and what it means.
@@ -51,9 +51,14 @@ impl CheckReport {
             (None, Some(classifier), ..) => {
                 return format!("the models agree on {:.2} % of the images, {on}", classifier.agreement);
             }
-            (_, None, Some(labels), _) => {
-                format!("the models agree on {:.2} % of the labels", labels.agreement)
-            }
+            (_, None, Some(labels), _) => match labels.precision {
+                Some(Precision { float: Some(float), quantized, .. }) => format!(
+                    "mAP {float:.2} % -> {quantized:.2} % ({:+.2} points), the models agree on {:.2} % of the labels",
+                    quantized - float,
+                    labels.agreement
+                ),
+                _ => format!("the models agree on {:.2} % of the labels", labels.agreement),
+            },
             (_, None, None, Some(numbers)) => format!("R² {}, SQNR {sqnr_db}", r2(numbers)),
             (_, None, None, None) => match features {
                 Some(Features { same_neighbour: (percent, _), .. }) => {
@@ -93,6 +98,20 @@ impl CheckReport {
             row("agreement of labels", with(labels.agreement, None));
             row("images with the same labels", with(labels.same.0, Some(labels.same.1)));
             row("label that agrees least", format!("{} ({:.2} %)", labels.worst.0, labels.worst.1));
+            if let Some(Precision { float, quantized, occurring, worst, .. }) = labels.precision {
+                match float {
+                    Some(float) => {
+                        row("mAP of the float model", format!("{float:.2} % ({occurring} labels)"));
+                        row("mAP of the quantized model", format!("{quantized:.2} %"));
+                        row("mAP drop", format!("{:.2} points", float - quantized));
+                    }
+                    None => row(
+                        "mAP, the float model being right",
+                        format!("{quantized:.2} % ({occurring} labels)"),
+                    ),
+                }
+                row("label whose precision falls most", format!("{} ({:.2} points)", worst.0, worst.1));
+            }
             row("KL divergence from float", format!("{:.5}", labels.kl));
         }
         if let Some(numbers) = numbers {
