@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::doubts::{doubts, remarks};
 use super::statistics::{mcnemar, paired, wilson};
 use super::tally::Tally;
-use super::{Precision, Sqnr};
+use super::{Boxes, Precision, Sqnr};
 use crate::engine::Reading;
 
 /// Both models' accuracy, and the distance between them.
@@ -20,6 +20,8 @@ pub struct Comparison {
     pub classifier: Option<Classifier>,
     /// What only labels have, of which an image may have several.
     pub labels: Option<Labels>,
+    /// What only boxes have.
+    pub boxes: Option<Boxes>,
     /// What only numbers have.
     pub numbers: Option<Numbers>,
     /// What only features have.
@@ -176,6 +178,7 @@ impl Comparison {
             accuracy: labelled.then(|| accuracy(tally)),
             classifier: of_classes.then(|| classifier(tally)),
             labels: of_labels.then(|| labels(tally, precision)),
+            boxes: tally.boxes.map(|boxes| boxes.figures(tally.images)),
             numbers: is(&[Reading::Numbers]).then(|| numbers(tally)),
             features: (tally.neighbours[1] > 0).then(|| Features { same_neighbour: rate(tally.neighbours) }),
             sqnr_db: output,

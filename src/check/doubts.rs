@@ -22,6 +22,11 @@ pub(super) fn doubts(tally: &Tally, labelled: bool) -> Vec<String> {
             "the float model gives the same {of} ({what}) for all {n} images: a model that is broken could agree with it"
         ));
     }
+    if tally.boxes.is_some_and(|boxes| boxes.figures(n).float == 0) {
+        doubts.push(format!(
+            "the float model finds no box of a probability above 0.5 in any of {n} images: there is nothing to find again"
+        ));
+    }
     if tally.classes == 1 && tally.of_label.is_empty() && tally.agree[1] > 0 {
         doubts.push(
             "the output has one class alone, so that every model agrees; --task regress judges its value"

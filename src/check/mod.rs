@@ -1,5 +1,6 @@
 //! How close a quantized model is to the float model it came from, on images.
 
+mod boxes;
 mod comparison;
 mod doubts;
 mod figures;
@@ -12,10 +13,11 @@ mod verdict;
 
 use std::ops::Range;
 
-use ndarray::ArrayD;
+use ndarray::{ArrayD, ArrayViewD};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
+pub use boxes::Boxes;
 pub use comparison::{
     Accuracy, Classifier, Comparison, Drop, Features, Labels, Numbers, OutputFigures, SiteFigures, TopK,
 };
@@ -25,9 +27,10 @@ pub use precision::Precision;
 pub use verdict::{Criterion, Thresholds, Verdict};
 
 use crate::data::Dataset;
-use crate::engine::{Engine, Reading};
+use crate::engine::{Detector, Engine, Reading, Tapped};
 use crate::progress::Progress;
 use crate::{Error, Result};
+use boxes::{BoxCounts, Given};
 use comparison::Names;
 use neighbours::same_neighbours;
 use parts::Subject;
@@ -45,6 +48,8 @@ pub struct Scope {
     pub reading: Reading,
     /// The names of the other outputs that are compared.
     pub others: Vec<String>,
+    /// Which of the outputs are boxes: of the FLOAT ones, the output and those in `others`.
+    pub detector: Option<Detector>,
     /// The sites whose outputs are compared, too.
     pub sites: Vec<SiteOutput>,
     /// Which blocks of the images are compared.
@@ -188,6 +193,32 @@ fn subject(identity: Identity, data: &Dataset, scope: &Scope, block: usize) -> R
     })
 }
 
+/// The boxes among what a model gives for the images `names`; an error if they are not finite.
+fn given<'t>(
+    (model, found): (&str, &'t Tapped),
+    detector: &Detector,
+    scope: &Scope,
+    names: &[String],
+) -> Result<Given<'t>> {
+    let value = |name: &String| {
+        let at = scope.others.iter().position(|other| other == name);
+        at.map_or(&found.output, |at| &found.values[at])
+    };
+    let boxes = value(&detector.boxes);
+    let scores = value(&detector.scores);
+    let values = [(&detector.boxes, boxes), (&detector.scores, scores)];
+    for (name, of) in values.into_iter().filter(|(_, of)| of.ndim() > 0) {
+        let of_images = of.outer_iter().zip(names);
+        let wrong =
+            |(of, image): (ArrayViewD<f32>, _)| Some((of.iter().copied().find(|x| !x.is_finite())?, image));
+        if let Some((x, image)) = of_images.filter_map(wrong).next() {
+            return Err(Error::model(model, format!("its output `{name}` for `{image}` holds {x}")));
+        }
+    }
+    let classes = detector.classes.as_ref().and(found.values.last());
+    Ok(Given { scores, boxes, classes })
+}
+
 /// The labels of some images, which may be one of each.
 fn label_sets(data: &Dataset, range: Range<usize>) -> Option<Vec<Vec<u32>>> {
     let sets = data.label_sets.as_ref().map(|sets| sets[range.clone()].to_vec());
@@ -214,7 +245,8 @@ impl Batch {
         let end = data.len().min(start + batch);
         let images = data.batch(start..end)?;
         let values = scope.sites.iter().map(|site| &site.value);
-        let taps: Vec<&str> = scope.others.iter().chain(values).map(String::as_str).collect();
+        let classes = scope.detector.iter().filter_map(|detector| detector.classes.as_ref());
+        let taps: Vec<&str> = scope.others.iter().chain(values).chain(classes).map(String::as_str).collect();
         let found = quantized.run_tapped(&images.view(), &taps)?;
         let expected = float.run_tapped(&images.view(), &taps)?;
         let names = &data.names[start..end];
@@ -227,6 +259,14 @@ impl Batch {
             tally.scores = Scores::of(float, quantized, tally.classes, given.as_deref())
                 .map_err(|why| Error::data("labels", why))?;
         }
+        if let Some(detector) = &scope.detector {
+            let given = |of| given(of, detector, scope, names);
+            tally.boxes = BoxCounts::of(
+                detector,
+                &given(("float model", &expected))?,
+                &given(("quantized model", &found))?,
+            );
+        }
         let (others, sites) = found.values.split_at(scope.others.len());
         let (expected_others, expected_sites) = expected.values.split_at(scope.others.len());
         for ((name, found), expected) in scope.others.iter().zip(others).zip(expected_others) {
@@ -238,7 +278,7 @@ impl Batch {
         for name in names {
             progress.step(name, 1);
         }
-        let has_features = tally.reading == Reading::Features;
+        let has_features = tally.reading == Reading::Features && tally.boxes.is_none();
         let rows = |of: &ArrayD<f32>| match has_features {
             true => of.outer_iter().map(|row| row.iter().copied().collect()).collect(),
             false => Vec::new(),

@@ -6,6 +6,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use ndarray::{ArrayD, ArrayViewD, Axis};
 use serde::{Deserialize, Serialize};
 
+use super::boxes::BoxCounts;
 use super::figures::{Powers, first_place, sigmoid};
 use super::precision::Scores;
 use super::{SiteOutput, Sqnr, binary_kl, cosine, kl, probability_kl, rank};
@@ -36,6 +37,9 @@ pub(super) struct Tally {
     /// Of labels, what both models give.
     #[serde(default)]
     pub(super) scores: Scores,
+    /// Of a detector.
+    #[serde(default)]
+    pub(super) boxes: Option<BoxCounts>,
     /// By class, at how many places both models give it, and at how many one does.
     pub(super) overlap: BTreeMap<usize, [u64; 2]>,
     pub(super) kl: f64,
@@ -233,6 +237,7 @@ impl Tally {
         counts.iter().flatten().chain(&singles).chain(&self.of_label).all(|count| *count <= self.images)
             && self.agree[0] <= self.agree[1]
             && self.scores.is_sound(self.images)
+            && self.boxes.is_none_or(|boxes| boxes.is_sound(self.images))
             && self.overlap.values().all(|[both, either]| both <= either)
             && [self.agree[1], self.elements].iter().all(|count| *count <= usize::MAX >> 32)
             && self.overlap.values().all(|[_, either]| *either <= u64::MAX >> 32)
@@ -266,6 +271,9 @@ impl Tally {
         self.output += other.output;
         self.largest_error = self.largest_error.max(other.largest_error);
         self.scores.add(&other.scores);
+        if let Some(more) = &other.boxes {
+            self.boxes.get_or_insert_default().add(more);
+        }
         sum(&mut self.of_label, &other.of_label, |own, more| *own += more);
         sum(&mut self.numbers, &other.numbers, |own, more| *own = [own[0] + more[0], own[1] + more[1]]);
         sum(&mut self.others, &other.others, |own, more| *own += *more);

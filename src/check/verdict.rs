@@ -11,7 +11,7 @@ use crate::{Error, Result};
 pub struct Thresholds {
     /// The largest loss of top-1 accuracy, or of labels of mAP, that passes, in percentage points.
     pub max_drop: Option<f64>,
-    /// The smallest agreement of classes or labels that passes, in percent.
+    /// The smallest agreement of classes or labels that passes, or of boxes F1, in percent.
     pub min_agreement: Option<f64>,
     /// The largest KL divergence that passes, in nats.
     pub max_kl: Option<f64>,
@@ -111,12 +111,15 @@ impl Thresholds {
                 .classifier
                 .map(|found| ("top-1 agreement", found.agreement, found.agreement_interval));
             let labels = comparison.labels.map(|found| ("agreement of labels", found.agreement, None));
-            let (of, agreement, interval) = classes.or(labels).ok_or_else(|| {
-                Error::usage("a smallest agreement needs a model that gives classes or labels")
+            // No box at all is not known to agree.
+            let boxes = comparison.boxes.map(|found| ("F1 of the boxes", found.f1.unwrap_or(f64::NAN), None));
+            let (of, agreement, interval) = classes.or(labels).or(boxes).ok_or_else(|| {
+                Error::usage("a smallest agreement needs a model that gives classes, labels or boxes")
             })?;
+            let known = !agreement.is_nan();
             criteria.push(Criterion {
                 of,
-                found: format!("{agreement:.2} %"),
+                found: if known { format!("{agreement:.2} %") } else { "unknown".into() },
                 asked: format!("at least {least} asked"),
                 met: within(least, agreement),
                 too_few_to_tell: straddles(interval, least),

@@ -5,14 +5,15 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use onnx_ptq4vit::Error;
-use onnx_ptq4vit::check::{Identity, Part, Run, Scope, Shard, SiteOutput, Thresholds, compare_part};
+use onnx_ptq4vit::check::{Identity, Part, Run, Shard, SiteOutput, Thresholds, compare_part};
 use onnx_ptq4vit::data::Selection;
 use onnx_ptq4vit::engine::Reading;
 use onnx_ptq4vit::integer::{self, Runner};
 use onnx_ptq4vit::onnx::Graph;
-use onnx_ptq4vit::prepare::{Outputs, Prepared};
+use onnx_ptq4vit::prepare::Prepared;
 use onnx_ptq4vit::preprocessing;
 use onnx_ptq4vit::progress::Progress;
+use onnx_ptq4vit::quantize::scope;
 use onnx_ptq4vit::report::CheckReport;
 
 use super::images::ImageArgs;
@@ -57,7 +58,7 @@ pub(super) struct Args {
     /// The largest loss of top-1 accuracy (of labels: mAP) that passes, in percentage points
     #[arg(long, value_name = "POINTS", value_parser = percent, allow_negative_numbers = true)]
     max_drop: Option<f64>,
-    /// The smallest top-1 agreement with the float model that passes, in percent
+    /// The smallest agreement with the float model that passes, in percent: of classes top-1, of boxes F1
     #[arg(long, value_name = "PERCENT", value_parser = percent, allow_negative_numbers = true)]
     min_agreement: Option<f64>,
     /// The largest KL divergence from the float model that passes, in nats
@@ -169,9 +170,7 @@ fn compared(args: &Args, progress: &Stderr) -> Result<Part> {
         progress
             .note(&format!("the labels of the data are not used: the model gives {}", outputs.compared.1));
     }
-    let mut scope = Scope::default();
-    scope.reading = outputs.compared.1;
-    scope.others = other_outputs(&float, &quantized, &outputs);
+    let mut scope = scope(&float, &quantized)?;
     scope.shard = args.shard.map_or(Shard::default(), |ShardName(shard)| shard);
     if args.sites {
         scope.sites = same_values(&float, &quantized)?;
@@ -218,13 +217,6 @@ fn ensure_kinds(float: &Prepared, quantized: &Prepared) -> Result<()> {
         (false, false) => format!("{} is not quantized", name(quantized)),
     };
     Err(Error::usage(why).into())
-}
-
-/// The FLOAT outputs beside the one that is compared, which both models have and can compute.
-fn other_outputs(float: &Prepared, quantized: &Prepared, outputs: &Outputs) -> Vec<String> {
-    let has = |model: &Prepared, name: &str| model.is_computable() && model.graph().producer(name).is_some();
-    let others = outputs.names.iter().filter(|name| **name != outputs.compared.0);
-    others.filter(|name| has(float, name) && has(quantized, name)).cloned().collect()
 }
 
 /// The outputs of the sites, which the float model has under the same names.

@@ -37,6 +37,14 @@ impl CheckReport {
             let criteria: Vec<String> = verdict.criteria.iter().map(ToString::to_string).collect();
             return format!("{word}: {}, {on}", criteria.join(", "));
         }
+        if let Some(boxes) = self.comparison.boxes.filter(|_| classifier.is_none()) {
+            let [recall, precision] = [boxes.recall, boxes.precision].map(percent);
+            let [float, quantized] = [boxes.float, boxes.quantized];
+            return format!(
+                "{recall} of the float model's {float} boxes are found again, {precision} of the quantized model's \
+                 {quantized} have a partner, {on}"
+            );
+        }
         let rest = match (accuracy, classifier, self.comparison.labels, self.comparison.numbers) {
             (Some(Accuracy { float, quantized, .. }), Some(classifier), ..) => format!(
                 "top-1 {:.2} % -> {:.2} % ({:+.2} points), agreement {:.2} %",
@@ -114,6 +122,18 @@ impl CheckReport {
             }
             row("KL divergence from float", format!("{:.5}", labels.kl));
         }
+        if let Some(boxes) = &self.comparison.boxes {
+            let scores = match boxes.last_is_no_object {
+                true => "the last class is no object",
+                false => "a probability for each class",
+            };
+            row("boxes above 0.5", format!("{} ({} in float; {scores})", boxes.quantized, boxes.float));
+            row("found again (recall)", percent(boxes.recall));
+            row("with a partner (precision)", percent(boxes.precision));
+            row("F1", percent(boxes.f1));
+            row("mean IoU of the pairs", percent(boxes.mean_iou));
+            row("images with the same boxes", with(boxes.same.0, Some(boxes.same.1)));
+        }
         if let Some(numbers) = numbers {
             row("R²", r2(*numbers));
             row("largest error", format!("{:.6}", numbers.largest_error));
@@ -187,6 +207,10 @@ impl fmt::Display for CheckReport {
         }
         Ok(())
     }
+}
+
+fn percent(of: Option<f64>) -> String {
+    of.map_or_else(|| "none".into(), |percent| format!("{percent:.2} %"))
 }
 
 fn r2(numbers: Numbers) -> String {
