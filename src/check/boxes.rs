@@ -56,7 +56,7 @@ pub struct Boxes {
     pub float: usize,
     /// Of the quantized model.
     pub quantized: usize,
-    /// Boxes of each model that have a partner of the same class in the other, with an IoU of at least 0.5.
+    /// Boxes of each model that have a partner of the same class in the other, with an `IoU` of at least 0.5.
     pub matched: usize,
     /// Boxes of the float model that have a partner, in percent; `None` if it has no box.
     pub recall: Option<f64>,

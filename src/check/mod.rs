@@ -175,7 +175,9 @@ fn subject(identity: Identity, data: &Dataset, scope: &Scope, block: usize) -> R
     data.labels.iter().flatten().for_each(|label| hash.update(label.to_le_bytes()));
     for set in data.label_sets.iter().flatten() {
         hash.update((set.len() as u64).to_le_bytes());
-        set.iter().for_each(|label| hash.update(label.to_le_bytes()));
+        for label in set {
+            hash.update(label.to_le_bytes());
+        }
     }
     if let Some(array) = data.array() {
         array.iter().for_each(|x| hash.update(x.to_le_bytes()));
@@ -208,10 +210,10 @@ fn given<'t>(
     let scores = value(&detector.scores);
     let values = [(&detector.boxes, boxes), (&detector.scores, scores)];
     for (name, of) in values.into_iter().filter(|(_, of)| of.ndim() > 0) {
-        let of_images = of.outer_iter().zip(names);
+        let mut of_images = of.outer_iter().zip(names);
         let wrong =
             |(of, image): (ArrayViewD<f32>, _)| Some((of.iter().copied().find(|x| !x.is_finite())?, image));
-        if let Some((x, image)) = of_images.filter_map(wrong).next() {
+        if let Some((x, image)) = of_images.find_map(wrong) {
             return Err(Error::model(model, format!("its output `{name}` for `{image}` holds {x}")));
         }
     }

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use onnx_ptq4vit::data::{
-    Arrays, Columns, Dataset, Interpolation, Items, Preprocess, Resize, Selection, UNIT_SCALED, Values,
-    is_array,
+    Arrays, Columns, Dataset, Interpolation, Items, MAX_PIXELS, Preprocess, Resize, Selection, UNIT_SCALED,
+    Values, is_array,
 };
 use onnx_ptq4vit::prepare::{Prepared, Task};
 use onnx_ptq4vit::preprocessing::{self, Beside};
@@ -50,6 +50,9 @@ pub(super) struct ImageArgs {
     /// The column of labels in CSV files [default: label, or another usual name]
     #[arg(long, value_name = "NAME", hide_short_help = true)]
     label_column: Option<String>,
+    /// The most pixels that an image may have; a larger one is refused before it is decoded
+    #[arg(long, value_name = "N", default_value_t = MAX_PIXELS, value_parser = clap::value_parser!(u64).range(1..), hide_short_help = true)]
+    max_pixels: u64,
     /// Leave out images that cannot be read, and say which
     #[arg(long)]
     skip_bad: bool,
@@ -92,6 +95,7 @@ impl ImageArgs {
             columns: &columns,
         };
         let mut data = Dataset::open_with(path, &preprocess, selection, &arrays)?;
+        data.max_pixels = self.max_pixels;
         if data.is_empty() {
             return Ok(data);
         }

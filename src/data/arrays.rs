@@ -11,7 +11,7 @@ use ndarray_npy::{ReadNpyExt, WriteNpyExt};
 use super::claims::{self, Claimed, Npz};
 use super::labels::Labels;
 use super::source::rows_of;
-use super::{Arrays, Dataset, Items, Selection};
+use super::{Arrays, Dataset, Items, MAX_PIXELS, Selection};
 use crate::{Error, Result, files};
 
 /// The names under which an `.npz` may hold its images beside that of the model's input, the preferred one first.
@@ -256,6 +256,7 @@ fn dataset(
         items: Items::Array(array),
         labels,
         label_sets,
+        max_pixels: MAX_PIXELS,
         names: used.clone().map(|row| format!("{name}[{row}]")).collect(),
         rows: used.collect(),
         total,

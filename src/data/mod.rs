@@ -3,10 +3,12 @@
 mod arrays;
 mod claims;
 mod decode;
+mod jpeg2000;
 mod labels;
 mod preprocess;
 mod source;
 mod statistics;
+mod unread;
 mod whole;
 
 use std::collections::BTreeSet;
@@ -19,6 +21,9 @@ use rayon::prelude::*;
 use crate::{Error, ErrorKind, Result, files};
 
 pub use arrays::{is_array, named_arrays, read_array, write_npy};
+/// The most pixels of an image, unless others are allowed.
+pub const MAX_PIXELS: u64 = decode::MAX_PIXELS;
+
 pub use labels::Columns;
 use labels::Labels;
 pub use preprocess::{Anchor, Color, Interpolation, Preprocess, Resize, Values};
@@ -44,6 +49,8 @@ pub struct Dataset {
     pub labels: Option<Vec<u32>>,
     /// The 0-based labels of every item, in ascending order, where an item may have any number of them: in place of `labels`.
     pub label_sets: Option<Vec<Vec<u32>>>,
+    /// The most pixels of an image; a larger one is refused before it is decoded.
+    pub max_pixels: u64,
     /// One name per item: the path of an image relative to its folder or CSV file, or for an array `images[3]`.
     pub names: Vec<String>,
     /// The row of the source that each item comes from, by which labels without paths are matched.
@@ -124,6 +131,7 @@ impl Dataset {
             items: Items::Array(array),
             labels: None,
             label_sets: None,
+            max_pixels: MAX_PIXELS,
             names: (0..total).map(|row| format!("images[{row}]")).collect(),
             rows: (0..total).collect(),
             total,
@@ -170,7 +178,8 @@ impl Dataset {
     pub fn without_broken(&mut self) -> Result<Vec<Error>> {
         let loaded: Vec<Option<Error>> =
             (0..self.len()).into_par_iter().map(|index| self.load(index).err()).collect();
-        let is_broken = |error: &Error| matches!(error.kind(), ErrorKind::Data | ErrorKind::Io);
+        let is_broken =
+            |error: &Error| matches!(error.kind(), ErrorKind::Data | ErrorKind::Pixels | ErrorKind::Io);
         let keep: Vec<bool> = loaded.iter().map(|error| !error.as_ref().is_some_and(is_broken)).collect();
         if !keep.contains(&true) {
             return Err(loaded.into_iter().flatten().next().expect("there are items, and each is broken"));
@@ -237,7 +246,7 @@ impl Dataset {
     /// If `index` is out of range.
     pub fn load(&self, index: usize) -> Result<Array3<f32>> {
         match &self.items {
-            Items::Images { paths, preprocess } => decode::load(&paths[index], preprocess),
+            Items::Images { paths, preprocess } => decode::load(&paths[index], preprocess, self.max_pixels),
             Items::Array(array) => Ok(array.index_axis(Axis(0), index).to_owned()),
         }
     }

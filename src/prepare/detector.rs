@@ -2,7 +2,7 @@
 
 use super::outputs::{Last, last_activation};
 use crate::engine::{Detector, Scored};
-use crate::onnx::{DataType, Graph};
+use crate::onnx::{DataType, Graph, ValueInfoProto};
 
 /// The first of these names that an output has, then the first that is part of an output's name.
 const BOXES: [&[&str]; 2] = [&["pred_boxes", "boxes"], &["box"]];
@@ -11,7 +11,7 @@ const CLASSES: [&[&str]; 2] = [&["labels", "classes"], &["label", "class"]];
 
 /// The boxes among the outputs of `graph`; `None` if it cannot be told which these are.
 pub(super) fn detector(graph: &Graph) -> Option<Detector> {
-    let names: Vec<&str> = graph.outputs().iter().map(|output| output.name()).collect();
+    let names: Vec<&str> = graph.outputs().iter().map(ValueInfoProto::name).collect();
     let rank = |name: &str| graph.shape(name).map(|shape| shape.len());
     let find = |known: [&[&str]; 2], fits: &dyn Fn(&str) -> bool| {
         let candidates = || names.iter().copied().filter(|name| fits(name));
@@ -51,15 +51,17 @@ mod tests {
     use crate::onnx::node::node;
     use crate::onnx::testing::{graph, model, shaped};
 
-    /// The outputs are made of `x` by these operators.
-    fn found(outputs: &[(&str, &str, &[i64])]) -> Option<Detector> {
+    /// Name, the operator that makes it of `x`, and dims.
+    type Output<'a> = (&'a str, &'a str, &'a [i64]);
+
+    fn found(outputs: &[Output]) -> Option<Detector> {
         let nodes = outputs.iter().map(|(name, op, _)| node(op, "", ["x"], [*name])).collect();
         let mut graph = graph("x", "", nodes, vec![]);
         graph.output = outputs.iter().map(|(name, _, dims)| shaped(name, dims)).collect();
         detector(&Graph::new(model(graph, 17)).unwrap())
     }
 
-    fn told(outputs: &[(&str, &str, &[i64])]) -> Option<String> {
+    fn told(outputs: &[Output]) -> Option<String> {
         let Detector { scores, scored, boxes, centred, classes } = found(outputs)?;
         let sides = if centred { "centres" } else { "corners" };
         Some(format!("{scores} {scored:?} {boxes} {sides} {}", classes.unwrap_or_default()).trim().into())
@@ -68,7 +70,7 @@ mod tests {
     #[test]
     fn boxes_are_told_by_names_and_shapes() {
         let (queries, sides): (&[i64], &[i64]) = (&[1, 100, 92], &[1, 100, 4]);
-        let cases: [(&[(&str, &str, &[i64])], Option<&str>); 11] = [
+        let cases: [(&[Output], Option<&str>); 11] = [
             // DETR and YOLOS.
             (
                 &[

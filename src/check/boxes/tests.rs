@@ -92,7 +92,7 @@ fn what_scores_are_is_told_by_the_float_model() {
 fn sides_are_centres_or_corners_and_classes_may_be_apart() {
     let scores = array![[0.9, 0.8, 0.3]].into_dyn();
     let corners = array![[[0.0, 0.0, 10.0, 10.0], [20.0, 20.0, 30.0, 30.0], [0.0, 0.0, 1.0, 1.0]]].into_dyn();
-    let [own, other] = [array![[7.0, 7.0, 1.0]], array![[7.0, 3.0, 1.0]]].map(|classes| classes.into_dyn());
+    let [own, other] = [array![[7.0, 7.0, 1.0]], array![[7.0, 3.0, 1.0]]].map(ndarray::ArrayBase::into_dyn);
     let apart = Detector { centred: false, classes: Some("labels".into()), ..detector(Scored::Each) };
     let given = |classes| Given { scores: &scores, boxes: &corners, classes: Some(classes) };
     let found = BoxCounts::of(&apart, &given(&own), &given(&other)).unwrap().figures(1);
@@ -101,7 +101,7 @@ fn sides_are_centres_or_corners_and_classes_may_be_apart() {
     let found = |centred| {
         let one = array![[[0.9, 0.0]]].into_dyn();
         let [a, b] = [array![[[0.0, 0.0, 10.0, 10.0]]], array![[[2.0, 0.0, 10.0, 10.0]]]]
-            .map(|sides| sides.into_dyn());
+            .map(ndarray::ArrayBase::into_dyn);
         let detector = Detector { centred, ..detector(Scored::Each) };
         counts(&detector, &[(one.clone(), a), (one, b)]).unwrap().figures(1).mean_iou.unwrap()
     };
@@ -155,7 +155,9 @@ fn pairs_are_those_of_the_largest_scores() {
         let (float, quantized) = (boxes(0, seed % 9), boxes(20, 1 + seed % 7));
         let by_class = |all: &[(i64, Found)]| {
             let mut map: BTreeMap<i64, Vec<Found>> = BTreeMap::new();
-            all.iter().for_each(|(class, found)| map.entry(*class).or_default().push(*found));
+            for (class, found) in all {
+                map.entry(*class).or_default().push(*found);
+            }
             map
         };
         let found = Matches::of(&by_class(&float), &by_class(&quantized));
