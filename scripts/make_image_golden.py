@@ -38,6 +38,10 @@ def main():
         "palette.png": (rgb.quantize(32), {}),
         "turned.jpg": (rgb, {"exif": exif, "quality": 95, "subsampling": 0}),
         "cmyk.jpg": (rgb.convert("CMYK"), {"quality": 95, "subsampling": 0}),
+        "lossless.jp2": (rgb, {}),
+        "opacity.jp2": (rgba, {}),
+        "gray.jp2": (rgb.convert("L"), {}),
+        "lossy.j2k": (rgb, {"irreversible": True, "quality_mode": "rates", "quality_layers": [6], "num_resolutions": 5}),
     }
     cases = {name: [("18", "16", "bicubic", "RGB")] for name in images}
     others = ["18.16.bilinear", "18.16.lanczos", "51.33.bicubic", "10.16.bicubic", "29.24.bicubic", "24x20.24x20.bicubic"]
@@ -45,8 +49,11 @@ def main():
     cases["rgb.png"] += [(*other.split("."), "RGB") for other in others] + [("18", "16", "bicubic", "L")]
     cases["gray.png"] += [("18", "16", "bicubic", "L"), ("18", "16", "bicubic", "RGBA")]
     cases["rgba.png"] += [("18", "16", "bicubic", "RGBA"), ("c17x40", "15x36", "bilinear", "RGBA")]
+    cases["opacity.jp2"] += [("18", "16", "bicubic", "RGBA")]
     for old in FOLDER.glob("*.npy"):
         old.unlink()
+    # Of these the program only says what they are.
+    rgb.save(FOLDER / "unread.avif", quality=50)
     for name, (image, options) in images.items():
         image.save(FOLDER / name, **options)
         opened = ImageOps.exif_transpose(Image.open(FOLDER / name))

@@ -130,6 +130,33 @@ impl fmt::Display for Reading {
     }
 }
 
+/// Which outputs of a detector are its boxes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Detector {
+    /// The scores `[N, boxes, classes]`; beside `classes` `[N, boxes]`.
+    pub scores: String,
+    /// What the scores are.
+    pub scored: Scored,
+    /// The sides `[N, boxes, 4]`, in any unit.
+    pub boxes: String,
+    /// The sides are x and y of the centre, width and height; else left, top, right and bottom.
+    pub centred: bool,
+    /// The class of each box, `[N, boxes]`, if the scores are of that class alone.
+    pub classes: Option<String>,
+}
+
+/// What the scores of boxes are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scored {
+    /// Logits, of which the last may be that of no object.
+    Logits,
+    /// Probabilities that sum to 1, the last of which is that of no object.
+    Together,
+    /// A probability for each class.
+    Each,
+}
+
 /// What a model gives for some images.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Tapped {

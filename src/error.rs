@@ -27,6 +27,8 @@ pub enum ErrorKind {
     Model,
     /// The model would take more of the machine than its [`Limits`](crate::onnx::Limits) allow: raise them, if you trust it.
     Limit,
+    /// An image has more pixels than are allowed: allow more, if you trust it.
+    Pixels,
     /// The images, arrays or labels are broken or do not fit the model: change the data.
     Data,
     /// A sound model that this version cannot handle.
@@ -89,6 +91,11 @@ impl Error {
         Self::new(ErrorKind::Data, Some(place.to_string()), why.to_string())
     }
 
+    /// The image at `path` has more pixels than are allowed.
+    pub(crate) fn too_many_pixels(path: &Path, why: impl Display) -> Self {
+        Self::new(ErrorKind::Pixels, Some(path.display().to_string()), why.to_string())
+    }
+
     /// A limit of this version, met at `place`.
     #[doc(hidden)]
     pub fn unsupported(place: impl Display, why: impl Display) -> Self {
@@ -118,7 +125,7 @@ impl Error {
     pub fn exit_code(&self) -> u8 {
         match self.kind {
             ErrorKind::Usage => 2,
-            ErrorKind::Model | ErrorKind::Limit | ErrorKind::Data | ErrorKind::Io => 3,
+            ErrorKind::Model | ErrorKind::Limit | ErrorKind::Pixels | ErrorKind::Data | ErrorKind::Io => 3,
             ErrorKind::Unsupported => 4,
         }
     }

@@ -87,9 +87,9 @@ pub mod options {
 /// What [`Prepared`], [`Engine`] and [`check`] tell.
 pub mod results {
     pub use crate::check::{
-        Accuracy, Answer, Classifier, Criterion, Drop, Features, Labels, NotableImage, Numbers,
-        OutputFigures, SiteFigures, Sqnr, TopK,
+        Accuracy, Answer, Boxes, Classifier, Criterion, Drop, Features, Labels, NotableImage, Numbers,
+        OutputFigures, Precision, SiteFigures, Sqnr, TopK,
     };
-    pub use crate::engine::{Arithmetic, OperatorTime, Reading, Tapped};
+    pub use crate::engine::{Arithmetic, Detector, OperatorTime, Reading, Scored, Tapped};
     pub use crate::prepare::{Affine, Extra, InputSpec, Layout, Outputs, Pixels};
 }

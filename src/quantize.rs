@@ -8,11 +8,12 @@ use crate::calibrate::{
 };
 use crate::check::{Comparison, Scope, compare};
 use crate::data::{Arrays, Columns, Dataset, Preprocess, Selection, is_array};
+use crate::engine::Detector;
 use crate::export::{TwinForm, export, pack};
 use crate::integer::Runner;
 use crate::onnx::{Model, Storage};
 use crate::plan::{Plan, plan};
-use crate::prepare::{InputValue, Prepared};
+use crate::prepare::{InputValue, Prepared, Task};
 use crate::preprocessing::{self, Beside};
 use crate::progress::Progress;
 use crate::quant::Bits;
@@ -220,7 +221,8 @@ impl Dataset {
                 preprocessing::find(model, preprocessing::recorded(model)?, None, &Beside::Model)?.preprocess
             }
         };
-        let (name, columns) = (&input.name, &Columns::default());
+        let several = model.outputs().is_ok_and(|outputs| outputs.task == Task::Multilabel);
+        let (name, columns) = (&input.name, &Columns { several, ..Columns::default() });
         let arrays = Arrays { name, arrange: &|array| input.arrange(array, false), columns };
         let images = Self::open_with(path, &preprocess, selection, &arrays)?;
         input.shape_for(images.item_shape())?;
@@ -231,7 +233,26 @@ impl Dataset {
 /// Runs a float model and the one quantized from it on the same images, the latter in integer arithmetic.
 pub fn check(float: &Prepared, quantized: &Prepared, images: &Dataset) -> Result<Comparison> {
     let size = images.item_shape();
-    let scope = Scope { reading: float.outputs()?.compared.1, ..Scope::default() };
+    let scope = scope(float, quantized, false)?;
     let (float, quantized) = (float.float_engine(size)?, Runner::with_image(quantized, size)?);
     compare(&float, &quantized, images, &scope, &())
+}
+
+/// What two models are compared by: how the output is read, the other FLOAT outputs that both can compute, and the boxes among
+/// them. Runtimes that have all operators compute all of a model (`all_computed`).
+#[doc(hidden)]
+pub fn scope(float: &Prepared, quantized: &Prepared, all_computed: bool) -> Result<Scope> {
+    let is_computed = |model: &Prepared| all_computed || model.is_computable();
+    let has = |model: &Prepared, name: &String| is_computed(model) && model.graph().producer(name).is_some();
+    let have = |name: &String| has(float, name) && has(quantized, name);
+    let outputs = float.outputs()?;
+    let compared = &outputs.compared.0;
+    let others = outputs.names.iter().filter(|name| *name != compared && have(name)).cloned().collect();
+    let is_known = |detector: &Detector| {
+        let floats = [&detector.scores, &detector.boxes];
+        floats.into_iter().all(|name| outputs.names.contains(name))
+            && floats.into_iter().chain(&detector.classes).all(have)
+    };
+    let detector = outputs.detector.filter(is_known);
+    Ok(Scope { reading: outputs.compared.1, others, detector, ..Scope::default() })
 }

@@ -2,11 +2,11 @@
 
 use serde::Serialize;
 
-use super::Sqnr;
 use super::doubts::{doubts, remarks};
 use super::notable::NotableImage;
 use super::statistics::{mcnemar, paired, wilson};
 use super::tally::Tally;
+use super::{Boxes, Precision, Sqnr};
 use crate::engine::Reading;
 
 /// Both models' accuracy, and the distance between them.
@@ -23,6 +23,8 @@ pub struct Comparison {
     pub classifier: Option<Classifier>,
     /// What only labels have, of which an image may have several.
     pub labels: Option<Labels>,
+    /// What only boxes have.
+    pub boxes: Option<Boxes>,
     /// What only numbers have.
     pub numbers: Option<Numbers>,
     /// What only features have.
@@ -113,6 +115,8 @@ pub struct Labels {
     pub worst: (usize, f64),
     /// Mean over the images of the sum over the labels of the KL divergence of the one probability from the other, in nats.
     pub kl: f64,
+    /// How well the labels are ranked; `None` if none occurs, or if there are too many scores to keep.
+    pub precision: Option<Precision>,
 }
 
 /// How far apart the numbers are that both models give.
@@ -169,6 +173,9 @@ impl Comparison {
         let is = |of: &[Reading]| of.contains(&tally.reading);
         let of_classes = matches!(tally.reading, Reading::Logits(Some(_)) | Reading::Probabilities);
         let of_labels = is(&[Reading::LabelLogits, Reading::LabelProbabilities]);
+        // What is given of labels is no one class.
+        let labelled = labelled && !of_labels;
+        let (precision, doubt) = tally.scores.figures(tally.reading, tally.images).unzip();
         let output: Sqnr = tally.output.into();
         let figures = |names: &[String], sums: &[_]| {
             names.iter().cloned().zip(sums.iter().copied().map(Sqnr::from)).collect::<Vec<_>>()
@@ -178,7 +185,8 @@ impl Comparison {
             engines: Default::default(),
             accuracy: labelled.then(|| accuracy(tally)),
             classifier: of_classes.then(|| classifier(tally)),
-            labels: of_labels.then(|| labels(tally)),
+            labels: of_labels.then(|| labels(tally, precision)),
+            boxes: tally.boxes.map(|boxes| boxes.figures(tally.images)),
             numbers: is(&[Reading::Numbers]).then(|| numbers(tally)),
             features: (tally.neighbours[1] > 0).then(|| Features { same_neighbour: rate(tally.neighbours) }),
             sqnr_db: output,
@@ -195,7 +203,7 @@ impl Comparison {
                 .collect(),
             changed_images: tally.notable.changed.clone(),
             farthest_images: tally.notable.farthest.clone(),
-            doubts: doubts(tally, labelled),
+            doubts: doubts(tally, labelled).into_iter().chain(doubt.flatten()).collect(),
             remarks: remarks(tally),
         }
     }
@@ -234,7 +242,7 @@ fn classifier(tally: &Tally) -> Classifier {
     }
 }
 
-fn labels(tally: &Tally) -> Labels {
+fn labels(tally: &Tally, precision: Option<Precision>) -> Labels {
     let worst = tally.of_label.iter().enumerate().min_by_key(|(_, agree)| **agree);
     let (worst, agree) = worst.map_or((0, tally.images), |(label, agree)| (label, *agree));
     Labels {
@@ -242,6 +250,7 @@ fn labels(tally: &Tally) -> Labels {
         same: rate([tally.alike, tally.images]),
         worst: (worst, rate([agree, tally.images]).0),
         kl: tally.kl / tally.images.max(1) as f64,
+        precision,
     }
 }
 

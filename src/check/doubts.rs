@@ -1,7 +1,9 @@
 //! Why the figures of a comparison might not tell anything.
 
+use super::precision::MOST_SCORES;
 use super::statistics::at_least;
 use super::tally::{Tally, UNSURE};
+use crate::engine::Reading;
 
 /// Why the figures say less than they seem to.
 pub(super) fn doubts(tally: &Tally, labelled: bool) -> Vec<String> {
@@ -18,6 +20,11 @@ pub(super) fn doubts(tally: &Tally, labelled: bool) -> Vec<String> {
         let of = if tally.of_label.is_empty() { "class" } else { "labels" };
         doubts.push(format!(
             "the float model gives the same {of} ({what}) for all {n} images: a model that is broken could agree with it"
+        ));
+    }
+    if tally.boxes.is_some_and(|boxes| boxes.figures(n).float == 0) {
+        doubts.push(format!(
+            "the float model finds no box of a probability above 0.5 in any of {n} images: there is nothing to find again"
         ));
     }
     if tally.classes == 1 && tally.of_label.is_empty() && tally.agree[1] > 0 {
@@ -70,6 +77,11 @@ pub(super) fn remarks(tally: &Tally) -> Vec<String> {
              was trained?",
             tally.unsure, tally.images
         ));
+    }
+    let of_labels = matches!(tally.reading, Reading::LabelLogits | Reading::LabelProbabilities);
+    if of_labels && tally.scores.is_empty() && tally.images > 0 {
+        let most = MOST_SCORES;
+        remarks.push(format!("no mAP: the images have more than {most} scores of {} labels", tally.classes));
     }
     remarks
 }

@@ -1,34 +1,42 @@
 //! How close a quantized model is to the float model it came from, on images.
 
+mod boxes;
 mod comparison;
 mod doubts;
 mod figures;
 mod neighbours;
 mod notable;
 mod parts;
+mod precision;
 pub mod statistics;
 mod tally;
 mod verdict;
 
-use ndarray::ArrayD;
+use std::ops::Range;
+
+use ndarray::{ArrayD, ArrayViewD};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
+pub use boxes::Boxes;
 pub use comparison::{
     Accuracy, Classifier, Comparison, Drop, Features, Labels, Numbers, OutputFigures, SiteFigures, TopK,
 };
 pub use figures::{Sqnr, binary_kl, cosine, distance, kl, probability_kl, rank, top};
 pub use notable::{Answer, NotableImage};
 pub use parts::{Part, Shard};
+pub use precision::Precision;
 pub use verdict::{Criterion, Thresholds, Verdict};
 
 use crate::data::Dataset;
-use crate::engine::{Engine, Reading};
+use crate::engine::{Detector, Engine, Reading, Tapped};
 use crate::progress::Progress;
 use crate::{Error, Result, files};
+use boxes::{BoxCounts, Given};
 use comparison::Names;
 use neighbours::same_neighbours;
 use parts::Subject;
+use precision::{MOST_SCORES, Scores};
 use tally::Tally;
 
 /// Images in one block, at least: what parts of a comparison are made of, and among which neighbours are looked for.
@@ -42,6 +50,8 @@ pub struct Scope {
     pub reading: Reading,
     /// The names of the other outputs that are compared.
     pub others: Vec<String>,
+    /// Which of the outputs are boxes: of the FLOAT ones, the output and those in `others`.
+    pub detector: Option<Detector>,
     /// The sites whose outputs are compared, too.
     pub sites: Vec<SiteOutput>,
     /// Which blocks of the images are compared.
@@ -116,6 +126,11 @@ pub fn compare_part(
         let why = format!("the float model takes {shape:?} (N, C, H, W), the quantized model {quantized:?}");
         return Err(Error::model("input", why));
     }
+    let of_labels = matches!(scope.reading, Reading::LabelLogits | Reading::LabelProbabilities);
+    if data.label_sets.is_some() && !of_labels {
+        let why = format!("images have several, but the model gives {}", scope.reading);
+        return Err(Error::data("labels", why));
+    }
     let batch = shape[0].max(1);
     let block = BLOCK.next_multiple_of(batch);
     let mut part = Part::new(subject(run.identity, [float.name(), quantized.name()], data, scope, block)?);
@@ -166,6 +181,12 @@ fn subject(
         hash.update([0]);
     }
     data.labels.iter().flatten().for_each(|label| hash.update(label.to_le_bytes()));
+    for set in data.label_sets.iter().flatten() {
+        hash.update((set.len() as u64).to_le_bytes());
+        for label in set {
+            hash.update(label.to_le_bytes());
+        }
+    }
     if let Some(array) = data.array() {
         array.iter().for_each(|x| hash.update(x.to_le_bytes()));
     }
@@ -178,9 +199,42 @@ fn subject(
         data_sha256: files::hex(&hash.finalize()),
         images: data.len(),
         block,
-        labelled: data.labels.is_some(),
+        labelled: data.labels.is_some() || data.label_sets.is_some(),
         names: Names { others: scope.others.clone(), sites },
     })
+}
+
+/// The boxes among what a model gives for the images `names`; an error if they are not finite.
+fn given<'t>(
+    (model, found): (&str, &'t Tapped),
+    detector: &Detector,
+    scope: &Scope,
+    names: &[String],
+) -> Result<Given<'t>> {
+    let value = |name: &String| {
+        let at = scope.others.iter().position(|other| other == name);
+        at.map_or(&found.output, |at| &found.values[at])
+    };
+    let boxes = value(&detector.boxes);
+    let scores = value(&detector.scores);
+    let values = [(&detector.boxes, boxes), (&detector.scores, scores)];
+    for (name, of) in values.into_iter().filter(|(_, of)| of.ndim() > 0) {
+        let mut of_images = of.outer_iter().zip(names);
+        let wrong =
+            |(of, image): (ArrayViewD<f32>, _)| Some((of.iter().copied().find(|x| !x.is_finite())?, image));
+        if let Some((x, image)) = of_images.find_map(wrong) {
+            return Err(Error::model(model, format!("its output `{name}` for `{image}` holds {x}")));
+        }
+    }
+    let classes = detector.classes.as_ref().and(found.values.last());
+    Ok(Given { scores, boxes, classes })
+}
+
+/// The labels of some images, which may be one of each.
+fn label_sets(data: &Dataset, range: Range<usize>) -> Option<Vec<Vec<u32>>> {
+    let sets = data.label_sets.as_ref().map(|sets| sets[range.clone()].to_vec());
+    let single = |labels: &Vec<u32>| labels[range].iter().map(|label| vec![*label]).collect();
+    sets.or_else(|| data.labels.as_ref().map(single))
 }
 
 /// The sums over a batch, or several of one block, and the features of its images.
@@ -202,12 +256,28 @@ impl Batch {
         let end = data.len().min(start + batch);
         let images = data.batch(start..end)?;
         let values = scope.sites.iter().map(|site| &site.value);
-        let taps: Vec<&str> = scope.others.iter().chain(values).map(String::as_str).collect();
+        let classes = scope.detector.iter().filter_map(|detector| detector.classes.as_ref());
+        let taps: Vec<&str> = scope.others.iter().chain(values).chain(classes).map(String::as_str).collect();
         let found = quantized.run_tapped(&images.view(), &taps)?;
         let expected = float.run_tapped(&images.view(), &taps)?;
         let names = &data.names[start..end];
-        let labels = data.labels.as_ref().map(|labels| &labels[start..end]);
+        let of_labels = matches!(scope.reading, Reading::LabelLogits | Reading::LabelProbabilities);
+        let labels = data.labels.as_ref().filter(|_| !of_labels).map(|labels| &labels[start..end]);
         let mut tally = Tally::of_outputs(&expected.output, &found.output, scope.reading, names, labels)?;
+        if of_labels && tally.classes.saturating_mul(data.len()) <= MOST_SCORES {
+            let [float, quantized] = [&expected.output, &found.output].map(|of| of.iter().copied());
+            let given = label_sets(data, start..end);
+            tally.scores = Scores::of(float, quantized, tally.classes, given.as_deref())
+                .map_err(|why| Error::data("labels", why))?;
+        }
+        if let Some(detector) = &scope.detector {
+            let given = |of| given(of, detector, scope, names);
+            tally.boxes = BoxCounts::of(
+                detector,
+                &given(("float model", &expected))?,
+                &given(("quantized model", &found))?,
+            );
+        }
         let (others, sites) = found.values.split_at(scope.others.len());
         let (expected_others, expected_sites) = expected.values.split_at(scope.others.len());
         for ((name, found), expected) in scope.others.iter().zip(others).zip(expected_others) {
@@ -219,7 +289,7 @@ impl Batch {
         for name in names {
             progress.step(name, 1);
         }
-        let has_features = tally.reading == Reading::Features;
+        let has_features = tally.reading == Reading::Features && tally.boxes.is_none();
         let rows = |of: &ArrayD<f32>| match has_features {
             true => of.outer_iter().map(|row| row.iter().copied().collect()).collect(),
             false => Vec::new(),

@@ -6,8 +6,10 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use ndarray::{ArrayD, ArrayViewD, Axis};
 use serde::{Deserialize, Serialize};
 
+use super::boxes::BoxCounts;
 use super::figures::{Powers, first_place, sigmoid};
 use super::notable::{Answer, Notable, NotableImage};
+use super::precision::Scores;
 use super::{SiteOutput, Sqnr, binary_kl, cosine, kl, probability_kl, rank};
 use crate::engine::Reading;
 use crate::{Error, Result};
@@ -33,6 +35,12 @@ pub(super) struct Tally {
     pub(super) alike: usize,
     /// By label, how many images agree.
     pub(super) of_label: Vec<usize>,
+    /// Of labels, what both models give.
+    #[serde(default)]
+    pub(super) scores: Scores,
+    /// Of a detector.
+    #[serde(default)]
+    pub(super) boxes: Option<BoxCounts>,
     /// By class, at how many places both models give it, and at how many one does.
     pub(super) overlap: BTreeMap<usize, [u64; 2]>,
     pub(super) kl: f64,
@@ -248,6 +256,8 @@ impl Tally {
         let singles = [self.alike, self.unsure];
         counts.iter().flatten().chain(&singles).chain(&self.of_label).all(|count| *count <= self.images)
             && self.agree[0] <= self.agree[1]
+            && self.scores.is_sound(self.images)
+            && self.boxes.is_none_or(|boxes| boxes.is_sound(self.images))
             && self.overlap.values().all(|[both, either]| both <= either)
             && self.notable.is_sound(self.images)
             && [self.agree[1], self.elements].iter().all(|count| *count <= usize::MAX >> 32)
@@ -281,6 +291,10 @@ impl Tally {
         self.cosine += other.cosine;
         self.output += other.output;
         self.largest_error = self.largest_error.max(other.largest_error);
+        self.scores.add(&other.scores);
+        if let Some(more) = &other.boxes {
+            self.boxes.get_or_insert_default().add(more);
+        }
         sum(&mut self.of_label, &other.of_label, |own, more| *own += more);
         sum(&mut self.numbers, &other.numbers, |own, more| *own = [own[0] + more[0], own[1] + more[1]]);
         sum(&mut self.others, &other.others, |own, more| *own += *more);

@@ -9,9 +9,9 @@ use crate::{Error, Result};
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct Thresholds {
-    /// The largest loss of top-1 accuracy that passes, in percentage points.
+    /// The largest loss of top-1 accuracy, or of labels of mAP, that passes, in percentage points.
     pub max_drop: Option<f64>,
-    /// The smallest top-1 agreement that passes, in percent.
+    /// The smallest agreement of classes or labels that passes, or of boxes F1, in percent.
     pub min_agreement: Option<f64>,
     /// The largest KL divergence that passes, in nats.
     pub max_kl: Option<f64>,
@@ -91,13 +91,19 @@ impl Thresholds {
         let straddles =
             |interval: Option<[f64; 2]>, at: f64| interval.is_some_and(|[low, high]| low < at && at < high);
         if let Some(most) = self.max_drop {
-            let drop = comparison.accuracy.ok_or_else(|| Error::usage("a largest drop needs labels"))?.drop;
+            let accuracy =
+                comparison.accuracy.map(|found| ("top-1 drop", found.drop.points, Some(found.drop.interval)));
+            let precision = comparison.labels.and_then(|found| found.precision);
+            let precision = precision.filter(|found| found.float.is_some());
+            let precision = precision.map(|found| ("mAP drop", found.drop(), None));
+            let (of, points, interval) =
+                accuracy.or(precision).ok_or_else(|| Error::usage("a largest drop needs labels"))?;
             criteria.push(Criterion {
-                of: "top-1 drop",
-                found: format!("{:.2} points", drop.points),
+                of,
+                found: format!("{points:.2} points"),
                 asked: format!("at most {most} allowed"),
-                met: within(drop.points, most),
-                too_few_to_tell: straddles(Some(drop.interval), most),
+                met: within(points, most),
+                too_few_to_tell: straddles(interval, most),
             });
         }
         if let Some(least) = self.min_agreement {
@@ -105,12 +111,15 @@ impl Thresholds {
                 .classifier
                 .map(|found| ("top-1 agreement", found.agreement, found.agreement_interval));
             let labels = comparison.labels.map(|found| ("agreement of labels", found.agreement, None));
-            let (of, agreement, interval) = classes.or(labels).ok_or_else(|| {
-                Error::usage("a smallest agreement needs a model that gives classes or labels")
+            // No box at all is not known to agree.
+            let boxes = comparison.boxes.map(|found| ("F1 of the boxes", found.f1.unwrap_or(f64::NAN), None));
+            let (of, agreement, interval) = classes.or(labels).or(boxes).ok_or_else(|| {
+                Error::usage("a smallest agreement needs a model that gives classes, labels or boxes")
             })?;
+            let known = !agreement.is_nan();
             criteria.push(Criterion {
                 of,
-                found: format!("{agreement:.2} %"),
+                found: if known { format!("{agreement:.2} %") } else { "unknown".into() },
                 asked: format!("at least {least} asked"),
                 met: within(least, agreement),
                 too_few_to_tell: straddles(interval, least),

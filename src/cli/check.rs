@@ -5,15 +5,16 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use onnx_ptq4vit::Error;
-use onnx_ptq4vit::check::{Identity, Part, Run, Scope, Shard, SiteOutput, Thresholds, compare_part};
+use onnx_ptq4vit::check::{Identity, Part, Run, Shard, SiteOutput, Thresholds, compare_part};
 use onnx_ptq4vit::data::{Dataset, Selection};
 use onnx_ptq4vit::engine::Reading;
 use onnx_ptq4vit::integer;
 use onnx_ptq4vit::onnx::Graph;
 use onnx_ptq4vit::page::Page;
-use onnx_ptq4vit::prepare::{Outputs, Prepared};
+use onnx_ptq4vit::prepare::Prepared;
 use onnx_ptq4vit::preprocessing;
 use onnx_ptq4vit::progress::Progress;
+use onnx_ptq4vit::quantize::scope;
 use onnx_ptq4vit::report::CheckReport;
 
 use super::engine::{EngineArgs, EngineName};
@@ -50,16 +51,17 @@ pub(super) struct Args {
     pub(super) seed: u64,
     /// A CSV file with the columns `path` and `label`; or `folders`: each class has a folder
     ///
-    /// Labels are classes from 0, or their names. Without a column `path`, they are in the order of the data.
+    /// Labels are classes from 0, or their names. Without a column `path`, they are in the order of the data. Of a model that
+    /// gives labels, an image may have any number: `3;7;12`, or several rows of one path.
     #[arg(long, value_name = "CSV|folders")]
     pub(super) labels: Option<PathBuf>,
     /// Compare the output of every quantized site, too
     #[arg(long, alias = "layers")]
     pub(super) sites: bool,
-    /// The largest loss of top-1 accuracy that passes, in percentage points
+    /// The largest loss of top-1 accuracy (of labels: mAP) that passes, in percentage points
     #[arg(long, value_name = "POINTS", value_parser = percent, allow_negative_numbers = true)]
     pub(super) max_drop: Option<f64>,
-    /// The smallest top-1 agreement with the float model that passes, in percent
+    /// The smallest agreement with the float model that passes, in percent: of classes top-1, of boxes F1
     #[arg(long, value_name = "PERCENT", value_parser = percent, allow_negative_numbers = true)]
     pub(super) min_agreement: Option<f64>,
     /// The largest KL divergence from the float model that passes, in nats
@@ -178,21 +180,24 @@ fn compared(args: &Args, progress: &Stderr) -> Result<(Part, Dataset)> {
         };
         data.notes.iter().for_each(|note| progress.note(&format!("labels: {note}")));
     }
-    if args.max_drop.is_some() && data.labels.is_none() {
+    if args.max_drop.is_some() && data.labels.is_none() && data.label_sets.is_none() {
         return Err(Error::usage("--max-drop needs labels: give --labels, or data that has them").into());
     }
 
     let image = data.item_shape();
     let outputs = float.outputs()?;
+    let of_labels = matches!(outputs.compared.1, Reading::LabelLogits | Reading::LabelProbabilities);
     let of_classes = matches!(outputs.compared.1, Reading::Logits(_) | Reading::Probabilities);
-    if args.labels.is_none() && !of_classes && data.labels.take().is_some() {
+    let mut unused = || match of_labels {
+        true => false,
+        false => data.label_sets.take().is_some() | (!of_classes && data.labels.take().is_some()),
+    };
+    if args.labels.is_none() && unused() {
         progress
             .note(&format!("the labels of the data are not used: the model gives {}", outputs.compared.1));
     }
-    let mut scope = Scope::default();
-    scope.reading = outputs.compared.1;
     let all_computed = args.engine.name == EngineName::Onnxruntime;
-    scope.others = other_outputs(&float, &quantized, &outputs, all_computed);
+    let mut scope = scope(&float, &quantized, all_computed)?;
     scope.shard = args.shard.map_or(Shard::default(), |ShardName(shard)| shard);
     if args.sites {
         scope.sites = same_values(&float, &quantized)?;
@@ -240,19 +245,6 @@ fn ensure_kinds(float: &Prepared, quantized: &Prepared) -> Result<()> {
         (false, false) => format!("{} is not quantized", name(quantized)),
     };
     Err(Error::usage(why).into())
-}
-
-/// The FLOAT outputs beside the one that is compared, which both models have and the engine computes.
-fn other_outputs(
-    float: &Prepared,
-    quantized: &Prepared,
-    outputs: &Outputs,
-    all_computed: bool,
-) -> Vec<String> {
-    let is_computed = |model: &Prepared| all_computed || model.is_computable();
-    let has = |model: &Prepared, name: &str| is_computed(model) && model.graph().producer(name).is_some();
-    let others = outputs.names.iter().filter(|name| **name != outputs.compared.0);
-    others.filter(|name| has(float, name) && has(quantized, name)).cloned().collect()
 }
 
 /// The outputs of the sites, which the float model has under the same names.

@@ -4,10 +4,10 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use onnx_ptq4vit::data::{
-    Arrays, Columns, Dataset, Interpolation, Items, Preprocess, Resize, Selection, UNIT_SCALED, Values,
-    is_array,
+    Arrays, Columns, Dataset, Interpolation, Items, MAX_PIXELS, Preprocess, Resize, Selection, UNIT_SCALED,
+    Values, is_array,
 };
-use onnx_ptq4vit::prepare::Prepared;
+use onnx_ptq4vit::prepare::{Prepared, Task};
 use onnx_ptq4vit::preprocessing::{self, Beside};
 use onnx_ptq4vit::progress::Progress;
 use onnx_ptq4vit::text::shown;
@@ -50,6 +50,9 @@ pub(super) struct ImageArgs {
     /// The column of labels in CSV files [default: label, or another usual name]
     #[arg(long, value_name = "NAME", hide_short_help = true)]
     label_column: Option<String>,
+    /// The most pixels that an image may have; a larger one is refused before it is decoded
+    #[arg(long, value_name = "N", default_value_t = MAX_PIXELS, value_parser = clap::value_parser!(u64).range(1..), hide_short_help = true)]
+    max_pixels: u64,
     /// Leave out images that cannot be read, and say which
     #[arg(long)]
     skip_bad: bool,
@@ -92,6 +95,7 @@ impl ImageArgs {
             columns: &columns,
         };
         let mut data = Dataset::open_with(path, &preprocess, selection, &arrays)?;
+        data.max_pixels = self.max_pixels;
         if data.is_empty() {
             return Ok(data);
         }
@@ -172,10 +176,11 @@ impl ImageArgs {
         }
     }
 
-    /// How the columns of CSV files are called, and the classes of `model`.
+    /// How the columns of CSV files are called, and the classes of `model`; and whether an image may have several of them.
     pub(super) fn columns(&self, model: &Prepared) -> Result<Columns> {
         let (path, label) = (self.path_column.clone(), self.label_column.clone());
-        Ok(Columns { path, label, classes: self.class_names(model)? })
+        let several = model.outputs().is_ok_and(|outputs| outputs.task == Task::Multilabel);
+        Ok(Columns { path, label, classes: self.class_names(model)?, several })
     }
 
     fn beside(&self) -> Beside {

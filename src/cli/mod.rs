@@ -158,6 +158,7 @@ fn exit_code(error: &anyhow::Error) -> u8 {
 fn hint(error: &anyhow::Error) -> &'static str {
     match of_library(error).map(Error::kind) {
         Some(ErrorKind::Limit) => "; --max-tensor raises it",
+        Some(ErrorKind::Pixels) => "; --max-pixels allows more",
         _ => "",
     }
 }

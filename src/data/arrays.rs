@@ -5,12 +5,13 @@ use std::io::{Cursor, Read};
 use std::path::Path;
 
 use half::f16;
-use ndarray::{Array4, ArrayD, Axis, Dimension as _, Ix4, Slice};
+use ndarray::{Array4, ArrayD, ArrayViewD, Axis, Dimension as _, Ix4, Slice};
 use ndarray_npy::{ReadNpyExt, WriteNpyExt};
 
 use super::claims::{self, Claimed, Npz};
+use super::labels::Labels;
 use super::source::rows_of;
-use super::{Arrays, Dataset, Items, Selection};
+use super::{Arrays, Dataset, Items, MAX_PIXELS, Selection};
 use crate::{Error, Result, files};
 
 /// The names under which an `.npz` may hold its images beside that of the model's input, the preferred one first.
@@ -190,15 +191,27 @@ fn replace(bytes: &mut [u8], from: &[u8], to: &[u8]) {
     }
 }
 
-fn labels(path: &Path, array: Stored) -> Result<Vec<u32>> {
+/// The labels `[N]`, or what each item has of `L` labels, `[N, L]` of zeros and ones.
+fn labels(path: &Path, array: Stored) -> Result<Labels> {
+    let fault = |why: String| Error::data(path.display(), why);
     let Stored::Int(array) = array else {
-        return Err(Error::data(path.display(), "`labels` must hold integers"));
+        return Err(fault("`labels` must hold integers".into()));
     };
+    if array.ndim() == 2 && array.len_of(Axis(1)) > 1 {
+        if let Some(other) = array.iter().find(|&&has| has != 0 && has != 1) {
+            let why = format!("`labels` of shape {:?} holds {other}, expected 0 or 1", array.shape());
+            return Err(fault(why));
+        }
+        let set = |row: ArrayViewD<i64>| {
+            row.iter().zip(0..).filter(|(has, _)| **has == 1).map(|(_, label)| label).collect()
+        };
+        return Ok(Labels::Several(array.outer_iter().map(set).collect()));
+    }
     let label = |&label: &i64| {
         let why = format!("`labels` holds {label}, a number that is not a 0-based class");
-        u32::try_from(label).map_err(|_| Error::data(path.display(), why))
+        u32::try_from(label).map_err(|_| fault(why))
     };
-    array.iter().map(label).collect()
+    Ok(Labels::One(array.iter().map(label).collect::<Result<_>>()?))
 }
 
 /// Takes the first `limit` rows of `array`, whose elements must be finite.
@@ -206,7 +219,7 @@ fn dataset(
     path: &Path,
     name: &str,
     mut array: ArrayD<f32>,
-    labels: Option<Vec<u32>>,
+    labels: Option<Labels>,
     selection: Selection,
     arrays: &Arrays,
 ) -> Result<Dataset> {
@@ -218,10 +231,12 @@ fn dataset(
         )));
     }
     let total = shape[0];
-    if let Some(labels) = &labels
-        && labels.len() != total
-    {
-        return Err(fault(format!("{} labels for {total} items, expected one per item", labels.len())));
+    let count = labels.as_ref().map(|labels| match labels {
+        Labels::One(labels) => labels.len(),
+        Labels::Several(sets) => sets.len(),
+    });
+    if let Some(count) = count.filter(|count| *count != total) {
+        return Err(fault(format!("{count} labels for {total} items, expected one per item")));
     }
     let used = rows_of(total, selection);
     if used.len() < total {
@@ -232,9 +247,16 @@ fn dataset(
     }
     let (array, note): (Array4<f32>, _) =
         (arrays.arrange)(array).map_err(|error| fault(format!("`{name}`: {error}")))?;
+    let (labels, label_sets) = match labels {
+        Some(Labels::One(labels)) => (Some(labels[used.clone()].to_vec()), None),
+        Some(Labels::Several(sets)) => (None, Some(sets[used.clone()].to_vec())),
+        None => (None, None),
+    };
     Ok(Dataset {
         items: Items::Array(array),
-        labels: labels.map(|labels| labels[used.clone()].to_vec()),
+        labels,
+        label_sets,
+        max_pixels: MAX_PIXELS,
         names: used.clone().map(|row| format!("{name}[{row}]")).collect(),
         rows: used.collect(),
         total,

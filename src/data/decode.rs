@@ -10,16 +10,18 @@ use ndarray::Array3;
 
 use super::whole::ensure_whole;
 use super::{Anchor, Color, Interpolation, Preprocess, Resize, Values};
+use super::{jpeg2000, unread};
 use crate::{Error, Result, files};
 
-/// The limit before and after the resize. It stops decompression bombs, and images so thin that a resize makes one.
-const MAX_PIXELS: u64 = 64 << 20;
-/// The most bytes that a decoder may allocate.
+/// The most pixels of an image before and after the resize, unless others are allowed. It stops decompression bombs, and images so
+/// thin that a resize makes one.
+pub(super) const MAX_PIXELS: u64 = 64 << 20;
+/// The most bytes of a file, and the most that a decoder may allocate for as many pixels.
 const MAX_BYTES: u64 = 512 << 20;
 
-/// Loads the image at `path` as `[C, H, W]`.
-pub(super) fn load(path: &Path, preprocess: &Preprocess) -> Result<Array3<f32>> {
-    let pixels = crop_of(path, preprocess)?;
+/// Loads the image at `path`, which has at most `max_pixels`, as `[C, H, W]`.
+pub(super) fn load(path: &Path, preprocess: &Preprocess, max_pixels: u64) -> Result<Array3<f32>> {
+    let pixels = crop_of(path, preprocess, max_pixels)?;
     let [channels, height, width] = preprocess.shape();
     let at = |c: usize, y: usize, x: usize| f32::from(pixels[(y * width + x) * channels + c]);
     let value = |(c, y, x): (usize, usize, usize)| match &preprocess.values {
@@ -31,8 +33,8 @@ pub(super) fn load(path: &Path, preprocess: &Preprocess) -> Result<Array3<f32>> 
 }
 
 /// The pixels `[H, W, C]` of the image at `path`, resized and cropped but not yet scaled.
-pub(super) fn crop_of(path: &Path, preprocess: &Preprocess) -> Result<Vec<u8>> {
-    let image = decode(path)?;
+pub(super) fn crop_of(path: &Path, preprocess: &Preprocess, max_pixels: u64) -> Result<Vec<u8>> {
+    let image = decode(path, max_pixels)?;
     let (width, height) = (image.width(), image.height());
     let (pixels, kind) = match preprocess.color {
         Color::Gray => (gray(image), PixelType::U8),
@@ -41,7 +43,7 @@ pub(super) fn crop_of(path: &Path, preprocess: &Preprocess) -> Result<Vec<u8>> {
     };
     let broken = |why: String| Error::data(path.display(), why);
     let image = Image::from_vec_u8(width, height, pixels, kind).map_err(|e| broken(e.to_string()))?;
-    let resized = resize(image, preprocess).map_err(broken)?;
+    let resized = resize(image, preprocess, max_pixels.max(MAX_PIXELS)).map_err(broken)?;
     let mut crop = centre_crop(&resized, preprocess);
     if preprocess.color == Color::Bgr {
         crop.as_chunks_mut::<3>().0.iter_mut().for_each(|pixel| pixel.reverse());
@@ -82,20 +84,37 @@ fn gray(image: DynamicImage) -> Vec<u8> {
     image.into_rgb8().pixels().map(luma).collect()
 }
 
-fn decode(path: &Path) -> Result<DynamicImage> {
+fn decode(path: &Path, max_pixels: u64) -> Result<DynamicImage> {
     let bytes = files::read(path, MAX_BYTES)?;
+    let fault = |why: &str| Error::data(path.display(), why);
     let undecodable = |e| Error::data(path.display(), format!("not an image that can be decoded: {e}"));
+    if let Some(format) = unread::format_of(&bytes) {
+        return Err(Error::data(path.display(), format!("{format} images are not read: convert it to PNG")));
+    }
+    // Of 8 bytes each: 64-bit floats, or RGBA of 16 bits.
+    let max_bytes = MAX_BYTES.max(max_pixels.saturating_mul(8));
+    let ensure_few = |width: u32, height: u32, most: u64| match is_within(width, height, most) {
+        true => Ok(()),
+        false if width == 0 || height == 0 => Err(fault(&too_large(width, height, most))),
+        false => Err(Error::too_many_pixels(path, too_large(width, height, most))),
+    };
+    if jpeg2000::is(&bytes) {
+        let outline = jpeg2000::Outline::of(&bytes).map_err(fault)?;
+        ensure_few(outline.width, outline.height, max_pixels / jpeg2000::TIMES_THE_MEMORY)?;
+        return outline.decode().map_err(|why| fault(&why));
+    }
     let mut reader =
         ImageReader::new(Cursor::new(&bytes)).with_guessed_format().map_err(|e| Error::io(path, e))?;
-    ensure_whole(reader.format(), &bytes).map_err(|why| Error::data(path.display(), why))?;
+    ensure_whole(reader.format(), &bytes).map_err(fault)?;
     let mut limits = Limits::default();
-    limits.max_alloc = Some(MAX_BYTES);
+    limits.max_alloc = Some(max_bytes);
     reader.limits(limits);
 
     let mut decoder = reader.into_decoder().map_err(undecodable)?;
     let (width, height) = decoder.dimensions();
-    if width == 0 || height == 0 || !few_pixels(width, height) || decoder.total_bytes() > MAX_BYTES {
-        return Err(Error::data(path.display(), too_large(width, height)));
+    ensure_few(width, height, max_pixels)?;
+    if decoder.total_bytes() > max_bytes {
+        return Err(Error::data(path.display(), too_large(width, height, max_pixels)));
     }
     let orientation = decoder.orientation().map_err(undecodable)?;
     let mut image = DynamicImage::from_decoder(decoder).map_err(undecodable)?;
@@ -103,23 +122,28 @@ fn decode(path: &Path) -> Result<DynamicImage> {
     Ok(image)
 }
 
-fn few_pixels(width: u32, height: u32) -> bool {
-    u64::from(width) * u64::from(height) <= MAX_PIXELS
+fn is_within(width: u32, height: u32, max_pixels: u64) -> bool {
+    (1..=max_pixels).contains(&(u64::from(width) * u64::from(height)))
 }
 
-fn too_large(width: u32, height: u32) -> String {
-    format!("{width} x {height} pixels, expected 1 to {} million", MAX_PIXELS >> 20)
+fn too_large(width: u32, height: u32, max_pixels: u64) -> String {
+    format!("{width} x {height} pixels, expected 1 to {max_pixels}")
 }
 
 /// Resizes to what [`size_before_crop`] says.
 ///
 /// It makes two passes on u8, the horizontal one first, as Pillow does (13 and later begin with the vertical one where an
 /// image is squashed, which rounds some values otherwise). One call of `fast_image_resize` would begin with the vertical one.
-fn resize(mut source: Image<'static>, preprocess: &Preprocess) -> Result<Image<'static>, String> {
+fn resize(
+    mut source: Image<'static>,
+    preprocess: &Preprocess,
+    max_pixels: u64,
+) -> Result<Image<'static>, String> {
     let (width, height) = (source.width(), source.height());
     let [new_height, new_width] = size_before_crop(preprocess.resize, [height, width]);
-    if !few_pixels(new_width, new_height) || !few_pixels(new_width, height) {
-        return Err(format!("resized from {width} x {height}: {}", too_large(new_width, new_height)));
+    if !is_within(new_width, new_height, max_pixels) || !is_within(new_width, height, max_pixels) {
+        let why = too_large(new_width, new_height, max_pixels);
+        return Err(format!("resized from {width} x {height}: {why}"));
     }
     let algorithm = match preprocess.interpolation {
         Interpolation::Nearest => ResizeAlg::Nearest,

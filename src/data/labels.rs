@@ -18,6 +18,8 @@ pub struct Columns {
     pub label: Option<String>,
     /// The names of the classes, from 0, by which labels may be written.
     pub classes: Vec<String>,
+    /// Whether an item may have any number of labels: in one cell with `;` between them, or in several rows of the same path.
+    pub several: bool,
 }
 
 /// What the columns are called where nobody says it; the first name that there is.
@@ -31,13 +33,53 @@ impl Columns {
         let named = || self.classes.iter().position(|name| name.eq_ignore_ascii_case(label));
         label.parse().ok().or_else(|| named().and_then(|class| u32::try_from(class).ok()))
     }
+
+    /// The classes that a cell holds: one, or if there may be several, any number in ascending order. Else the text that is
+    /// none.
+    fn classes<'c>(&self, cell: &'c str) -> Result<Vec<u32>, &'c str> {
+        let parts: Vec<&str> = match self.several {
+            true => cell.split(';').filter(|label| !label.trim().is_empty()).collect(),
+            false => vec![cell],
+        };
+        let mut found = parts
+            .into_iter()
+            .map(|label| self.class(label).ok_or(label))
+            .collect::<Result<Vec<u32>, &str>>()?;
+        sort(&mut found);
+        Ok(found)
+    }
+}
+
+/// In ascending order, each once.
+fn sort(labels: &mut Vec<u32>) {
+    labels.sort_unstable();
+    labels.dedup();
+}
+
+/// The labels of items.
+#[derive(Debug, PartialEq)]
+pub(super) enum Labels {
+    /// One of each.
+    One(Vec<u32>),
+    /// Any number of each, in ascending order.
+    Several(Vec<Vec<u32>>),
+}
+
+impl Labels {
+    /// Of items that have one each, if there may not be `several`.
+    pub(super) fn of(sets: Vec<Vec<u32>>, several: bool) -> Self {
+        match several {
+            true => Self::Several(sets),
+            false => Self::One(sets.into_iter().flatten().collect()),
+        }
+    }
 }
 
 /// The columns of paths and of labels of a CSV file. Other columns are ignored.
 pub(super) struct Table {
     pub(super) paths: Option<Vec<String>>,
-    /// An error where one is neither a class number nor the name of a class.
-    pub(super) labels: Option<Result<Vec<u32>>>,
+    /// Of every row: one, if there may not be several. An error where one is neither a class number nor the name of a class.
+    pub(super) labels: Option<Result<Vec<Vec<u32>>>>,
 }
 
 impl Table {
@@ -77,23 +119,42 @@ impl Table {
                 paths.push(record[column].to_owned());
             }
             if let (Some(column), Ok(found)) = (label_column, &mut labels) {
-                let cell = &record[column];
-                if let Some(class) = columns.class(cell) {
-                    found.push(class);
-                    continue;
-                }
+                let wrong = match columns.classes(&record[column]) {
+                    Ok(classes) => {
+                        found.push(classes);
+                        continue;
+                    }
+                    Err(wrong) => wrong,
+                };
                 let line = record.position().map_or(1, |at| line_of(&bytes, at));
                 let what = match columns.classes.is_empty() {
                     true => "is not a 0-based class number",
                     false => "is neither a 0-based class number nor the name of a class",
                 };
-                labels = Err(fault(line, format!("label `{cell}` {what}")));
+                labels = Err(fault(line, format!("label `{wrong}` {what}")));
             }
         }
         if paths.is_empty() && labels.as_ref().is_ok_and(Vec::is_empty) {
             return Err(Error::data(csv.display(), "no rows below the first line"));
         }
         Ok(Self { paths: path_column.map(|_| paths), labels: label_column.map(|_| labels) })
+    }
+
+    /// The same with one row for each path, which has the labels of all its rows.
+    pub(super) fn joined(self) -> Self {
+        let Self { paths: Some(paths), labels: Some(Ok(labels)) } = self else { return self };
+        let mut rows: BTreeMap<String, usize> = BTreeMap::new();
+        let (mut kept, mut sets): (Vec<String>, Vec<Vec<u32>>) = (Vec::new(), Vec::new());
+        for (path, labels) in paths.into_iter().zip(labels) {
+            let row = *rows.entry(normal(&path)).or_insert(kept.len());
+            if row == kept.len() {
+                kept.push(path);
+                sets.push(Vec::new());
+            }
+            sets[row].extend(labels);
+        }
+        sets.iter_mut().for_each(sort);
+        Self { paths: Some(kept), labels: Some(Ok(sets)) }
     }
 }
 
@@ -106,21 +167,26 @@ fn line_of(bytes: &[u8], at: &csv::Position) -> usize {
     1 + (0..start).filter(|&i| ends(i)).count()
 }
 
-/// Reads the label of every item of `dataset` from `csv`.
-pub(super) fn labels_of(dataset: &Dataset, csv: &Path, columns: &Columns) -> Result<Vec<u32>> {
+/// Reads the labels of every item of `dataset` from `csv`.
+pub(super) fn labels_of(dataset: &Dataset, csv: &Path, columns: &Columns) -> Result<Labels> {
     let place = csv.display();
-    let Table { paths, labels } = Table::read(csv, columns)?;
-    let labels = labels.ok_or_else(|| Error::data(&place, "no `label` column in the first line"))??;
-    match paths {
-        Some(paths) if matches!(dataset.items, Items::Images { .. }) => {
-            match_paths(dataset, &paths, &labels).map_err(|why| Error::data(place, why))
-        }
-        _ if labels.len() == dataset.total => Ok(dataset.rows.iter().map(|&row| labels[row]).collect()),
-        _ => {
-            let why = format!("{} labels for {} items, expected one per item", labels.len(), dataset.total);
-            Err(Error::data(place, why))
-        }
+    let mut table = Table::read(csv, columns)?;
+    let by_path = table.paths.is_some() && matches!(dataset.items, Items::Images { .. });
+    if by_path && columns.several {
+        table = table.joined();
     }
+    let labels = table.labels.ok_or_else(|| Error::data(&place, "no `label` column in the first line"))??;
+    let found = match table.paths.filter(|_| by_path) {
+        Some(paths) => match_paths(dataset, &paths, &labels).map_err(|why| Error::data(place, why))?,
+        None if labels.len() == dataset.total => {
+            dataset.rows.iter().map(|&row| labels[row].clone()).collect()
+        }
+        None => {
+            let why = format!("{} labels for {} items, expected one per item", labels.len(), dataset.total);
+            return Err(Error::data(place, why));
+        }
+    };
+    Ok(Labels::of(found, columns.several))
 }
 
 /// The class of every image of a folder, which the folder that it lies in says: by a number, by the name of a class, or by its
@@ -141,13 +207,13 @@ pub(super) fn labels_of_folders(dataset: &Dataset, columns: &Columns) -> Result<
     Ok((folders.iter().map(at).collect(), Some(note)))
 }
 
-fn match_paths(dataset: &Dataset, paths: &[String], labels: &[u32]) -> Result<Vec<u32>, String> {
-    let mut by_path: BTreeMap<String, u32> = BTreeMap::new();
-    let mut by_file_name: BTreeMap<String, Vec<u32>> = BTreeMap::new();
-    for (path, &label) in paths.iter().zip(labels) {
+fn match_paths(dataset: &Dataset, paths: &[String], labels: &[Vec<u32>]) -> Result<Vec<Vec<u32>>, String> {
+    let mut by_path: BTreeMap<String, &Vec<u32>> = BTreeMap::new();
+    let mut by_file_name: BTreeMap<String, Vec<&Vec<u32>>> = BTreeMap::new();
+    for (path, labels) in paths.iter().zip(labels) {
         let normal_path = normal(path);
-        by_file_name.entry(file_name(&normal_path).to_owned()).or_default().push(label);
-        if by_path.insert(normal_path, label).is_some_and(|other| other != label) {
+        by_file_name.entry(file_name(&normal_path).to_owned()).or_default().push(labels);
+        if by_path.insert(normal_path, labels).is_some_and(|other| other != labels) {
             return Err(format!("two labels for `{path}`"));
         }
     }
@@ -158,13 +224,13 @@ fn match_paths(dataset: &Dataset, paths: &[String], labels: &[u32]) -> Result<Ve
 
     let label_of = |name: &String| {
         let path = normal(name);
-        if let Some(&label) = by_path.get(&path) {
-            return Ok(label);
+        if let Some(&labels) = by_path.get(&path) {
+            return Ok(labels.clone());
         }
         let file_name = file_name(&path);
         match by_file_name.get(file_name).map(Vec::as_slice) {
             None => Err(format!("no label for `{name}`")),
-            Some(&[label]) if images_called[file_name] == 1 => Ok(label),
+            Some(&[labels]) if images_called[file_name] == 1 => Ok(labels.clone()),
             Some(_) => {
                 Err(format!("no label for `{name}`, and `{file_name}` alone is ambiguous: write the path"))
             }

@@ -3,11 +3,13 @@
 mod arrays;
 mod claims;
 mod decode;
+mod jpeg2000;
 mod labels;
 mod preprocess;
 mod source;
 mod statistics;
 mod thumbnail;
+mod unread;
 mod whole;
 
 use std::collections::BTreeSet;
@@ -20,7 +22,11 @@ use rayon::prelude::*;
 use crate::{Error, ErrorKind, Result, files};
 
 pub use arrays::{is_array, named_arrays, read_array, write_npy};
+/// The most pixels of an image, unless others are allowed.
+pub const MAX_PIXELS: u64 = decode::MAX_PIXELS;
+
 pub use labels::Columns;
+use labels::Labels;
 pub use preprocess::{Anchor, Color, Interpolation, Preprocess, Resize, Values};
 pub use statistics::{Statistics, UNIT_SCALED};
 
@@ -42,6 +48,10 @@ pub struct Dataset {
     pub items: Items,
     /// One 0-based class per item, if the classes are known.
     pub labels: Option<Vec<u32>>,
+    /// The 0-based labels of every item, in ascending order, where an item may have any number of them: in place of `labels`.
+    pub label_sets: Option<Vec<Vec<u32>>>,
+    /// The most pixels of an image; a larger one is refused before it is decoded.
+    pub max_pixels: u64,
     /// One name per item: the path of an image relative to its folder or CSV file, or for an array `images[3]`.
     pub names: Vec<String>,
     /// The row of the source that each item comes from, by which labels without paths are matched.
@@ -121,6 +131,8 @@ impl Dataset {
         Self {
             items: Items::Array(array),
             labels: None,
+            label_sets: None,
+            max_pixels: MAX_PIXELS,
             names: (0..total).map(|row| format!("images[{row}]")).collect(),
             rows: (0..total).collect(),
             total,
@@ -139,7 +151,8 @@ impl Dataset {
 
     /// As [`with_labels`](Self::with_labels), with columns of other names.
     pub fn with_labels_of(mut self, csv: &Path, columns: &Columns) -> Result<Self> {
-        self.labels = Some(labels::labels_of(&self, csv, columns)?);
+        let labels = labels::labels_of(&self, csv, columns)?;
+        self.label(labels);
         Ok(self)
     }
 
@@ -147,9 +160,18 @@ impl Dataset {
     /// else from the order of the names.
     pub fn with_labels_of_folders(mut self, columns: &Columns) -> Result<Self> {
         let (labels, note) = labels::labels_of_folders(&self, columns)?;
-        self.labels = Some(labels);
+        let sets = labels.into_iter().map(|label| vec![label]).collect();
+        self.label(Labels::of(sets, columns.several));
         self.notes = note.into_iter().collect();
         Ok(self)
+    }
+
+    /// The same with these labels alone.
+    fn label(&mut self, labels: Labels) {
+        (self.labels, self.label_sets) = match labels {
+            Labels::One(labels) => (Some(labels), None),
+            Labels::Several(sets) => (None, Some(sets)),
+        };
     }
 
     /// Leaves out the items that cannot be loaded, each of which is loaded once for that. Gives their errors, which name
@@ -157,7 +179,8 @@ impl Dataset {
     pub fn without_broken(&mut self) -> Result<Vec<Error>> {
         let loaded: Vec<Option<Error>> =
             (0..self.len()).into_par_iter().map(|index| self.load(index).err()).collect();
-        let is_broken = |error: &Error| matches!(error.kind(), ErrorKind::Data | ErrorKind::Io);
+        let is_broken =
+            |error: &Error| matches!(error.kind(), ErrorKind::Data | ErrorKind::Pixels | ErrorKind::Io);
         let keep: Vec<bool> = loaded.iter().map(|error| !error.as_ref().is_some_and(is_broken)).collect();
         if !keep.contains(&true) {
             return Err(loaded.into_iter().flatten().next().expect("there are items, and each is broken"));
@@ -178,6 +201,9 @@ impl Dataset {
         retain(&mut self.rows, keep);
         if let Some(labels) = &mut self.labels {
             retain(labels, keep);
+        }
+        if let Some(sets) = &mut self.label_sets {
+            retain(sets, keep);
         }
         match &mut self.items {
             Items::Images { paths, .. } => retain(paths, keep),
@@ -238,7 +264,7 @@ impl Dataset {
     /// If `index` is out of range.
     pub fn load(&self, index: usize) -> Result<Array3<f32>> {
         match &self.items {
-            Items::Images { paths, preprocess } => decode::load(&paths[index], preprocess),
+            Items::Images { paths, preprocess } => decode::load(&paths[index], preprocess, self.max_pixels),
             Items::Array(array) => Ok(array.index_axis(Axis(0), index).to_owned()),
         }
     }

@@ -10,8 +10,8 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use walkdir::{DirEntry, WalkDir};
 
-use super::labels::{Columns, Table};
-use super::{Dataset, Items, Preprocess, Selection};
+use super::labels::{Columns, Labels, Table};
+use super::{Dataset, Items, MAX_PIXELS, Preprocess, Selection, jpeg2000, unread};
 use crate::{Error, Result};
 
 pub(super) fn open_folder(folder: &Path, preprocess: &Preprocess, selection: Selection) -> Result<Dataset> {
@@ -30,7 +30,8 @@ pub(super) fn open_folder(folder: &Path, preprocess: &Preprocess, selection: Sel
         }
     }
     if found.is_empty() {
-        let why = "no images here (bmp, gif, jpeg, png, pnm, tiff, webp; symbolic links are not followed)";
+        let why =
+            "no images here (bmp, gif, jp2, jpeg, png, pnm, tiff, webp; symbolic links are not followed)";
         let why = skipped.note().map_or(why.into(), |note| format!("{why}; {note}"));
         return Err(Error::data(folder.display(), why));
     }
@@ -43,7 +44,17 @@ pub(super) fn open_folder(folder: &Path, preprocess: &Preprocess, selection: Sel
     let (names, paths) = rows.iter().map(|&row| std::mem::take(&mut found[row])).unzip();
     let items = Items::Images { paths, preprocess: preprocess.clone() };
     let notes = skipped.note().into_iter().collect();
-    Ok(Dataset { items, labels: None, names, rows, total, folders, notes })
+    Ok(Dataset {
+        items,
+        labels: None,
+        label_sets: None,
+        max_pixels: MAX_PIXELS,
+        names,
+        rows,
+        total,
+        folders,
+        notes,
+    })
 }
 
 /// Keeps the order of the rows. Paths are relative to the folder of the CSV file.
@@ -54,7 +65,8 @@ pub(super) fn open_csv(
     columns: &Columns,
 ) -> Result<Dataset> {
     preprocess.check()?;
-    let Table { paths, labels } = Table::read(csv, columns)?;
+    let table = Table::read(csv, columns)?;
+    let Table { paths, labels } = if columns.several { table.joined() } else { table };
     let Some(mut names) = paths else {
         return Err(Error::data(csv.display(), "no `path` column in the first line"));
     };
@@ -67,14 +79,29 @@ pub(super) fn open_csv(
     let (labels, notes) = match labels {
         Some(Ok(mut labels)) => {
             labels = labels.drain(rows.clone()).collect();
-            (Some(labels), vec![])
+            (Some(Labels::of(labels, columns.several)), vec![])
         }
         Some(Err(error)) => (None, vec![format!("the labels are not used: {error}")]),
         None => (None, vec![]),
     };
     let items = Items::Images { paths, preprocess: preprocess.clone() };
     let rows = rows.collect();
-    Ok(Dataset { items, labels, names, rows, total, folders: BTreeSet::new(), notes })
+    let folders = BTreeSet::new();
+    let mut data = Dataset {
+        items,
+        labels: None,
+        label_sets: None,
+        max_pixels: MAX_PIXELS,
+        names,
+        rows,
+        total,
+        folders,
+        notes,
+    };
+    if let Some(labels) = labels {
+        data.label(labels);
+    }
+    Ok(data)
 }
 
 pub(super) fn open_image(path: &Path, preprocess: &Preprocess) -> Result<Dataset> {
@@ -84,6 +111,8 @@ pub(super) fn open_image(path: &Path, preprocess: &Preprocess) -> Result<Dataset
     Ok(Dataset {
         items,
         labels: None,
+        label_sets: None,
+        max_pixels: MAX_PIXELS,
         names: vec![name],
         rows: vec![0],
         total: 1,
@@ -137,14 +166,25 @@ impl Skipped {
             1 => "1 symbolic link is not followed".to_string(),
             links => format!("{links} symbolic links are not followed"),
         });
-        let parts: Vec<String> = files.into_iter().chain(links).collect();
+        let formats: BTreeSet<&str> =
+            self.files.keys().filter_map(|kind| unread::format_by_extension(kind)).collect();
+        let formats = (!formats.is_empty()).then(|| {
+            let names = formats.into_iter().collect::<Vec<_>>().join(" and ");
+            format!("{names} images are not read: convert them to PNG")
+        });
+        let parts: Vec<String> = files.into_iter().chain(formats).chain(links).collect();
         (!parts.is_empty()).then(|| parts.join(", "))
     }
 }
 
 /// Goes by the extension. Names that begin with a dot are hidden (and macOS's `._x.jpg` are not images).
 fn is_image_name(path: &Path) -> bool {
-    !is_hidden(path) && ImageFormat::from_path(path).is_ok_and(|format| format.reading_enabled())
+    let is_jpeg2000 = || {
+        path.extension()
+            .is_some_and(|e| jpeg2000::EXTENSIONS.iter().any(|known| e.eq_ignore_ascii_case(known)))
+    };
+    let is_read = || ImageFormat::from_path(path).is_ok_and(|format| format.reading_enabled());
+    !is_hidden(path) && (is_read() || is_jpeg2000())
 }
 
 fn is_hidden(path: &Path) -> bool {
@@ -204,6 +244,8 @@ mod tests {
             ("._a.jpg", false),
             ("jpg", false),
             ("a.avif", false),
+            ("a.JP2", true),
+            ("a.j2k", true),
         ] {
             assert_eq!(is_image_name(Path::new(name)), expected, "{name}");
         }

@@ -47,7 +47,8 @@ pub struct Runner {
     graph: TypedModel,
     sites: Vec<SiteInfo>,
     shape: [usize; 4],
-    /// Which output of the file is given.
+    /// The outputs of the file, and which of them is given.
+    outputs: Vec<String>,
     output: usize,
 }
 
@@ -85,9 +86,10 @@ impl Runner {
             outputs.push(ValueInfoProto { name: Some(output), ..Default::default() });
             outputs.len() - 1
         });
+        let outputs = outputs.iter().map(|value| value.name().to_string()).collect();
         let graph = lower(&computable, &sites, shape)?;
         let sites: Vec<SiteInfo> = sites.into_iter().map(|site| site.info).collect();
-        Ok(Self { plan: fused_plan(&graph)?, plain: Mutex::default(), graph, sites, shape, output })
+        Ok(Self { plan: fused_plan(&graph)?, plain: Mutex::default(), graph, sites, shape, outputs, output })
     }
 
     /// The quantized sites, in the order of the graph.
@@ -114,31 +116,37 @@ impl Engine for Runner {
         Arithmetic::Integer
     }
 
-    /// The taps are values that enter or leave a site.
+    /// The taps are values that enter or leave a site, and outputs of the file.
     fn pass(&self, batch: Array4<f32>, taps: &[&str]) -> Result<Tapped> {
         let input = batch.into_tensor();
-        if taps.is_empty() {
-            return Ok(Tapped {
-                output: run_with(&self.plan, self.output, input, eval)?,
-                values: Vec::new(),
-            });
-        }
+        let of_file = |tap: &&str| self.outputs.iter().position(|output| output == tap);
+        let asked: Vec<Option<usize>> = taps.iter().map(of_file).collect();
+        let wanted: Vec<usize> = asked.iter().flatten().copied().chain([self.output]).collect();
         let mut found: Vec<Option<ArrayD<f32>>> = vec![None; taps.len()];
-        let output = run_with(&self.plain()?, self.output, input, |context, state, node, inputs| {
-            let Some(op) = node.op_as::<SiteOp>() else { return eval(context, state, node, inputs) };
-            let site = &self.sites[op.sites[0]];
-            let entered = inputs.clone();
-            let outputs = eval(context, state, node, inputs)?;
-            let values = site.inputs.iter().zip(&entered).chain([(&site.output, &outputs[0])]);
-            for (name, value) in values {
-                for (found, _) in found.iter_mut().zip(taps).filter(|(_, tap)| *tap == name) {
-                    if found.is_none() {
-                        *found = Some(plain(value)?);
+        let mut outputs = if asked.iter().all(Option::is_some) {
+            run_with(&self.plan, &wanted, input, eval)?
+        } else {
+            run_with(&self.plain()?, &wanted, input, |context, state, node, inputs| {
+                let Some(op) = node.op_as::<SiteOp>() else { return eval(context, state, node, inputs) };
+                let site = &self.sites[op.sites[0]];
+                let entered = inputs.clone();
+                let outputs = eval(context, state, node, inputs)?;
+                let values = site.inputs.iter().zip(&entered).chain([(&site.output, &outputs[0])]);
+                for (name, value) in values {
+                    for (found, _) in found.iter_mut().zip(taps).filter(|(_, tap)| *tap == name) {
+                        if found.is_none() {
+                            *found = Some(plain(value)?);
+                        }
                     }
                 }
-            }
-            Ok(outputs)
-        })?;
+                Ok(outputs)
+            })?
+        };
+        let output = outputs.pop().expect("it is wanted");
+        let mut outputs = outputs.into_iter();
+        for (found, _) in found.iter_mut().zip(&asked).filter(|(_, asked)| asked.is_some()) {
+            *found = outputs.next();
+        }
         let value = |(found, tap): (Option<_>, &&str)| {
             found.ok_or_else(|| Error::model(format!("value `{tap}`"), "enters and leaves no quantized site"))
         };
@@ -151,7 +159,7 @@ impl Engine for Runner {
         for (pass, batch) in images.axis_chunks_iter(Axis(0), self.shape[0]).enumerate() {
             run_with(
                 &self.plan,
-                self.output,
+                &[self.output],
                 batch.to_owned().into_tensor(),
                 |context, state, node, inputs| {
                     let start = Instant::now();
@@ -183,11 +191,11 @@ impl std::fmt::Debug for Runner {
     }
 }
 
-/// Output number `output` of one pass, each node computed by `evaluate`, on a thread of rayon's: from any other, every node
+/// These outputs of one pass, each node computed by `evaluate`, on a thread of rayon's: from any other, every node
 /// that divides its work would wait for one.
 fn run_with(
     plan: &Arc<TypedSimplePlan>,
-    output: usize,
+    outputs: &[usize],
     input: Tensor,
     evaluate: impl FnMut(
         &EvalContext,
@@ -196,10 +204,10 @@ fn run_with(
         TVec<TValue>,
     ) -> TractResult<TVec<TValue>>
     + Send,
-) -> Result<ArrayD<f32>> {
+) -> Result<Vec<ArrayD<f32>>> {
     let run = || {
-        let outputs = SimpleState::new(plan)?.run_plan_with_eval(tvec!(input.into_tvalue()), evaluate)?;
-        plain(&outputs[output])
+        let found = SimpleState::new(plan)?.run_plan_with_eval(tvec!(input.into_tvalue()), evaluate)?;
+        outputs.iter().map(|&output| plain(&found[output])).collect()
     };
     rayon::scope(|_| running(run))
 }
@@ -212,5 +220,5 @@ fn operator_name(node: &TypedNode) -> String {
 }
 
 fn plain(value: &TValue) -> TractResult<ArrayD<f32>> {
-    Ok(value.to_plain_array_view::<f32>()?.to_owned())
+    Ok(value.cast_to::<f32>()?.to_plain_array_view::<f32>()?.to_owned())
 }

@@ -11,6 +11,7 @@ mod branches;
 mod constants;
 mod contrib;
 mod cut;
+mod detector;
 mod einsum;
 mod entry;
 mod expansion;

@@ -4,7 +4,8 @@ use std::collections::HashSet;
 use std::fmt;
 use std::str::FromStr;
 
-use crate::engine::Reading;
+use super::detector::detector;
+use crate::engine::{Detector, Reading};
 use crate::onnx::{DataType, Graph, NodeProto, ValueInfoProto};
 use crate::runtime::Facts;
 use crate::{Error, Result};
@@ -83,6 +84,8 @@ pub struct Outputs {
     pub compared: (String, Reading),
     /// The values whose errors are the loss.
     pub(crate) loss: Vec<(String, Loss)>,
+    /// Of a detector, its boxes, if it can be told which these are.
+    pub detector: Option<Detector>,
 }
 
 impl Outputs {
@@ -136,7 +139,8 @@ impl Outputs {
             _ if names.first() != Some(&first) => (Reading::Features, vec![(first.clone(), Loss::Squares)]),
             _ => (Reading::Features, all(Loss::Squares)),
         };
-        Ok(Self { names, task: found, compared: (first, reading), loss })
+        let detector = if found == Task::Detect { detector(graph) } else { None };
+        Ok(Self { names, task: found, compared: (first, reading), loss, detector })
     }
 }
 
@@ -149,7 +153,7 @@ impl fmt::Display for Outputs {
 
 /// The operator that makes an output of what matters to the loss.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Last {
+pub(super) enum Last {
     Softmax,
     Sigmoid,
     /// The division by the length of a vector.
@@ -194,7 +198,7 @@ fn embedding<'n>(graph: &Graph, names: &'n [String]) -> Option<&'n String> {
 }
 
 /// The last operator of note before `output`, and what it takes.
-fn last_activation(graph: &Graph, output: &str) -> (String, Last) {
+pub(super) fn last_activation(graph: &Graph, output: &str) -> (String, Last) {
     let mut value = output;
     for _ in 0..MOST_STEPS {
         let Some(node) = graph.producer(value).map(|id| graph.node(id)) else { break };

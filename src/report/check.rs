@@ -5,7 +5,7 @@ use std::fmt;
 use serde::Serialize;
 
 use super::{Align, table};
-use crate::check::{Accuracy, Classifier, Comparison, Features, Numbers, Verdict};
+use crate::check::{Accuracy, Classifier, Comparison, Features, Numbers, Precision, Verdict};
 use crate::engine::BUILT_IN;
 use crate::text::shown;
 
@@ -43,6 +43,14 @@ impl CheckReport {
             let criteria: Vec<String> = verdict.criteria.iter().map(ToString::to_string).collect();
             return format!("{word}: {}, {on}", criteria.join(", "));
         }
+        if let Some(boxes) = self.comparison.boxes.filter(|_| classifier.is_none()) {
+            let [recall, precision] = [boxes.recall, boxes.precision].map(percent);
+            let [float, quantized] = [boxes.float, boxes.quantized];
+            return format!(
+                "{recall} of the float model's {float} boxes are found again, {precision} of the quantized model's \
+                 {quantized} have a partner, {on}"
+            );
+        }
         let rest = match (accuracy, classifier, self.comparison.labels, self.comparison.numbers) {
             (Some(Accuracy { float, quantized, .. }), Some(classifier), ..) => format!(
                 "top-1 {:.2} % -> {:.2} % ({:+.2} points), agreement {:.2} %",
@@ -57,9 +65,14 @@ impl CheckReport {
             (None, Some(classifier), ..) => {
                 return format!("the models agree on {:.2} % of the images, {on}", classifier.agreement);
             }
-            (_, None, Some(labels), _) => {
-                format!("the models agree on {:.2} % of the labels", labels.agreement)
-            }
+            (_, None, Some(labels), _) => match labels.precision {
+                Some(Precision { float: Some(float), quantized, .. }) => format!(
+                    "mAP {float:.2} % -> {quantized:.2} % ({:+.2} points), the models agree on {:.2} % of the labels",
+                    quantized - float,
+                    labels.agreement
+                ),
+                _ => format!("the models agree on {:.2} % of the labels", labels.agreement),
+            },
             (_, None, None, Some(numbers)) => format!("R² {}, SQNR {sqnr_db}", r2(numbers)),
             (_, None, None, None) => match features {
                 Some(Features { same_neighbour: (percent, _), .. }) => {
@@ -99,7 +112,33 @@ impl CheckReport {
             row("agreement of labels", with(labels.agreement, None));
             row("images with the same labels", with(labels.same.0, Some(labels.same.1)));
             row("label that agrees least", format!("{} ({:.2} %)", labels.worst.0, labels.worst.1));
+            if let Some(Precision { float, quantized, occurring, worst, .. }) = labels.precision {
+                match float {
+                    Some(float) => {
+                        row("mAP of the float model", format!("{float:.2} % ({occurring} labels)"));
+                        row("mAP of the quantized model", format!("{quantized:.2} %"));
+                        row("mAP drop", format!("{:.2} points", float - quantized));
+                    }
+                    None => row(
+                        "mAP, the float model being right",
+                        format!("{quantized:.2} % ({occurring} labels)"),
+                    ),
+                }
+                row("label whose precision falls most", format!("{} ({:.2} points)", worst.0, worst.1));
+            }
             row("KL divergence from float", format!("{:.5}", labels.kl));
+        }
+        if let Some(boxes) = &self.comparison.boxes {
+            let scores = match boxes.last_is_no_object {
+                true => "the last class is no object",
+                false => "a probability for each class",
+            };
+            row("boxes above 0.5", format!("{} ({} in float; {scores})", boxes.quantized, boxes.float));
+            row("found again (recall)", percent(boxes.recall));
+            row("with a partner (precision)", percent(boxes.precision));
+            row("F1", percent(boxes.f1));
+            row("mean IoU of the pairs", percent(boxes.mean_iou));
+            row("images with the same boxes", with(boxes.same.0, Some(boxes.same.1)));
         }
         if let Some(numbers) = numbers {
             row("R²", r2(*numbers));
@@ -178,6 +217,10 @@ impl fmt::Display for CheckReport {
         }
         Ok(())
     }
+}
+
+fn percent(of: Option<f64>) -> String {
+    of.map_or_else(|| "none".into(), |percent| format!("{percent:.2} %"))
 }
 
 fn r2(numbers: Numbers) -> String {

@@ -42,7 +42,11 @@ impl Report for CheckReport {
         }
         for criterion in self.verdict.iter().flat_map(|verdict| &verdict.criteria) {
             if criterion.too_few_to_tell {
-                let _ = writeln!(text, "> There are too few images to tell: the {} may be on either side.\n", criterion.of);
+                let _ = writeln!(
+                    text,
+                    "> There are too few images to tell: the {} may be on either side.\n",
+                    criterion.of
+                );
             }
         }
         if let Some(accuracy) = self.comparison.accuracy {
@@ -56,7 +60,8 @@ impl Report for CheckReport {
         }
         let heading = ["", "quantized against float (95 % interval)"];
         text += &table(&heading, &[Align::Left; 2], self.rows());
-        let sites = self.comparison.sites.iter().map(|site| vec![site.name.clone(), site.sqnr_db.to_string()]);
+        let sites =
+            self.comparison.sites.iter().map(|site| vec![site.name.clone(), site.sqnr_db.to_string()]);
         if sites.len() > 0 {
             text += &table(&["site", "SQNR"], &[Align::Left, Align::Right], sites);
         }
@@ -102,7 +107,8 @@ impl Report for QuantizeReport {
         ];
         text += &table(&["", ""], &[Align::Left; 2], rows);
         if !self.float.is_empty() {
-            let share = |percent: Option<f64>| percent.map_or(String::new(), |percent| format!("{percent:.1} %"));
+            let share =
+                |percent: Option<f64>| percent.map_or(String::new(), |percent| format!("{percent:.1} %"));
             let rows = self.float.iter().map(|FloatNode { node, op, reason, percent, .. }| {
                 vec![op.clone(), share(*percent), node.clone(), reason.clone()]
             });
@@ -181,7 +187,8 @@ mod tests {
 
     #[test]
     fn names_cannot_end_a_cell_or_begin_a_link() {
-        let text = table(&["a", "b"], &[Align::Left, Align::Right], [vec!["x|y\n".into(), "[1](u) `c` <b>".into()]]);
+        let text =
+            table(&["a", "b"], &[Align::Left, Align::Right], [vec!["x|y\n".into(), "[1](u) `c` <b>".into()]]);
         assert_eq!(text, "| a | b |\n| --- | ---: |\n| x\\|y\\\\n | \\[1\\](u) \\`c\\` \\<b\\> |\n\n");
     }
 }

@@ -58,7 +58,7 @@ impl Engine for FloatEngine {
             let mut outputs = plan.run(tvec!(batch.into_tensor().into_tvalue()))?.into_iter();
             let mut next = || {
                 let value = outputs.next().expect("the plan gives the output and every tap");
-                Ok(value.to_plain_array_view::<f32>()?.to_owned())
+                Ok(value.cast_to::<f32>()?.to_plain_array_view::<f32>()?.to_owned())
             };
             Ok(Tapped { output: next()?, values: taps.iter().map(|_| next()).collect::<TractResult<_>>()? })
         })

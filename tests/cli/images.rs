@@ -60,6 +60,40 @@ fn what_is_no_image_is_counted() {
 }
 
 #[test]
+fn large_images_and_formats_that_are_not_read_say_what_to_do() {
+    let bench = Bench::new();
+    for name in ["unread.avif", "lossless.jp2", "rgb.png"] {
+        bench.bytes(
+            &format!("images/{name}"),
+            &std::fs::read(fixture_path(&format!("images/{name}"))).unwrap(),
+        );
+    }
+    let run = format!("run @{MODEL} --input %images");
+    let said = bench.run(&run);
+    let err = String::from_utf8(said.stderr).unwrap();
+    assert!(
+        err.contains("1 file is no image (1 .avif), AVIF images are not read: convert them to PNG"),
+        "{err}"
+    );
+    assert_eq!(bench.json(&run)["images"].as_array().unwrap().len(), 2);
+    bench.refuses(
+        &format!("{run}/unread.avif"),
+        3,
+        &["unread.avif: AVIF images are not read: convert it to PNG"],
+    );
+    let small = format!("{run}/rgb.png --max-pixels 1000");
+    bench.refuses(&small, 3, &["rgb.png: 37 x 29 pixels, expected 1 to 1000; --max-pixels allows more"]);
+    bench.accepts(&format!("{run}/rgb.png --max-pixels 1073"));
+    let said = bench.run(&format!("{run} --max-pixels 3218 --skip-bad"));
+    let err = String::from_utf8(said.stderr).unwrap();
+    assert!(
+        said.status.success() && err.contains("lossless.jp2: 37 x 29 pixels, expected 1 to 1072"),
+        "{err}"
+    );
+    bench.refuses(&format!("{run} --max-pixels 0"), 2, &["--max-pixels"]);
+}
+
+#[test]
 fn arrays_that_no_model_was_trained_on_are_warned_of() {
     let bench = Bench::new();
     let array = |name: &str, value: &dyn Fn(usize) -> f32| {

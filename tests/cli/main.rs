@@ -3,6 +3,7 @@
 mod commands;
 #[path = "../common/mod.rs"]
 mod common;
+mod detections;
 #[cfg(unix)]
 mod endings;
 #[cfg(unix)]

@@ -256,3 +256,61 @@ fn shards_add_up_to_the_whole() {
     bench.refuses(&format!("{check} --shard 0/3 --save %4.json"), 2, &["expected I/N"]);
     bench.refuses(&format!("{check} --shard 1/3"), 2, &["--save"]);
 }
+
+/// The fixture's logits as labels: mAP needs the scores of all images, in one part or in several.
+#[test]
+fn labels_of_which_an_image_has_several_are_ranked() {
+    let bench = quantized();
+    let (images, classes) = digits();
+    write_npy(&bench.path("x.npy"), &images.into_dyn()).unwrap();
+    let csv = |name: &str, of: &dyn Fn(usize) -> String| {
+        let rows = (0..classes.len()).map(|row| of(row) + "\n");
+        bench.bytes(name, ("label\n".to_string() + &rows.collect::<String>()).as_bytes());
+    };
+    csv("own.csv", &|row| format!("{};{}", classes[row], (classes[row] + 3) % 10));
+    csv("one.csv", &|row| classes[row].to_string());
+    csv("other.csv", &|row| format!("{}", (row * row + row / 7) % 10));
+    csv("unknown.csv", &|_| "10".into());
+    let check = format!("check @{MODEL} %q.onnx --data %x.npy --task multilabel");
+    let whole = bench.json(&format!("{check} --labels %one.csv"));
+    let precision = |report: &serde_json::Value, of: &str| report["labels"]["precision"][of].as_f64();
+    let [float, quantized] =
+        ["float", "quantized"].map(|of| precision(&whole, of).unwrap_or_else(|| panic!("{of}: {whole}")));
+    assert!(float > 95.0 && (float - quantized).abs() < 2.0, "{whole}");
+    assert_eq!(whole["labels"]["precision"]["occurring"], 10);
+    let two = bench.json(&format!("{check} --labels %own.csv"));
+    assert!(
+        precision(&two, "float").unwrap() < float - 10.0,
+        "every second label is none that is seen: {two}"
+    );
+
+    for shard in 1..=3 {
+        bench.json(&format!("{check} --labels %one.csv --shard {shard}/3 --save %{shard}.json"));
+    }
+    assert_eq!(bench.json("check --merge %3.json %1.json %2.json"), whole);
+    let other = format!("{check} --labels %own.csv --shard 1/3 --save %1.json");
+    bench.refuses(&other, 2, &["it is not overwritten"]);
+
+    let text = bench.accepts("check --merge %1.json %2.json %3.json --max-drop 2");
+    assert!(text.starts_with("PASS: mAP drop ") && text.contains("mAP of the float model"), "{text}");
+    let coarse = format!(
+        "quantize @{MODEL} --calib @digits_calib.npz --calib-limit 4 --bits w2a2 --preset fast -o %c.onnx"
+    );
+    bench.accepts(&coarse);
+    let coarse = check.replace("%q.onnx", "%c.onnx");
+    let text = fails(&bench, &format!("{coarse} --labels %one.csv --max-drop 2"));
+    assert!(text.starts_with("FAIL: mAP drop"), "{text}");
+    let text = fails(&bench, &format!("{check} --labels %other.csv --max-drop 50"));
+    assert!(text.contains("not to be trusted: the float model itself has a mAP of"), "{text}");
+    bench.refuses(
+        &format!("{check} --labels %unknown.csv"),
+        3,
+        &["label 10 is outside the model's labels 0 to 9"],
+    );
+
+    // Without labels, what the float model decides counts as right.
+    let alone = bench.json(&check);
+    assert_eq!(precision(&alone, "float"), None);
+    assert!(precision(&alone, "quantized").unwrap() > 95.0, "{alone}");
+    bench.refuses(&format!("{check} --max-drop 1"), 2, &["needs labels"]);
+}

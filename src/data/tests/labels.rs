@@ -53,6 +53,7 @@ fn columns_have_other_names_and_labels_are_names() {
         path: path.map(str::to_owned),
         label: label.map(str::to_owned),
         classes: classes.clone(),
+        several: false,
     };
     let labels = |text: &str, columns: &Columns| {
         fs::write(&csv, text).unwrap();
@@ -133,4 +134,58 @@ fn faults_of_csv_files_name_the_line() {
     fs::write(&csv, b"path,label\r\na,1\r\n\xff,2\r\n").unwrap();
     let why = Dataset::open(&csv, &small(), all()).unwrap_err().to_string();
     assert!(why.contains("line 3: not in UTF-8"), "{why}");
+}
+
+#[test]
+fn images_may_have_several_labels() {
+    let folder = tempfile::tempdir().unwrap();
+    copy_image(&folder, &["a.png", "b.png", "c.png"]);
+    let csv = folder.path().join("list.csv");
+    let classes = ["person", "dining table", "dog"].map(str::to_owned).to_vec();
+    let columns = Columns { classes, several: true, ..Columns::default() };
+    let sets = |text: &str| {
+        fs::write(&csv, text).unwrap();
+        let listed = Dataset::open(folder.path(), &small(), all()).unwrap().with_labels_of(&csv, &columns);
+        listed.map(|data| (data.labels, data.label_sets.unwrap())).map_err(|e| e.to_string())
+    };
+    let expected = Ok((None, vec![vec![0, 2], vec![1], vec![]]));
+    for text in [
+        "path,label\na.png,2;0\nb.png,1\nc.png,\n",
+        "path,label\na.png, dog ; Person;dog\nb.png,dining table;\nc.png,;\n",
+        "path,label\na.png,0\nb.png,1\n./a.png,2\nc.png,\na.png,0\n",
+        "path,label\nx/a.png,0\nb.png,1\nx/a.png,2\nc.png,\n",
+        "label\n0;2\n1\n;\n",
+    ] {
+        assert_eq!(sets(text), expected, "{text}");
+    }
+    assert!(sets("path,label\na.png,0;cat\n").unwrap_err().contains("line 2: label `cat` is neither"));
+
+    // As the list of images, too: a path that comes again is one image.
+    fs::write(&csv, "path,label\nb.png,1\na.png,0\nb.png,2\n").unwrap();
+    let arrays = Arrays { name: "images", arrange: &arrays::as_images, columns: &columns };
+    let data = Dataset::open_with(&csv, &small(), all(), &arrays).unwrap();
+    assert_eq!(data.names, ["b.png", "a.png"]);
+    assert_eq!(data.label_sets, Some(vec![vec![1, 2], vec![0]]));
+    // Where an item has one label, `;` is no label.
+    fs::write(&csv, "path,label\nb.png,1;2\n").unwrap();
+    let data = Dataset::open(&csv, &small(), all()).unwrap();
+    assert!(data.labels.is_none() && data.notes[0].contains("label `1;2`"), "{:?}", data.notes);
+}
+
+#[test]
+fn arrays_may_have_several_labels() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("x.npz");
+    let open = |labels: ndarray::Array2<i64>| {
+        let mut npz = NpzWriter::new_compressed(fs::File::create(&path).unwrap());
+        npz.add_array("images", &Array4::<f32>::zeros([2, 1, 1, 1])).unwrap();
+        npz.add_array("labels", &labels).unwrap();
+        npz.finish().unwrap();
+        Dataset::open(&path, &small(), all()).map_err(|e| e.to_string())
+    };
+    let data = open(ndarray::array![[0, 1, 1], [0, 0, 0]]).unwrap();
+    assert_eq!((data.labels, data.label_sets), (None, Some(vec![vec![1, 2], vec![]])));
+    assert_eq!(open(ndarray::array![[4], [2]]).unwrap().labels, Some(vec![4, 2]));
+    assert!(open(ndarray::array![[0, 2], [0, 1]]).unwrap_err().contains("holds 2, expected 0 or 1"));
+    assert!(open(ndarray::array![[0, 1]]).unwrap_err().contains("1 labels for 2 items"));
 }

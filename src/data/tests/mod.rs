@@ -44,7 +44,7 @@ fn difference(golden: &str) -> (u8, f64) {
     let ([height, width], interpolation) = (sides(crop), interpolation.parse().unwrap());
     let spec = Preprocess { resize, interpolation, ..Preprocess::timm(height, width, color) };
     let expected: ArrayD<u8> = read_npy(fixtures().join(golden)).unwrap();
-    let ours = decode::crop_of(&fixtures().join(format!("{image}.{extension}")), &spec).unwrap();
+    let ours = decode::crop_of(&fixtures().join(format!("{image}.{extension}")), &spec, MAX_PIXELS).unwrap();
     assert_eq!(ours.len(), expected.len(), "{golden}");
     let steps: Vec<u8> = ours.iter().zip(&expected).map(|(a, b)| a.abs_diff(*b)).collect();
     let differing = steps.iter().filter(|&&step| step > 0).count();
@@ -75,6 +75,12 @@ fn images_are_prepared_as_torchvision_does() {
         // Decoders of JPEG differ in rounding.
         ("turned.jpg.18.16.bicubic.RGB.npy", 2, 0.1),
         ("cmyk.jpg.18.16.bicubic.RGB.npy", 2, 0.05),
+        ("lossless.jp2.18.16.bicubic.RGB.npy", 1, 0.02),
+        ("opacity.jp2.18.16.bicubic.RGB.npy", 1, 0.02),
+        ("opacity.jp2.18.16.bicubic.RGBA.npy", 2, 0.02),
+        ("gray.jp2.18.16.bicubic.RGB.npy", 1, 0.02),
+        // So do those of JPEG 2000 where it is lossy.
+        ("lossy.j2k.18.16.bicubic.RGB.npy", 2, 0.1),
     ];
     let wrong: Vec<_> = cases
         .iter()
@@ -87,7 +93,7 @@ fn images_are_prepared_as_torchvision_does() {
 #[test]
 fn values_are_scaled_channel_by_channel() {
     let path = fixtures().join("rgb.png");
-    let pixels = decode::crop_of(&path, &small()).unwrap();
+    let pixels = decode::crop_of(&path, &small(), MAX_PIXELS).unwrap();
     let [mean, std] = [vec![0.25, 0.5, 0.75], vec![0.5, 1.0, 2.0]];
     let normalized = |byte: f32, c: usize| (byte / 255.0 - [0.25, 0.5, 0.75][c]) / [0.5, 1.0, 2.0][c];
     let unit = |byte: f32, _| byte / 255.0;
@@ -98,7 +104,7 @@ fn values_are_scaled_channel_by_channel() {
     ];
     for (values, expected) in cases {
         let spec = Preprocess { values, ..small() };
-        let loaded = decode::load(&path, &spec).unwrap();
+        let loaded = decode::load(&path, &spec, MAX_PIXELS).unwrap();
         assert_eq!(loaded.dim(), (3, 4, 4));
         for ((channel, y, x), &value) in loaded.indexed_iter() {
             assert_eq!(value, expected(f32::from(pixels[(y * 4 + x) * 3 + channel]), channel), "{spec}");
@@ -245,6 +251,39 @@ fn faults_of_images_name_the_file() {
         error(&folder.path().join("bomb.ppm"), &small(), all()).contains("bomb.ppm: 40000 x 40000 pixels")
     );
 
+    // The same of JPEG 2000, which may have a third as many pixels as others; and as many as are allowed.
+    let mut large = fs::read(fixtures().join("lossy.j2k")).unwrap();
+    large[8..16].copy_from_slice(&[0, 0, 0x20, 0, 0, 0, 0x20, 0]);
+    large[24..32].copy_from_slice(&[0, 0, 0x20, 0, 0, 0, 0x20, 0]);
+    fs::write(folder.path().join("large.j2k"), large).unwrap();
+    let why = error(&folder.path().join("large.j2k"), &small(), all());
+    assert!(why.contains("large.j2k: 8192 x 8192 pixels, expected 1 to 22369621"), "{why}");
+    let allowed = |image: &str, max_pixels: u64| {
+        let mut dataset = Dataset::open(&fixtures().join(image), &small(), all()).unwrap();
+        dataset.max_pixels = max_pixels;
+        let kept = dataset.without_broken().map(|left_out| left_out.len());
+        (dataset.load(0).map_err(|e| e.kind()).map(|_| ()), kept.map_err(|e| e.to_string()))
+    };
+    assert_eq!(allowed("rgb.png", 37 * 29), (Ok(()), Ok(0)));
+    let (loaded, kept) = allowed("rgb.png", 37 * 29 - 1);
+    assert_eq!(loaded, Err(ErrorKind::Pixels));
+    assert!(kept.unwrap_err().contains("rgb.png: 37 x 29 pixels, expected 1 to 1072"));
+    assert_eq!(allowed("lossless.jp2", 3 * 37 * 29), (Ok(()), Ok(0)));
+    assert_eq!(allowed("lossless.jp2", 3 * 37 * 29 - 3).0, Err(ErrorKind::Pixels));
+
+    // What is known, but not read, is named, whatever it is called.
+    let avif = folder.path().join("a.png");
+    fs::copy(fixtures().join("unread.avif"), &avif).unwrap();
+    for (bytes, part) in [
+        (None, "a.png: AVIF images are not read: convert it to PNG"),
+        (Some(&b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"[..]), "HEIC images are not read"),
+        (Some(b"\xff\x0a\xfa\x1f"), "JPEG XL images are not read"),
+    ] {
+        bytes.inspect(|bytes| fs::write(&avif, bytes).unwrap());
+        let why = error(&avif, &small(), all());
+        assert!(why.contains(part), "{why}");
+    }
+
     // So thin that the resized image would be enormous.
     let thin: Vec<u8> = b"P5 100000 1 255\n".iter().copied().chain(std::iter::repeat_n(0, 100_000)).collect();
     fs::write(folder.path().join("thin.pgm"), thin).unwrap();
@@ -296,13 +335,31 @@ fn images_that_are_cut_short_are_refused() {
         pixels.write_to(&mut bytes, format).unwrap();
         let bytes = bytes.into_inner();
         fs::write(&path, [&bytes[..], b"behind the end"].concat()).unwrap();
-        let whole = decode::crop_of(&path, &spec).unwrap();
+        let whole = decode::crop_of(&path, &spec, MAX_PIXELS).unwrap();
         let cuts = (1..40).map(|i| bytes.len() * i / 40).chain((1..20).map(|i| bytes.len() - i));
         for cut in cuts {
             fs::write(&path, &bytes[..cut]).unwrap();
-            if let Ok(decoded) = decode::crop_of(&path, &spec) {
+            if let Ok(decoded) = decode::crop_of(&path, &spec, MAX_PIXELS) {
                 assert!(decoded == whole, "{format:?}: {cut} of {} bytes", bytes.len());
             }
+        }
+    }
+}
+
+#[test]
+fn jpeg_2000_that_is_cut_short_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let spec = spec(16, 16, Interpolation::Bicubic);
+    for name in ["lossless.jp2", "lossy.j2k"] {
+        let path = folder.path().join(name);
+        let bytes = fs::read(fixtures().join(name)).unwrap();
+        fs::write(&path, [&bytes[..], b"behind the end"].concat()).unwrap();
+        let whole = decode::crop_of(&path, &spec, MAX_PIXELS).unwrap();
+        fs::write(&path, &bytes).unwrap();
+        assert!(decode::crop_of(&path, &spec, MAX_PIXELS).unwrap() == whole, "{name}");
+        for cut in (1..bytes.len()).step_by(7).chain(bytes.len() - 9..bytes.len()) {
+            fs::write(&path, &bytes[..cut]).unwrap();
+            assert!(decode::crop_of(&path, &spec, MAX_PIXELS).is_err(), "{name}: {cut} of {}", bytes.len());
         }
     }
 }
@@ -317,7 +374,7 @@ fn the_end_of_a_jpeg_is_not_that_of_its_preview() {
     let path = folder.path().join("a.jpg");
     let decoded = |bytes: &[u8]| {
         fs::write(&path, bytes).unwrap();
-        decode::crop_of(&path, &small())
+        decode::crop_of(&path, &small(), MAX_PIXELS)
     };
     assert_eq!(decoded(&whole).unwrap(), decoded(&jpeg).unwrap());
     let why = decoded(&whole[..whole.len() - 2]).unwrap_err();
