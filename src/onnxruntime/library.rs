@@ -18,7 +18,7 @@ const ENVIRONMENTS: [&str; 2] = ["VIRTUAL_ENV", "CONDA_PREFIX"];
 
 /// The way out of every error here.
 const WAY_OUT: &str =
-    "`pip install onnxruntime` brings one in the folder onnxruntime/capi; ORT_DYLIB_PATH names it";
+    "`pip install onnxruntime` in an active virtual environment brings it, or ORT_DYLIB_PATH names it";
 
 /// ONNX Runtime in this process, where it stays: a process loads one.
 #[derive(Clone, Debug)]
