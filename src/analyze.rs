@@ -21,6 +21,7 @@ use crate::{Error, Result};
 /// A distance is the mean KL divergence from the float model in nats, of a model that gives classes or labels; of others the
 /// squared error relative to the squares of the float output.
 #[derive(Clone, Debug, PartialEq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct Analysis {
     /// How many images it was measured on.
@@ -38,6 +39,7 @@ pub struct Analysis {
 
 /// What one site does to the output.
 #[derive(Clone, Debug, PartialEq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct Harm {
     /// The site's name.

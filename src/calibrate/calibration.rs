@@ -77,6 +77,9 @@ pub struct SiteScales {
     /// The bias of a linear layer, where it is another than that of the float model.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub bias: Option<Vec<f32>>,
+    /// The part of `bias` that makes up for the mean error of the codes: in float there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub correction: Option<Vec<f32>>,
     /// k of the rhs.
     pub b_bits: Bits,
     /// The metric's sum over the calibration set.
@@ -97,6 +100,7 @@ impl SiteScales {
             columns: None,
             codes: None,
             bias: None,
+            correction: None,
             b_bits,
             loss: 0.0,
         }
@@ -118,7 +122,7 @@ impl SiteScales {
             self.outliers.is_empty() || self.a_rank > 2 && self.outliers.is_sorted_by(|a, b| a < b);
         let fold = self.fold.as_ref().is_none_or(Fold::is_sound);
         let columns = self.columns.iter().flatten().all(|x| x.is_normal() && *x > 0.0);
-        let bias = self.bias.iter().flatten().all(|x| x.is_finite());
+        let bias = self.bias.iter().chain(&self.correction).flatten().all(|x| x.is_finite());
         let range = -self.b_bits.half()..self.b_bits.half();
         let codes = self.codes.iter().flat_map(WeightCodes::all).all(|&code| range.contains(&code.into()));
         (outliers && fold && columns && bias && codes)

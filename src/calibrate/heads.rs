@@ -243,6 +243,9 @@ fn project(
             let shift = shift.get(channel).copied().unwrap_or(0.0) / source.factor;
             bias[column] = (bias[column] - shift) / scale[channel];
         }
+        if let Some(correction) = &mut scales.correction {
+            correction[column] /= scale[channel];
+        }
         if scale[channel] != 1.0 {
             let n = scales.b.len();
             let columns = scales.columns.get_or_insert_with(|| vec![1.0; n]);

@@ -69,6 +69,7 @@ pub(super) fn solve<'s>(
         let part = |part: &Option<Vec<f32>>, at: usize| part.as_ref().map_or(0.0, |part| part[at]);
         scales.bias =
             Some(own.iter().enumerate().map(|(at, x)| x + part(&lost, at) + part(&correction, at)).collect());
+        scales.correction = correction;
     }
     Ok(scales)
 }

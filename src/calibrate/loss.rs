@@ -13,6 +13,7 @@ use crate::{Error, Result};
 /// Where the curvature `(∂L/∂O)²` of Eq. (7) comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(with = "String"))]
 pub enum Gradient {
     /// Cross-entropy against the model's own prediction: the paper's text. One backward pass per image.
     PseudoLabel,

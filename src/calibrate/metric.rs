@@ -9,6 +9,7 @@ use crate::kernel::squared_error;
 /// A distance between the float output `O` and the quantized output `Ô` of a site. Each is a sum of non-negative
 /// terms, each of one row or less, so that a partial sum bounds the whole from below.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Metric {
     /// `Σ (∂L/∂O)² (Ô − O)²`, PTQ4ViT Eq. (7).

@@ -11,6 +11,7 @@ use crate::{Error, Result};
 
 /// What sets the defaults of all other choices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum Preset {
     /// The paper's method, and every step beyond it that helps at the bits asked for.
@@ -28,6 +29,7 @@ pub(super) const CANDIDATES: usize = 100;
 
 /// How many scales a weight has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "kebab-case")]
 pub enum WeightScales {
     /// One; in a fused projection, one for each of Q, K and V.
@@ -38,6 +40,7 @@ pub enum WeightScales {
 
 /// The choices of one calibration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[allow(clippy::struct_excessive_bools)] // each is a switch of its own
 pub struct Options {
     /// Sets α and the number of rounds.

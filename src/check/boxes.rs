@@ -50,6 +50,7 @@ struct Matches {
 
 /// How alike the boxes are that both models find: those whose class has a probability above 0.5.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct Boxes {
     /// Of the float model.

@@ -11,6 +11,7 @@ use crate::engine::Reading;
 
 /// Both models' accuracy, and the distance between them.
 #[derive(Clone, Debug, PartialEq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct Comparison {
     /// How many images were compared.
@@ -53,6 +54,7 @@ pub struct Comparison {
 
 /// The share of images that each model classifies as labelled, in percent.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct Accuracy {
     /// The float model.
@@ -65,6 +67,7 @@ pub struct Accuracy {
 
 /// Top-1 and top-5 accuracy in percent. Of equal logits, the lower class comes first.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct TopK {
     /// The label has the largest logit.
@@ -77,6 +80,7 @@ pub struct TopK {
 
 /// How much top-1 accuracy the quantized model loses, over the same images.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct Drop {
     /// In percentage points; negative for a gain.
@@ -91,6 +95,7 @@ pub struct Drop {
 
 /// How alike the predictions are, whatever the labels.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct Classifier {
     /// Images with the same top-1 class, or of maps the places, in percent.
@@ -105,6 +110,7 @@ pub struct Classifier {
 
 /// How alike the labels are that both models give.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct Labels {
     /// Labels on the same side of probability 0.5, in percent of all labels of all images.
@@ -121,6 +127,7 @@ pub struct Labels {
 
 /// How far apart the numbers are that both models give.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct Numbers {
     /// `1 − Σ(ô−o)²/Σ(o−ō)²`, where ō is the mean of each number over the images; `None` if the float model gives the same
@@ -132,6 +139,7 @@ pub struct Numbers {
 
 /// Whether features still find what is alike.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct Features {
     /// Images whose nearest neighbour by cosine, among the images of the same block of [`BLOCK`](super::BLOCK), is the same, in
@@ -141,6 +149,7 @@ pub struct Features {
 
 /// One output in the quantized model, against that of the float model.
 #[derive(Clone, Debug, PartialEq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct OutputFigures {
     /// Its name.
@@ -151,6 +160,7 @@ pub struct OutputFigures {
 
 /// One site's output in the quantized model, against the same value of the float model.
 #[derive(Clone, Debug, PartialEq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct SiteFigures {
     /// The site.

@@ -11,6 +11,7 @@ use crate::engine::Reading;
 
 /// Signal and noise power, from which the ratio follows.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(with = "Option<f64>"))]
 pub struct Sqnr {
     /// `Σo²`.
     pub signal: f64,

@@ -13,6 +13,7 @@ const FARTHEST: usize = 12;
 
 /// One image, and what both models say of it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct NotableImage {
     /// Its name in the data.
@@ -30,6 +31,7 @@ pub struct NotableImage {
 
 /// The class that a model gives.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct Answer {
     /// From 0.

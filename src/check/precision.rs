@@ -28,6 +28,7 @@ pub(super) struct Scores {
 
 /// How well labels are ranked: the mean over the labels that occur of the average precision, in percent.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct Precision {
     /// Of the float model; `None` if no labels are given, and what it decides counts as right.

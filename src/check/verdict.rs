@@ -23,6 +23,7 @@ pub struct Thresholds {
 
 /// Whether a comparison passed, and how each threshold went.
 #[derive(Clone, Debug, PartialEq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct Verdict {
     /// Every threshold is met, and nothing casts doubt on the figures.
@@ -33,6 +34,7 @@ pub struct Verdict {
 
 /// How one threshold went.
 #[derive(Clone, Debug, PartialEq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[non_exhaustive]
 pub struct Criterion {
     /// What is measured, such as `top-1 drop`.

@@ -89,8 +89,13 @@ impl Emitter<'_> {
         finish_linear(self.graph, w, last, site, scales)
     }
 
-    /// The float product with the weight in its new ranges, and its bias.
+    /// The float product with the weight in its new ranges, and its bias, which has nothing to make up for.
     fn float_linear(&mut self, site: &Site, scales: &SiteScales) -> Result<()> {
+        let mut scales = scales.clone();
+        for (bias, correction) in scales.bias.iter_mut().zip(&scales.correction) {
+            bias.iter_mut().zip(correction).for_each(|(bias, part)| *bias -= part);
+        }
+        let scales = &scales;
         let (weight, _) = folded_weight(self.graph, site, scales)?;
         let mut w = Writer::new(self.edits, site);
         let values: Vec<f32> = weight.iter().copied().collect();

@@ -9,6 +9,7 @@ use crate::runtime::{Facts, infer};
 
 /// The multiplications of the matrix products and convolutions of a model, for one image.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct Multiplications {
     /// Those of sites.
     pub integer: u64,

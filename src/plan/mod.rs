@@ -151,6 +151,7 @@ pub enum WeightLayout {
 
 /// A node that stays in float.
 #[derive(Clone, Debug, PartialEq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct FloatNode {
     /// The node's name.
     pub node: String,

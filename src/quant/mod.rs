@@ -14,6 +14,7 @@ use crate::{Error, Result};
 /// A bit width k from 2 to 8.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "u8", into = "u8")]
+#[cfg_attr(test, derive(schemars::JsonSchema), schemars(with = "u8"))]
 pub struct Bits(u8);
 
 impl Bits {

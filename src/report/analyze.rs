@@ -10,6 +10,7 @@ use crate::text::shown;
 
 /// An analysis, and how much of it is shown.
 #[derive(Clone, Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct AnalyzeReport {
     /// The float model's file.
     pub model: String,

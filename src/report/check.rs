@@ -11,6 +11,7 @@ use crate::text::shown;
 
 /// A comparison and what it means.
 #[derive(Clone, Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct CheckReport {
     /// The float model's file.
     pub float: String,

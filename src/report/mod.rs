@@ -22,6 +22,7 @@ use crate::plan::{FloatNode, Multiplications, Plan};
 
 /// How many sites of a kind there are.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct KindCount {
     /// The kind's name.
     pub kind: &'static str,
@@ -59,5 +60,31 @@ fn share_line(count: Option<Multiplications>) -> String {
     match count {
         Some(count) => format!("{:.1} % of the multiplications are integer", count.integer_percent()),
         None => "which share of the multiplications is integer can't be told: a shape is unknown".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use schemars::{JsonSchema, schema_for};
+
+    use super::*;
+
+    /// The published schemas say what the types are; with `UPDATE_SCHEMAS=1` they are written anew.
+    #[test]
+    fn schemas_are_those_of_the_types() {
+        fn check<T: JsonSchema>(name: &str) {
+            let schema = serde_json::to_string_pretty(&schema_for!(T)).unwrap() + "\n";
+            let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("docs/schemas/{name}.json"));
+            if std::env::var_os("UPDATE_SCHEMAS").is_some() {
+                std::fs::write(&path, &schema).unwrap();
+            }
+            let published = std::fs::read_to_string(&path).unwrap();
+            assert!(published == schema, "docs/schemas/{name}.json is not what UPDATE_SCHEMAS=1 writes");
+        }
+        check::<QuantizeReport>("quantize");
+        check::<CheckReport>("check");
+        check::<AnalyzeReport>("analyze");
     }
 }

@@ -11,6 +11,7 @@ use crate::text::shown;
 
 /// What was done to a model.
 #[derive(Clone, Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct QuantizeReport {
     /// The float model's file.
     pub model: String,

@@ -12,6 +12,7 @@ mod engines;
 mod hostile;
 mod images;
 mod refusals;
+mod reports;
 mod sensitivity;
 mod verdicts;
 
