@@ -1,4 +1,4 @@
-//! Image formats that are known, but not read: no decoder of theirs is written in Rust alone under a licence that fits.
+//! Image formats that are known, but not read, so that an error can name them.
 
 /// Their names by the extensions of their files.
 const EXTENSIONS: [(&str, &str); 5] =

@@ -61,7 +61,8 @@ fn detr(model: &mut Model, no_object: f32) {
 #[test]
 fn boxes_of_the_float_model_are_sought_in_the_quantized_one() {
     let bench = Bench::new();
-    bench.model("detr.onnx", |model| detr(model, 2.0));
+    // Larger than the logits of most classes that are not there, and smaller than that of the digit.
+    bench.model("detr.onnx", |model| detr(model, 4.0));
     for (name, bits) in [("good", "w8a8"), ("bad", "w2a2")] {
         let options = format!("--calib-limit 16 --preset fast --bits {bits} -o %{name}.onnx");
         bench.accepts(&format!("quantize %detr.onnx --calib @digits_calib.npz {options}"));
@@ -71,13 +72,13 @@ fn boxes_of_the_float_model_are_sought_in_the_quantized_one() {
     let number = |report: &serde_json::Value, of: &str| report["boxes"][of].as_f64().unwrap();
     assert_eq!(good["boxes"]["last_is_no_object"], true, "{good}");
     assert_eq!((good["images"].as_u64(), &good["features"]), (Some(360), &json!(null)));
-    // Nearly every digit is found, in its half of the classes.
-    assert!((300.0..420.0).contains(&number(&good, "float")), "{good}");
+    // Nearly every digit is found, in its half of the classes: NumPy counts 342 in the logits.
+    assert!((340.0..345.0).contains(&number(&good, "float")), "{good}");
     for of in ["recall", "precision", "f1", "mean_iou"] {
         assert!(number(&good, of) > 90.0, "{of}: {good}");
     }
     let bad = bench.json(&check("bad"));
-    assert!(number(&bad, "f1") < 60.0, "{bad}");
+    assert!(number(&bad, "f1") < number(&good, "f1") - 20.0, "{bad}");
     assert_eq!(number(&bad, "float"), number(&good, "float"));
 
     for shard in 1..=2 {
