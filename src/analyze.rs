@@ -4,16 +4,17 @@
 use ndarray::{Array4, ArrayD};
 use serde::Serialize;
 
-use crate::calibrate::Calibration;
+use crate::calibrate::{Calibration, SiteScales};
 use crate::check::distance;
 use crate::data::Dataset;
 use crate::engine::{Engine, Reading};
 use crate::export::{TwinForm, export_partly};
 use crate::integer::Runner;
-use crate::plan::{Plan, Site, blocks};
+use crate::onnx::tensor;
+use crate::plan::{Plan, RhsOperand, Site, blocks};
 use crate::prepare::Prepared;
 use crate::progress::Progress;
-use crate::quant::Quantizer;
+use crate::quant::{Bits, Quantizer};
 use crate::{Error, Result};
 
 /// What each site does to the output.
@@ -55,7 +56,19 @@ pub struct Harm {
     pub gain: f64,
     /// The loss that the search found.
     pub predicted: f64,
+    /// Its share of the multiplications of the model, in percent; `None` if they cannot be counted.
+    pub share: Option<f64>,
+    /// Bytes of the codes of its weight, and of the float weight; 0 for a product of two activations.
+    pub weight_bytes: [usize; 2],
+    /// The distance if it alone is quantized, with 8 bits for the lhs in the same range; of the ten sites that do most harm, if the
+    /// lhs has fewer.
+    pub lhs_in_8_bits: Option<f64>,
+    /// The same with 8 bits for the rhs.
+    pub rhs_in_8_bits: Option<f64>,
 }
+
+/// Of how many sites it is tried what more bits would mend.
+const MENDED: usize = 10;
 
 /// Measures the harm of every site of `plan` on `images`, which should not be those of the calibration.
 pub fn analyze(
@@ -75,13 +88,44 @@ pub fn analyze(
         let without = trial.distance(&|other| other.name != site.name)?;
         progress.step(&site.name, 1);
         let predicted = calibration.site(&site.name).map_or(f64::NAN, |scales| scales.loss);
-        let (name, kind) = (site.name.clone(), site.kind.name());
-        sites.push(Harm { name, kind, block, alone, gain: all - without, predicted });
+        sites.push(Harm {
+            name: site.name.clone(),
+            kind: site.kind.name(),
+            block,
+            alone,
+            gain: all - without,
+            predicted,
+            share: None,
+            weight_bytes: weight_bytes(model, site, calibration),
+            lhs_in_8_bits: None,
+            rhs_in_8_bits: None,
+        });
+    }
+    if let Some(shares) = plan.shares(model, images.item_shape()) {
+        sites.iter_mut().zip(shares).for_each(|(site, share)| site.share = Some(share));
     }
     let of = |value: &dyn Fn(&Harm) -> f64| sites.iter().map(value).collect::<Vec<f64>>();
     let rank_correlation = spearman(&of(&|site| site.predicted), &of(&|site| site.alone));
     sites.sort_by(|a, b| b.alone.total_cmp(&a.alone));
+    progress.stage("give the worst sites more bits", MENDED.min(sites.len()) as u64);
+    for site in sites.iter_mut().take(MENDED) {
+        if let Some(scales) = calibration.site(&site.name) {
+            let [a, b] = [scales.a[0].bits(), scales.b_bits];
+            let alone = |a: Bits, b: Bits| trial.alone_with(&site.name, scales.with_bits(a, b)?);
+            site.lhs_in_8_bits = (a < Bits::MAX).then(|| alone(Bits::MAX, b)).transpose()?;
+            site.rhs_in_8_bits = (b < Bits::MAX).then(|| alone(a, Bits::MAX)).transpose()?;
+        }
+        progress.step(&site.name, 1);
+    }
     Ok(Analysis { images: images.len(), distance: trial.name(), all, rank_correlation, sites })
+}
+
+/// Bytes of the codes of a site's weight, without what several share, and of the float weight.
+fn weight_bytes(model: &Prepared, site: &Site, calibration: &Calibration) -> [usize; 2] {
+    let RhsOperand::Weight { value, .. } = &site.b else { return [0; 2] };
+    let len = model.graph().constant(value).map_or(0, tensor::len);
+    let bits = calibration.site(&site.name).map_or(8, |scales| usize::from(scales.b_bits.get()));
+    [(len * bits).div_ceil(8), 4 * len]
 }
 
 /// The distances of the output from that of the float model if a site alone is quantized, its lhs by each of `quantizers` (one per
@@ -95,12 +139,10 @@ pub fn task_losses(
     quantizers: &[Vec<Quantizer>],
 ) -> Result<Vec<f64>> {
     let trial = Trial::new(model, plan, calibration, images)?;
+    let scales = calibration.site(site).ok_or_else(|| Error::data("calibration", "it lacks the site"))?;
     let loss = |quantizers: &Vec<Quantizer>| {
-        let mut changed = calibration.clone();
-        for scales in changed.sites.iter_mut().filter(|scales| scales.name == site) {
-            scales.a = quantizers.iter().copied().take(scales.a.len()).collect();
-        }
-        trial.distance_with(&changed, &|other| other.name == site)
+        let a = quantizers.iter().copied().take(scales.a.len()).collect();
+        trial.alone_with(site, SiteScales { a, ..scales.clone() })
     };
     quantizers.iter().map(loss).collect()
 }
@@ -193,6 +235,15 @@ impl<'t> Trial<'t> {
     /// Of the model in which those sites are quantized.
     fn distance(&self, is_quantized: &dyn Fn(&Site) -> bool) -> Result<f64> {
         self.distance_with(self.calibration, is_quantized)
+    }
+
+    /// Of the model in which one site alone is quantized, with these scales.
+    fn alone_with(&self, site: &str, scales: SiteScales) -> Result<f64> {
+        let mut changed = self.calibration.clone();
+        for own in changed.sites.iter_mut().filter(|own| own.name == site) {
+            own.clone_from(&scales);
+        }
+        self.distance_with(&changed, &|other| other.name == site)
     }
 
     /// As [`distance`](Self::distance), with other scales.

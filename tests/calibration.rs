@@ -6,7 +6,9 @@ mod common;
 use std::sync::Mutex;
 
 use common::{calibrate, calibrated, digits_calib, fixture};
-use onnx_ptq4vit::calibrate::{Calibration, Metric, Options, Preset, Run, Search, WeightScales};
+use onnx_ptq4vit::calibrate::{
+    Calibration, Metric, Options, Preset, Run, Search, WeightScales, curves, values_of,
+};
 use onnx_ptq4vit::progress::Progress;
 use onnx_ptq4vit::{Error, ErrorKind};
 
@@ -34,6 +36,38 @@ fn the_exhaustive_search_finds_the_same_scales() {
     }
     check("digits_vit_ts17", &Options { weights: WeightScales::PerChannel, ..options(8) });
     check("digits_vit_ts17", &Options::new(Preset::Base));
+}
+
+/// What a report draws is computed in f32, apart from the search on codes.
+#[test]
+fn curves_have_the_losses_of_the_search() {
+    for (name, options) in [
+        ("digits_vit_ts17", options(6)),
+        ("digits_vit_outlier17", Options { bias: false, rounding: false, ..Options::new(Preset::Best) }),
+    ] {
+        let of = fixture(name);
+        let images = digits_calib(4);
+        let calibration = calibrated(&of, &images, &options);
+        let found = curves(&of.model, &of.plan, &calibration, &images, 1 << 30, &()).unwrap();
+        assert_eq!(found.len(), of.plan.sites.len());
+        for (site, curves) in calibration.sites.iter().zip(&found) {
+            let loss = curves.found.losses[0];
+            // A fold of Q and K changes the columns of projections after their own search.
+            if site.columns.is_none() {
+                assert!((loss - site.loss).abs() <= 2e-3 * site.loss, "{}: {loss}, {}", site.name, site.loss);
+            }
+            let least = curves.points.iter().map(|point| point.losses[0]).fold(f64::INFINITY, f64::min);
+            assert!(loss <= 1.3 * least, "{}: {loss}, and {least} by another scale", site.name);
+            assert!(curves.values.counts.iter().sum::<u64>() > 0);
+            assert_eq!(curves.uniform.is_some(), site.a[0].twin().is_some());
+            let points = values_of(site.a[0]);
+            assert!(
+                points.is_sorted() && points.iter().all(|&x| site.a[0].fake_quant(x) == x),
+                "{}",
+                site.name
+            );
+        }
+    }
 }
 
 /// The stages that were begun.

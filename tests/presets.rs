@@ -10,9 +10,9 @@ use common::{
 };
 use ndarray::{ArrayD, Axis};
 use onnx_ptq4vit::calibrate::{Calibration, Options, Preset, Run, SiteScales};
-use onnx_ptq4vit::export::{TwinForm, export};
+use onnx_ptq4vit::export::{TwinForm, export, export_partly};
 use onnx_ptq4vit::plan::{SiteKind, plan};
-use onnx_ptq4vit::{Error, ErrorKind};
+use onnx_ptq4vit::{Engine, Error, ErrorKind, Prepared, Runner};
 
 fn best(weights: u8, activations: u8) -> Options {
     let Options { weight_bits, activation_bits, .. } = options(weights, activations);
@@ -106,6 +106,29 @@ fn folds_cancel() {
         eprintln!("{name}: {with} with folds, {without} without");
         assert!(with < 1.3 * without + 1e-3, "{name}: {with} with folds, {without} without");
     }
+}
+
+/// A site that stays in float takes part in folds, but its bias has no error of codes to make up for.
+#[test]
+fn sites_in_float_compute_what_the_float_model_does() {
+    let of = fixture("digits_vit_ts17");
+    let calibration = calibrated(&of, &digits_calib(8), &best(4, 4));
+    assert!(calibration.sites.iter().any(|site| site.correction.is_some()));
+    let images = digits_test(Some(8)).batch(0..8).unwrap();
+    let last = |kind| of.plan.sites.iter().rfind(|site| site.kind == kind).unwrap();
+    let fc2 = last(SiteKind::Fc2);
+    let value = fc2.a.as_str();
+    let form = TwinForm::Function;
+    let model = export_partly(&of.model, &of.plan, &calibration, form, &|site| site.name == fc2.name);
+    let model = Prepared::new(model.unwrap()).unwrap();
+    let found = Runner::new(&model).unwrap().run_tapped(&images.view(), &[value]).unwrap();
+    let engine = of.model.float_engine([3, 8, 8]).unwrap();
+    let expected = engine.run_tapped(&images.view(), &[value]).unwrap();
+    let difference = &found.values[0] - &expected.values[0];
+    let norm = |x: &ArrayD<f32>| x.mapv(|x| x * x).sum().sqrt();
+    let error = norm(&difference) / norm(&expected.values[0]);
+    assert!(error < 1e-4, "{error}");
+    assert_ne!(found.output, expected.output, "the last site is quantized");
 }
 
 #[test]

@@ -106,6 +106,18 @@ impl SiteScales {
         }
     }
 
+    /// The same ranges, with an lhs of `a` bits and a rhs of `b` bits, whose weights are rounded to the nearest code.
+    pub fn with_bits(&self, a: Bits, b: Bits) -> Result<Self> {
+        let of_b = |&scale: &Scale| match (Quantizer::Uniform { scale, bits: self.b_bits }).with_bits(b)? {
+            Quantizer::Uniform { scale, .. } => Ok(scale),
+            _ => unreachable!("it is uniform"),
+        };
+        let codes = if b == self.b_bits { self.codes.clone() } else { None };
+        let of_a = self.a.iter().map(|quantizer| quantizer.with_bits(a)).collect::<Result<_>>()?;
+        let of_b = self.b.iter().map(of_b).collect::<Result<_>>()?;
+        Ok(Self { a: of_a, b: of_b, b_bits: b, codes, ..self.clone() })
+    }
+
     /// Whether it has scales, those of the lhs are of one kind and width, and the coarse scale of a post-softmax twin is
     /// what it must be.
     fn is_sound(&self) -> bool {

@@ -350,7 +350,7 @@ mod tests {
                     &of(&o),
                     &of(&q),
                     Reading::Logits(None),
-                    &names(1),
+                    &names(3)[at..=at],
                     Some(&labels[at..=at]),
                 )
                 .unwrap(),

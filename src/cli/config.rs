@@ -33,7 +33,7 @@ pub(super) fn with_file(command: &Command, given: Vec<OsString>) -> Result<Vec<O
         if matches.value_source(arg.get_id().as_str()) == Some(ValueSource::CommandLine) {
             continue;
         }
-        match arg.get_index() {
+        match subcommand.get_positionals().position(|other| other.get_id() == arg.get_id()) {
             Some(index) => drop(positionals.insert(index, texts(&key, value).map_err(wrong)?)),
             None => arguments.extend(as_arguments(arg, &key, value).map_err(wrong)?),
         }

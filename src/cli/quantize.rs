@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use anyhow::Result;
 use onnx_ptq4vit::Error;
-use onnx_ptq4vit::analyze::fewest_in_float;
+use onnx_ptq4vit::analyze::{analyze, fewest_in_float};
 use onnx_ptq4vit::calibrate::Calibration;
 use onnx_ptq4vit::export::{export_partly, pack};
 use onnx_ptq4vit::files::ensure_writable;
@@ -16,7 +16,7 @@ use onnx_ptq4vit::plan::{Multiplications, Plan, Site};
 use onnx_ptq4vit::prepare::Prepared;
 use onnx_ptq4vit::preprocessing::record_class_names;
 use onnx_ptq4vit::progress::Progress as _;
-use onnx_ptq4vit::report::QuantizeReport;
+use onnx_ptq4vit::report::{AnalyzeReport, QuantizeReport};
 use prost::Message;
 
 use super::bench;
@@ -52,6 +52,9 @@ pub(super) struct Args {
     report: SitesPageArgs,
     #[command(flatten)]
     calibration: CalibrationArgs,
+    /// Then measure what each site does to the output, as `analyze` does
+    #[arg(long)]
+    analyze: bool,
     /// Then compare with the float model on these images, as `check` does
     #[arg(long, value_name = "PATH")]
     check: Option<PathBuf>,
@@ -129,6 +132,15 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let seconds = start.elapsed().as_secs_f64();
     let mut report = QuantizeReport::new(files, &plan, count, &calibration, bytes, seconds);
     report.warnings = progress.warnings();
+    if args.analyze {
+        const IMAGES: usize = 32;
+        const SHOWN: usize = 20;
+        let images =
+            held_back(&args.calibration, &args.images, &model, args.check.as_deref(), IMAGES, &progress)?;
+        let analysis = analyze(&model, &plan, &calibration, &images, &progress)?;
+        let model = args.model.display().to_string();
+        report.analyze = Some(AnalyzeReport { model, top: SHOWN, analysis, warnings: Vec::new() });
+    }
     let mut page = Page::default();
     if let Some(data) = &args.check {
         let (mut check, of_check) = check::checked(&args.to_check(data), &progress)?;
@@ -136,6 +148,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         (page, report.check) = (of_check, Some(check));
     }
     if args.report.page.report.is_some() {
+        page.analyze.clone_from(&report.analyze);
         page.quantize = Some(report.clone());
         page.provenance = provenance(of_calibration(&calibration));
         page.provenance.extend(of_files([args.output.as_path()].into_iter())?);
@@ -173,7 +186,7 @@ impl Args {
         let [quantized, float] = [0, 1].map(|at| report.models[at].p50_ms);
         let threads =
             if report.threads == 1 { "1 thread".into() } else { format!("{} threads", report.threads) };
-        let how = format!("{threads}, engine {}, on this machine", report.models[0].engine);
+        let how = format!("{threads}, engine {}", report.models[0].engine);
         Ok(Speed { float, quantized, how })
     }
 

@@ -92,7 +92,15 @@ fn metadata<'s>(
     let summary = |scales: &SiteScales| {
         let b =
             if scales.b.len() == scales.a.len() || scales.b.len() <= 3 { scales.b.clone() } else { vec![] };
-        SiteScales { b, codes: None, bias: None, correction: None, fold: None, columns: None, ..scales.clone() }
+        SiteScales {
+            b,
+            codes: None,
+            bias: None,
+            correction: None,
+            fold: None,
+            columns: None,
+            ..scales.clone()
+        }
     };
     let written = sites.filter_map(|site| calibration.site(&site.name));
     let written: Vec<SiteScales> = written.map(summary).collect();

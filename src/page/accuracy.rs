@@ -45,7 +45,7 @@ fn intervals(of: [(&str, f64, [f64; 2]); 2]) -> maud::Markup {
     let mut marks = Vec::new();
     for ((y, (_, rate, [low, high])), ink) in places.into_iter().zip(of).zip([Ink::Text, Ink::Blue]) {
         marks.push(Mark::Line(vec![(low, y), (high, y)], ink));
-        marks.push(Mark::Comb(vec![low, high], [y - 0.12, y + 0.12], ink));
+        marks.extend([low, high].map(|end| Mark::Comb(vec![end], [y - 0.12, y + 0.12], ink)));
         marks.push(Mark::Dot((rate, y), ink));
     }
     let [(_, float, _), (_, quantized, _)] = of;

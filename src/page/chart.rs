@@ -139,7 +139,7 @@ fn drawn(
         .margin(14)
         .margin_right(44)
         .x_label_area_size(70)
-        .y_label_area_size(96)
+        .y_label_area_size(118)
         .build_cartesian_2d(x.clone(), y.clone())?;
     chart
         .configure_mesh()

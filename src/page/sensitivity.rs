@@ -49,7 +49,8 @@ pub(super) fn section(page: &Page) -> Option<Section> {
         @if let Some(analyze) = &page.analyze {
             p {
                 "Harm is the " (analyze.analysis.distance) " from the float model if the site alone is quantized; gain is by how much it \
-                 falls if the site alone stays in float. Loss is what the search minimized."
+                 falls if the site alone stays in float. Time is the share of the multiplications, weight the size of its codes. Loss is what \
+                 the search minimized. What more bits in the same range would mend is measured for the ten sites that do most harm."
             }
         } @else {
             p { "Loss is what the search minimized: the error of the site's output, weighted by how much the model's output depends on it." }
@@ -72,13 +73,22 @@ fn table(page: &Page, rows: &[Row]) -> Markup {
     };
     let largest = rows.iter().map(cost).fold(f64::MIN_POSITIVE, f64::max);
     let mut heading = vec![("site", false), ("kind", false)];
+    let few_bits =
+        has(|row| row.harm.is_some_and(|harm| harm.lhs_in_8_bits.or(harm.rhs_in_8_bits).is_some()));
+    let of_harm = [("block", true), ("harm", true), ("gain", true), ("time", true), ("weight", true)];
+    heading.extend(with_harm.then_some(of_harm).into_iter().flatten());
     heading
-        .extend(with_harm.then_some([("block", true), ("harm", true), ("gain", true)]).into_iter().flatten());
+        .extend(few_bits.then_some([("lhs in 8 bits", true), ("rhs in 8 bits", true)]).into_iter().flatten());
     heading.extend(with_scales.then_some([("loss", true), ("bits", true)]).into_iter().flatten());
     heading.extend(with_sqnr.then_some(("SQNR in dB", true)));
     let number_cell = |value: Option<f64>| {
         let sorted = value.map_or(String::new(), |x| x.to_string());
         html! { td.num data-value=(sorted) { (value.map_or(String::new(), number)) } }
+    };
+    let with_unit = |value: Option<f64>, unit: &str| {
+        let sorted = value.map_or(String::new(), |x| x.to_string());
+        let text = value.filter(|x| *x > 0.0).map_or(String::new(), |x| format!("{x:.1} {unit}"));
+        html! { td.num data-value=(sorted) { (text) } }
     };
     html! {
         div.filter { label { "Show sites whose name has " input type="search" data-of="#sites tbody tr, #curves details"; } }
@@ -102,6 +112,12 @@ fn table(page: &Page, rows: &[Row]) -> Markup {
                                 td.num { @if let Some(block) = row.harm.and_then(|harm| harm.block) { (block) } }
                                 (number_cell(row.harm.map(|harm| harm.alone)))
                                 (number_cell(row.harm.map(|harm| harm.gain)))
+                                (with_unit(row.harm.and_then(|harm| harm.share), "%"))
+                                (with_unit(row.harm.map(|harm| harm.weight_bytes[0] as f64 / 1e3), "kB"))
+                            }
+                            @if few_bits {
+                                (number_cell(row.harm.and_then(|harm| harm.lhs_in_8_bits)))
+                                (number_cell(row.harm.and_then(|harm| harm.rhs_in_8_bits)))
                             }
                             @if with_scales {
                                 (number_cell(row.scales.map(|scales| scales.loss)))

@@ -120,7 +120,7 @@ pub(super) fn tiles(page: &Page) -> Markup {
             let interval = classes
                 .agreement_interval
                 .map_or(String::new(), |[low, high]| format!("95 % interval {low:.2} to {high:.2}"));
-            tile("agreement with float", format!("{:.2} %", classes.agreement), interval);
+            tile("same class as float", format!("{:.2} %", classes.agreement), interval);
             tile("KL divergence", number(classes.kl), "nats, from the float model".into());
         }
         if comparison.classifier.is_none() {

@@ -39,6 +39,19 @@ impl Plan {
         })
     }
 
+    /// The share of each site of the multiplications of the model for an image of `[C, H, W]`, in percent; `None` if some product's
+    /// shape can't be told.
+    pub fn shares(&self, model: &Prepared, [channels, height, width]: [usize; 3]) -> Option<Vec<f64>> {
+        let shape = [1, channels, height, width];
+        let inferred = infer(model.model(), shape.map(Some));
+        let count = |id| multiplications(model.graph(), &inferred, id, shape);
+        let sites: Vec<u64> = self.sites.iter().map(|site| count(site.node)).collect::<Option<_>>()?;
+        let others =
+            self.float.iter().map(|node| node.product.map_or(Some(0), count)).sum::<Option<u64>>()?;
+        let total = others + sites.iter().sum::<u64>();
+        Some(sites.into_iter().map(|site| 100.0 * site as f64 / total.max(1) as f64).collect())
+    }
+
     fn count_by(&mut self, model: &Prepared, facts: &Facts, shape: [usize; 4]) -> Option<Multiplications> {
         let count = |id| multiplications(model.graph(), facts, id, shape);
         let integer = self.sites.iter().map(|site| count(site.node)).sum::<Option<u64>>()?;

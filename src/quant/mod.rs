@@ -174,6 +174,18 @@ impl Quantizer {
         }
     }
 
+    /// The same range in codes of `bits`; an error if a scale would be too small.
+    pub fn with_bits(self, to: Bits) -> Result<Self> {
+        let factor = Scale::power_of_two(i32::from(self.bits().get()) - i32::from(to.get())).get();
+        let finer = |scale: Scale| Scale::new(scale.get() * factor);
+        let twin = |scale: TwinScale| Ok::<_, Error>(TwinScale { fine: finer(scale.fine)?, ..scale });
+        Ok(match self {
+            Self::Uniform { scale, .. } => Self::Uniform { scale: finer(scale)?, bits: to },
+            Self::TwinSoftmax { scale, .. } => Self::TwinSoftmax { scale: twin(scale)?, bits: to },
+            Self::TwinGelu { scale, .. } => Self::TwinGelu { scale: twin(scale)?, bits: to },
+        })
+    }
+
     /// Both scales of a twin; `None` if it is uniform.
     pub fn twin(self) -> Option<TwinScale> {
         match self {
@@ -285,6 +297,18 @@ mod tests {
         for (x, code) in cases {
             assert_eq!(q.code(x), code, "x={x}");
         }
+    }
+
+    #[test]
+    fn more_bits_make_the_same_range_finer() {
+        let uniform = Quantizer::Uniform { scale: Scale::new(0.5).unwrap(), bits: bits(4) };
+        assert_eq!(
+            uniform.with_bits(bits(8)).unwrap(),
+            Quantizer::Uniform { scale: Scale::new(0.03125).unwrap(), bits: bits(8) }
+        );
+        let softmax = |k| Quantizer::TwinSoftmax { scale: TwinScale::softmax(bits(k), 3), bits: bits(k) };
+        assert_eq!(softmax(4).with_bits(bits(8)).unwrap(), softmax(8));
+        assert_eq!(softmax(6).with_bits(bits(6)).unwrap(), softmax(6));
     }
 
     #[test]

@@ -24,6 +24,46 @@ pub struct AnalyzeReport {
     pub warnings: Vec<String>,
 }
 
+impl AnalyzeReport {
+    /// Whether some site has fewer than 8 bits.
+    fn has_few_bits(&self) -> bool {
+        self.analysis.sites.iter().any(|site| site.lhs_in_8_bits.is_some() || site.rhs_in_8_bits.is_some())
+    }
+
+    /// The columns of the table of sites.
+    pub(super) fn heading(&self) -> Vec<&'static str> {
+        let mut heading = vec!["site", "kind", "block", "share", "weight", "harm alone", "gain in float"];
+        if self.has_few_bits() {
+            heading.extend(["lhs in 8 bits", "rhs in 8 bits"]);
+        }
+        heading
+    }
+
+    pub(super) fn align(&self) -> Vec<Align> {
+        let mut align = vec![Align::Right; self.heading().len()];
+        align[..2].fill(Align::Left);
+        align
+    }
+
+    pub(super) fn row(&self, site: &Harm) -> Vec<String> {
+        let distance = |x: Option<f64>| x.map_or(String::new(), |x| format!("{x:.5}"));
+        let [bytes, _] = site.weight_bytes;
+        let mut row = vec![
+            site.name.clone(),
+            site.kind.into(),
+            site.block.map_or(String::new(), |block| block.to_string()),
+            site.share.map_or(String::new(), |share| format!("{share:.1} %")),
+            if bytes == 0 { String::new() } else { format!("{:.1} kB", bytes as f64 / 1e3) },
+            distance(Some(site.alone)),
+            distance(Some(site.gain)),
+        ];
+        if self.has_few_bits() {
+            row.extend([site.lhs_in_8_bits, site.rhs_in_8_bits].map(distance));
+        }
+        row
+    }
+}
+
 impl fmt::Display for AnalyzeReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Analysis { images, distance, all, rank_correlation, sites, .. } = &self.analysis;
@@ -40,14 +80,8 @@ impl fmt::Display for AnalyzeReport {
             )?;
         }
         writeln!(f)?;
-        let row = |site: &Harm| {
-            let block = site.block.map_or(String::new(), |block| block.to_string());
-            let figures = [format!("{:.5}", site.alone), format!("{:.5}", site.gain)];
-            [vec![site.name.clone(), site.kind.into(), block], figures.to_vec()].concat()
-        };
-        let heading = ["site", "kind", "block", "harm alone", "gain in float"];
-        let align = [Align::Left, Align::Left, Align::Right, Align::Right, Align::Right];
-        f.write_str(&table(&heading, &align, sites.iter().take(self.top).map(row)))?;
+        let shown_sites = &sites[..sites.len().min(self.top)];
+        f.write_str(&table(&self.heading(), &self.align(), shown_sites.iter().map(|site| self.row(site))))?;
         if sites.len() > self.top {
             writeln!(f, "  and {} more (--top)", sites.len() - self.top)?;
         }

@@ -118,6 +118,7 @@ impl Report for QuantizeReport {
         for warning in &self.warnings {
             let _ = writeln!(text, "> **Warning:** {}\n", inline(warning));
         }
+        text += &self.analyze.as_ref().map_or(String::new(), AnalyzeReport::markdown);
         text + &self.check.as_ref().map_or(String::new(), CheckReport::markdown)
     }
 
@@ -139,14 +140,8 @@ impl Report for AnalyzeReport {
             analysis.sites.len(),
             analysis.images
         );
-        let rows = analysis.sites.iter().take(self.top).map(|site| {
-            let block = site.block.map_or(String::new(), |block| block.to_string());
-            let figures = [format!("{:.5}", site.alone), format!("{:.5}", site.gain)];
-            [vec![site.name.clone(), site.kind.into(), block], figures.to_vec()].concat()
-        });
-        let heading = ["site", "kind", "block", "harm alone", "gain in float"];
-        let align = [Align::Left, Align::Left, Align::Right, Align::Right, Align::Right];
-        text += &table(&heading, &align, rows);
+        let rows = analysis.sites.iter().take(self.top).map(|site| self.row(site));
+        text += &table(&self.heading(), &self.align(), rows);
         for warning in &self.warnings {
             let _ = writeln!(text, "> **Warning:** {}\n", inline(warning));
         }

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::{CheckReport, KindCount, by_kind, float_table, kinds_line, share_line};
+use super::{AnalyzeReport, CheckReport, KindCount, by_kind, float_table, kinds_line, share_line};
 use crate::calibrate::{Calibration, Options};
 use crate::plan::{FloatNode, Multiplications, Plan};
 use crate::text::shown;
@@ -44,6 +44,9 @@ pub struct QuantizeReport {
     /// How accurate it is, if that was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub check: Option<CheckReport>,
+    /// What each site does to the output, if that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub analyze: Option<AnalyzeReport>,
 }
 
 impl QuantizeReport {
@@ -72,6 +75,7 @@ impl QuantizeReport {
             bytes_after,
             warnings: Vec::new(),
             check: None,
+            analyze: None,
         }
     }
 }
@@ -101,6 +105,9 @@ impl fmt::Display for QuantizeReport {
             writeln!(f, "  warning  {}", shown(warning))?;
         }
         f.write_str(&float_table(&self.float))?;
+        if let Some(analyze) = &self.analyze {
+            write!(f, "\n{analyze}")?;
+        }
         match &self.check {
             Some(check) => write!(f, "\n{check}"),
             None => {

@@ -135,7 +135,10 @@ fn steps_are_said_on_request() {
     let quantize = format!("quantize @{MODEL} --calib @digits_calib.npz --calib-limit 4 -o %q.onnx");
     let said = |line: &str| String::from_utf8(bench.run(line).stderr).unwrap();
     let verbose = said(&format!("{quantize} -v"));
-    assert!(verbose.contains("search scales: ") && verbose.contains("  /blocks.0"), "{verbose}");
+    assert!(
+        verbose.contains("search scales: ") && verbose.contains("  /blocks/blocks.0/attn/qkv"),
+        "{verbose}"
+    );
     assert!(!said(&quantize).contains("search scales: "));
     bench.refuses(&format!("{quantize} -v -q"), 2, &["cannot be used with"]);
     assert!(bench.accepts(&quantize).contains("next: onnx-ptq4vit check "));

@@ -16,6 +16,12 @@ fn sites_are_ranked_by_their_harm() {
     // At three bits each site hurts, but none alone as much as all together.
     assert!(figures.iter().all(|[_, alone]| *alone > 0.0) && figures[0][1] < all, "{figures:?}");
     assert!(figures.iter().map(|[gain, _]| gain).sum::<f64>() > 0.0, "{figures:?}");
+    // The others are then as in the float model.
+    assert!(figures[figures.len() / 2][1] < all / 3.0, "{figures:?} of {all}");
+    let mean = |key: &str| sites.iter().take(10).filter_map(|site| site[key].as_f64()).sum::<f64>() / 10.0;
+    assert!(mean("lhs_in_8_bits") < mean("alone") && mean("rhs_in_8_bits") < mean("alone"), "{report}");
+    let share: f64 = sites.iter().map(|site| site["share"].as_f64().unwrap()).sum();
+    assert!((share - 100.0).abs() < 1e-6, "{share}");
     assert!(sites.iter().any(|site| site["block"] == 1 && site["kind"] == "fc2"), "{report}");
 
     let text = bench.accepts(&format!("{analyze} --top 3"));
