@@ -85,7 +85,8 @@ fn spoiled(whole: &[u8], random: &mut ChaCha8Rng) -> Vec<u8> {
 fn changed_data_end_in_a_result_or_an_error() {
     let fixtures = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures");
     let read = |name: &str| std::fs::read(fixtures.join(name)).unwrap();
-    let images = ["rgb.png", "turned.jpg", "cmyk.jpg"].map(|name| read(&format!("images/{name}")));
+    let images = ["rgb.png", "turned.jpg", "cmyk.jpg", "lossless.jp2", "lossy.j2k"]
+        .map(|name| read(&format!("images/{name}")));
     let arrays = [
         read("digits_test.npz"),
         read("images/rgb.png.18.16.bicubic.RGB.npy"),

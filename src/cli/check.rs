@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use onnx_ptq4vit::Error;
 use onnx_ptq4vit::check::{Identity, Part, Run, Shard, SiteOutput, Thresholds, compare_part};
-use onnx_ptq4vit::data::{Dataset, Selection};
+use onnx_ptq4vit::data::{Dataset, Preprocess, Selection};
 use onnx_ptq4vit::engine::Reading;
 use onnx_ptq4vit::integer;
 use onnx_ptq4vit::onnx::Graph;
@@ -134,13 +134,7 @@ pub(super) fn checked(args: &Args, progress: &Stderr) -> Result<(CheckReport, Pa
     progress.finish();
     let shard = args.shard.map(|ShardName(shard)| (shard.index + 1, shard.of));
     let comparison = if shard.is_some() { part.so_far() } else { part.comparison()? };
-    let mut thresholds = Thresholds::default();
-    thresholds.max_drop = args.max_drop;
-    thresholds.min_agreement = args.min_agreement;
-    thresholds.max_kl = args.max_kl;
-    thresholds.min_cosine = args.min_cosine;
-    thresholds.min_r2 = args.min_r2;
-    let verdict = thresholds.judge(&comparison)?;
+    let verdict = args.thresholds().judge(&comparison)?;
     if shard.is_some() && verdict.is_some() {
         return Err(Error::usage("a threshold is for all images: give it to --merge, not to a shard").into());
     }
@@ -156,6 +150,49 @@ pub(super) fn checked(args: &Args, progress: &Stderr) -> Result<(CheckReport, Pa
     Ok((report, page))
 }
 
+impl Args {
+    fn thresholds(&self) -> Thresholds {
+        let mut thresholds = Thresholds::default();
+        thresholds.max_drop = self.max_drop;
+        thresholds.min_agreement = self.min_agreement;
+        thresholds.max_kl = self.max_kl;
+        thresholds.min_cosine = self.min_cosine;
+        thresholds.min_r2 = self.min_r2;
+        thresholds
+    }
+}
+
+/// An error if what is needed to compare `float` with a model that will be made of it is missing.
+pub(super) fn ensure_ready(args: &Args, float: &Prepared) -> Result<()> {
+    args.engine.ensure_ready(args.sites)?;
+    opened(args, float, None, &())?;
+    Ok(())
+}
+
+/// The images that are asked for, and their labels.
+fn opened(
+    args: &Args,
+    float: &Prepared,
+    recorded: Option<Preprocess>,
+    progress: &dyn Progress,
+) -> Result<Dataset> {
+    let path = args.data.as_ref().ok_or_else(|| Error::usage("--data is needed"))?;
+    let selection = Selection { limit: args.limit, seed: args.seed, skip: 0 };
+    let mut data = args.images.open(path, float, recorded, selection, false, progress)?;
+    if let Some(labels) = &args.labels {
+        let columns = args.images.columns(float)?;
+        data = match labels.as_os_str() == "folders" {
+            true => data.with_labels_of_folders(&columns)?,
+            false => data.with_labels_of(labels, &columns)?,
+        };
+        data.notes.iter().for_each(|note| progress.note(&format!("labels: {note}")));
+    }
+    if args.max_drop.is_some() && data.labels.is_none() && data.label_sets.is_none() {
+        return Err(Error::usage("--max-drop needs labels: give --labels, or data that has them").into());
+    }
+    Ok(data)
+}
+
 /// Runs both models on the images that are asked for.
 fn compared(args: &Args, progress: &Stderr) -> Result<(Part, Dataset)> {
     let missing = || Error::usage("two models and --data are needed");
@@ -168,22 +205,9 @@ fn compared(args: &Args, progress: &Stderr) -> Result<(Part, Dataset)> {
     ensure_kinds(&float, &quantized)?;
     say(&float, progress)?;
 
-    let selection = Selection { limit: args.limit, seed: args.seed, skip: 0 };
     let recorded = preprocessing::recorded(&quantized)?;
-    let mut data = args.images.open(path, &float, recorded.clone(), selection, false, progress)?;
+    let mut data = opened(args, &float, recorded.clone(), progress)?;
     let conflicts = args.images.conflicts(&data, &float, recorded.as_ref())?;
-    if let Some(labels) = &args.labels {
-        let columns = args.images.columns(&float)?;
-        data = match labels.as_os_str() == "folders" {
-            true => data.with_labels_of_folders(&columns)?,
-            false => data.with_labels_of(labels, &columns)?,
-        };
-        data.notes.iter().for_each(|note| progress.note(&format!("labels: {note}")));
-    }
-    if args.max_drop.is_some() && data.labels.is_none() && data.label_sets.is_none() {
-        return Err(Error::usage("--max-drop needs labels: give --labels, or data that has them").into());
-    }
-
     let image = data.item_shape();
     let outputs = float.outputs()?;
     let of_labels = matches!(outputs.compared.1, Reading::LabelLogits | Reading::LabelProbabilities);
@@ -217,9 +241,13 @@ fn compared(args: &Args, progress: &Stderr) -> Result<(Part, Dataset)> {
         part.doubts.extend(conflicts.iter().cloned());
         part
     };
-    let save = |part: &Part| match &args.save {
-        Some(path) => whole(|| dressed(part).write(path)),
-        None => Ok(()),
+    let save = |part: &Part| {
+        // A threshold that the model has no figure for is told before all images were compared.
+        args.thresholds().judge(&part.so_far())?;
+        match &args.save {
+            Some(path) => whole(|| dressed(part).write(path)),
+            None => Ok(()),
+        }
     };
     let resumed = resume.is_some();
     let part =

@@ -108,6 +108,9 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let model = args.reading.read(&args.model)?;
     let model = args.inputs.give(model, args.calibration.calib.as_deref().unwrap_or(Path::new("")))?;
     say(&model, &progress)?;
+    if let Some(data) = &args.check {
+        check::ensure_ready(&args.to_check(data), &model)?;
+    }
     let planned_sites = planned(&args.calibration, &model, &[])?;
     let mut plan = planned_sites.clone();
     let mut count = plan.count(&model, model.input()?.typical_image());

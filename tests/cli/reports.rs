@@ -71,6 +71,26 @@ fn one_command_quantizes_checks_and_reports() {
     assert!(!bench.path("b.html").exists());
 }
 
+/// A long calibration is not for nothing.
+#[test]
+fn what_a_check_lacks_is_told_before_the_calibration() {
+    let bench = Bench::new();
+    let quantize = format!("quantize @{MODEL} --calib @digits_calib.npz -o %q.onnx");
+    let refuses = |rest: &str, code, part: &str| {
+        let output = bench.run(&format!("{quantize} {rest}"));
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(code), "{said}");
+        assert!(said.contains(part) && !said.contains("search scales"), "{said}");
+        assert!(!bench.path("q.onnx").exists());
+    };
+    refuses("--check %none", 3, "none");
+    refuses("--check @digits_calib.npz --max-drop 1", 2, "--max-drop needs labels");
+    refuses("--check @digits_test.npz --labels %none.csv", 3, "none.csv");
+    refuses("--check @digits_test.npz --report %none/r.html", 3, "none");
+    refuses("--check @digits_test.npz --engine onnxruntime --onnxruntime-library %none.so", 2, "none.so");
+    refuses("--max-drop 1", 2, "--check");
+}
+
 #[test]
 fn a_check_has_every_form() {
     let bench = Bench::new();
