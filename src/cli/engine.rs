@@ -12,8 +12,14 @@ use onnx_ptq4vit::{Error, Result};
 /// What runs the models of a command.
 #[derive(Clone, clap::Args)]
 pub(super) struct EngineArgs {
-    /// What runs the models
-    #[arg(id = "engine", long, value_name = "ENGINE", default_value = "builtin")]
+    /// What runs the models: builtin or onnxruntime
+    #[arg(
+        id = "engine",
+        long,
+        value_name = "ENGINE",
+        default_value = "builtin",
+        hide_possible_values = true
+    )]
     pub(super) name: EngineName,
     /// The library of ONNX Runtime, such as libonnxruntime.so
     ///

@@ -54,7 +54,7 @@ pub(super) struct ImageArgs {
     #[arg(long, value_name = "N", default_value_t = MAX_PIXELS, value_parser = clap::value_parser!(u64).range(1..), hide_short_help = true)]
     max_pixels: u64,
     /// Leave out images that cannot be read, and say which
-    #[arg(long)]
+    #[arg(long, hide_short_help = true)]
     skip_bad: bool,
 }
 

@@ -35,7 +35,7 @@ use output::say;
 /// The float model goes in, a folder of images shows what its activations look like, and out comes an ONNX file
 /// that stock ONNX Runtime runs with integer arithmetic.
 #[derive(Parser)]
-#[command(name = "onnx-ptq4vit", version, long_version = VERSION.as_str(), after_help = EXAMPLES, disable_help_flag = true)]
+#[command(name = "onnx-ptq4vit", version = VERSION.as_str(), after_help = EXAMPLES, disable_help_flag = true)]
 struct Cli {
     #[command(subcommand)]
     command: Command,

@@ -20,7 +20,7 @@ pub(super) struct ModelArgs {
     /// What the model is for: classify, multilabel, regress, embed, dense or detect
     ///
     /// Without it, the outputs tell.
-    #[arg(long, value_name = "TASK")]
+    #[arg(long, value_name = "TASK", hide_short_help = true)]
     task: Option<Task>,
 }
 

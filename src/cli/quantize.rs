@@ -43,9 +43,9 @@ pub(super) struct Args {
     /// Where the quantized model goes
     #[arg(short, long, value_name = "OUT")]
     output: PathBuf,
-    /// Leave as few sites in float as keep this KL divergence from the float model, in nats
+    /// Leave as few sites in float as keep this KL divergence
     ///
-    /// It is measured on images that the calibration does not use.
+    /// From the float model, in nats. It is measured on images that the calibration does not use.
     #[arg(long, value_name = "NATS", value_parser = number)]
     max_kl: Option<f64>,
     #[command(flatten)]
@@ -82,7 +82,7 @@ pub(super) struct Args {
 #[derive(clap::Args)]
 struct CheckArgs {
     /// Labels for --check: a CSV file, or `folders`
-    #[arg(long, value_name = "CSV|folders", requires = "check")]
+    #[arg(long, value_name = "CSV|folders", requires = "check", hide_short_help = true)]
     labels: Option<PathBuf>,
     /// The largest loss of top-1 accuracy that passes --check, in percentage points
     #[arg(long, value_name = "POINTS", value_parser = percent, allow_negative_numbers = true, requires = "check", hide_short_help = true)]
@@ -97,7 +97,6 @@ Examples:
   onnx-ptq4vit quantize vit.onnx --calib images/ -o vit.int8.onnx
   onnx-ptq4vit quantize vit.onnx --calib images/ -o vit.int8.onnx --check val/ --report vit.html
   onnx-ptq4vit quantize vit.onnx --calib train.csv --calib-limit 128 --bits w6a6 -o vit.int6.onnx
-  onnx-ptq4vit quantize vit.onnx --calib images/ --checkpoint vit.json -o vit.int8.onnx
   onnx-ptq4vit quantize vit.onnx --calib images/ --exclude '*blocks.11*' -o vit.int8.onnx
   onnx-ptq4vit quantize vit.onnx --calibration vit.json --twin inline -o vit.openvino.onnx";
 

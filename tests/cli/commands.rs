@@ -39,9 +39,22 @@ fn help_and_version_are_results() {
         ("check --help", "--min-agreement"),
         ("run --help", "--sites"),
         ("--version", env!("CARGO_PKG_VERSION")),
+        ("-V", "kernel: "),
     ] {
         let text = bench.accepts(line);
         assert!(text.contains(part), "{line}: {text}");
+    }
+}
+
+#[test]
+fn help_fits_a_screen() {
+    let bench = Bench::new();
+    for command in ["quantize", "inspect", "check", "analyze", "diff", "run", "bench", "manual"] {
+        let text = bench.accepts(&format!("{command} --help"));
+        assert!(text.lines().count() <= 50, "{} lines: {text}", text.lines().count());
+        assert!(text.contains(&format!("  onnx-ptq4vit {command} ")), "{command} has an example");
+        let all = bench.accepts(&format!("{command} --help-all"));
+        assert!(all.contains("--config") && all.contains("--verbose"), "{all}");
     }
 }
 

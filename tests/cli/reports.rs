@@ -84,7 +84,8 @@ fn what_a_check_lacks_is_told_before_the_calibration() {
         assert!(!bench.path("q.onnx").exists());
     };
     refuses("--check %none", 3, "none");
-    refuses("--check @digits_calib.npz --max-drop 1", 2, "--max-drop needs labels");
+    bench.array("x.npy", [2, 3, 8, 8]);
+    refuses("--check %x.npy --max-drop 1", 2, "--max-drop needs labels");
     refuses("--check @digits_test.npz --labels %none.csv", 3, "none.csv");
     refuses("--check @digits_test.npz --report %none/r.html", 3, "none");
     refuses("--check @digits_test.npz --engine onnxruntime --onnxruntime-library %none.so", 2, "none.so");
