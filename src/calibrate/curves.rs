@@ -25,7 +25,7 @@ use crate::quant::{Quantizer, Scale};
 const POINTS: usize = 32;
 
 /// How many rows of a problem are looked at.
-const ROWS: usize = 192;
+const ROWS: usize = 768;
 
 /// What is seen of one site.
 #[derive(Clone, Debug, PartialEq)]
@@ -133,6 +133,7 @@ fn thin(problem: &mut Problem) {
 fn of_site(problems: &[Problem], scales: &SiteScales, settings: &Settings) -> Result<SiteCurves> {
     let sides: Vec<Side> =
         problems.iter().enumerate().map(|(head, problem)| Side::new(problem, scales, head)).collect();
+    let settings = &reaching(&problems[0], scales.a[0], settings)?;
     let points = swept(problems, &sides, settings)?;
     let values = problems[0].a.iter().flatten().copied();
     let uniform = match problems[0].a_kind {
@@ -158,6 +159,16 @@ fn of_site(problems: &[Problem], scales: &SiteScales, settings: &Settings) -> Re
         uniform,
         points,
     })
+}
+
+/// Settings whose candidates reach the scale that was found, perhaps on other images with larger values.
+fn reaching(problem: &Problem, found: Quantizer, settings: &Settings) -> Result<Settings> {
+    const BEYOND: f64 = 1.1;
+    let largest = lhs_candidates(problem, settings)?.last().map_or(0.0, |last| f64::from(shown_scale(*last)));
+    let wanted = BEYOND * f64::from(shown_scale(found)) / largest;
+    let is_softmax = matches!(problem.a_kind, LhsKind::TwinSoftmax);
+    let further = if is_softmax || !wanted.is_finite() { 1.0 } else { wanted.max(1.0) };
+    Ok(Settings { beta: settings.beta * further, ..*settings })
 }
 
 /// What the lhs of a problem is multiplied by, and the float products.

@@ -20,7 +20,7 @@ use super::memory::half_of_free;
 use super::progress::Stderr;
 
 /// How many images the curves of the sites are measured on.
-pub(super) const IMAGES: usize = 8;
+pub(super) const IMAGES: usize = 32;
 
 /// Width and height of thumbnails, in pixels: twice what the page shows, for sharp screens.
 const THUMBNAIL: u32 = 160;
@@ -40,7 +40,7 @@ pub(super) struct SitesPageArgs {
     pub(super) page: PageArgs,
     /// In the report, show the distance of the model's output against the scale of this site, too; may be repeated
     ///
-    /// The site is named as for --exclude. Each takes 32 runs on 8 images.
+    /// The site is named as for --exclude. Each takes 32 runs on 32 images.
     #[arg(long, value_name = "SITE", requires = "report", hide_short_help = true)]
     task_loss: Vec<String>,
 }
