@@ -111,7 +111,7 @@ pub fn analyze(
     for site in sites.iter_mut().take(MENDED) {
         if let Some(scales) = calibration.site(&site.name) {
             let [a, b] = [scales.a[0].bits(), scales.b_bits];
-            let alone = |a: Bits, b: Bits| trial.alone_with(&site.name, scales.with_bits(a, b)?);
+            let alone = |a: Bits, b: Bits| trial.alone_with(&site.name, &scales.with_bits(a, b)?);
             site.lhs_in_8_bits = (a < Bits::MAX).then(|| alone(Bits::MAX, b)).transpose()?;
             site.rhs_in_8_bits = (b < Bits::MAX).then(|| alone(a, Bits::MAX)).transpose()?;
         }
@@ -142,7 +142,7 @@ pub fn task_losses(
     let scales = calibration.site(site).ok_or_else(|| Error::data("calibration", "it lacks the site"))?;
     let loss = |quantizers: &Vec<Quantizer>| {
         let a = quantizers.iter().copied().take(scales.a.len()).collect();
-        trial.alone_with(site, SiteScales { a, ..scales.clone() })
+        trial.alone_with(site, &SiteScales { a, ..scales.clone() })
     };
     quantizers.iter().map(loss).collect()
 }
@@ -238,10 +238,10 @@ impl<'t> Trial<'t> {
     }
 
     /// Of the model in which one site alone is quantized, with these scales.
-    fn alone_with(&self, site: &str, scales: SiteScales) -> Result<f64> {
+    fn alone_with(&self, site: &str, scales: &SiteScales) -> Result<f64> {
         let mut changed = self.calibration.clone();
         for own in changed.sites.iter_mut().filter(|own| own.name == site) {
-            own.clone_from(&scales);
+            own.clone_from(scales);
         }
         self.distance_with(&changed, &|other| other.name == site)
     }

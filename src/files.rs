@@ -2,7 +2,7 @@
 //! renamed.
 
 use std::fs::{File, FileType};
-use std::io::{BufWriter, Read, Write};
+use std::io::{BufWriter, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
@@ -133,7 +133,41 @@ pub fn publish_all<const N: usize>(files: [Pending; N]) -> Result<()> {
 /// Fails if [`write`] to `path` would: callers find it out before a long computation, not after it.
 pub fn ensure_writable(path: &Path) -> Result<()> {
     ensure_replaceable(path)?;
+    let folder = folder_of(path);
+    if !folder.is_dir() {
+        return Err(Error::io(folder, std::io::Error::new(ErrorKind::NotFound, "there is no such folder")));
+    }
     temporary(path).map(drop).map_err(|e| Error::io(path, e))
+}
+
+/// A kind of file that is written, told by how it begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A model: the first field is the version of the format.
+    Onnx,
+    /// A report.
+    Html,
+    /// An array.
+    Npy,
+}
+
+/// As [`ensure_writable`]; a usage error, too, if there is a file of another kind, which was hardly meant to be replaced.
+pub fn ensure_writable_as(path: &Path, kind: Kind) -> Result<()> {
+    ensure_writable(path)?;
+    if !path.exists() {
+        return Ok(());
+    }
+    let mut head = Vec::new();
+    open(path)?.take(16).read_to_end(&mut head).map_err(|e| Error::io(path, e))?;
+    let (is_kind, name) = match kind {
+        Kind::Onnx => (head.starts_with(&[0x08]), "ONNX model"),
+        Kind::Html => (head.to_ascii_lowercase().starts_with(b"<!doctype html"), "HTML page"),
+        Kind::Npy => (head.starts_with(b"\x93NUMPY"), ".npy array"),
+    };
+    if is_kind || head.is_empty() {
+        return Ok(());
+    }
+    Err(Error::usage(format!("{}: exists and is no {name}; it is not overwritten", path.display())))
 }
 
 /// Makes the folder at `path` for files to be written to; a symbolic link there is a usage error.

@@ -136,16 +136,14 @@ fn of_site(problems: &[Problem], scales: &SiteScales, settings: &Settings) -> Re
     let settings = &reaching(&problems[0], scales.a[0], settings)?;
     let points = swept(problems, &sides, settings)?;
     let values = problems[0].a.iter().flatten().copied();
-    let uniform = match problems[0].a_kind {
-        LhsKind::Uniform => None,
-        _ => {
-            let plain = |problem: &Problem| Problem { a_kind: LhsKind::Uniform, ..problem.clone() };
-            let plain: Vec<Problem> = problems.iter().map(plain).collect();
-            let points = swept(&plain, &sides, settings)?;
-            let best = points.iter().min_by(|a, b| a.losses[0].total_cmp(&b.losses[0]));
-            best.map(|point| point.quantizers[0])
-        }
-    };
+    let plain = |problem: &Problem| Problem { a_kind: LhsKind::Uniform, ..problem.clone() };
+    let mut uniform = None;
+    if problems[0].a_kind != LhsKind::Uniform {
+        let plain: Vec<Problem> = problems.iter().map(plain).collect();
+        let points = swept(&plain, &sides, settings)?;
+        let best = points.iter().min_by(|a, b| a.losses[0].total_cmp(&b.losses[0]));
+        uniform = best.map(|point| point.quantizers[0]);
+    }
     Ok(SiteCurves {
         name: String::new(),
         kind: "",

@@ -59,20 +59,14 @@ pub(super) fn fold(
 pub(super) fn apply(plan: &Plan, index: usize, fold: &Fold, problems: &mut [Problem]) {
     let link = plan.heads.values.iter().find(|link| link.site == index);
     for (head, problem) in problems.iter_mut().enumerate() {
-        match link {
-            Some(link) => {
-                let rows = link.rows.row(head);
-                let shift = rows.iter().map(|&row| fold.shift.get(row).copied().unwrap_or(0.0)).collect();
-                fold_values(
-                    problem,
-                    &Fold { shift, scale: rows.iter().map(|&row| fold.scale[row]).collect() },
-                );
-            }
-            None => {
-                let channels = problem.a[0].ncols();
-                let of_head = |values: &[f32]| values[head * channels..(head + 1) * channels].to_vec();
-                fold_scores(problem, &Fold { shift: of_head(&fold.shift), scale: of_head(&fold.scale) });
-            }
+        if let Some(link) = link {
+            let rows = link.rows.row(head);
+            let shift = rows.iter().map(|&row| fold.shift.get(row).copied().unwrap_or(0.0)).collect();
+            fold_values(problem, &Fold { shift, scale: rows.iter().map(|&row| fold.scale[row]).collect() });
+        } else {
+            let channels = problem.a[0].ncols();
+            let of_head = |values: &[f32]| values[head * channels..(head + 1) * channels].to_vec();
+            fold_scores(problem, &Fold { shift: of_head(&fold.shift), scale: of_head(&fold.scale) });
         }
     }
 }

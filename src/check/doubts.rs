@@ -33,7 +33,7 @@ pub(super) fn doubts(tally: &Tally, labelled: bool) -> Vec<String> {
                 .into(),
         );
     }
-    if labelled {
+    if labelled && n > 0 {
         doubts.extend(doubt_of_labels(tally));
     }
     doubts

@@ -37,7 +37,7 @@ impl Sqnr {
     /// Of the output of a site, as far as what reads it can tell: a quantized model may have its channels in another range,
     /// which the layers behind take back. `o` is compared with the nearest `a·ô + b` of each channel (of each matrix
     /// `[…, tokens, channels]`, if there are tokens enough to tell), and what a Softmax takes without the mean of each row.
-    pub(super) fn of_site(o: &ArrayD<f32>, quantized: &ArrayD<f32>, before_softmax: bool) -> Self {
+    pub fn of_site(o: &ArrayD<f32>, quantized: &ArrayD<f32>, before_softmax: bool) -> Self {
         const ENOUGH: usize = 16;
         let rank = o.ndim();
         if before_softmax && rank > 0 {

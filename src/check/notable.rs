@@ -102,8 +102,10 @@ mod tests {
         let images: Vec<Notable> =
             (1..100).map(|i| Notable::of(image(i, f64::from((i * 37 % 50) as u32)))).collect();
         let (mut forward, mut backward) = (Notable::default(), Notable::default());
-        images.iter().for_each(|one| forward.add(one));
-        images.iter().rev().for_each(|one| backward.add(one));
+        for (one, other) in images.iter().zip(images.iter().rev()) {
+            forward.add(one);
+            backward.add(other);
+        }
         assert_eq!(forward, backward);
         assert_eq!((forward.changed.len(), forward.farthest.len()), (CHANGED, FARTHEST));
         assert!(forward.farthest.iter().all(|image| image.distance >= 44.0));

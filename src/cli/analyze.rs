@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Result;
+use onnx_ptq4vit::Error;
 use onnx_ptq4vit::analyze::analyze;
 use onnx_ptq4vit::page::Page;
 use onnx_ptq4vit::report::AnalyzeReport;
@@ -56,11 +57,15 @@ Examples:
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let progress = Stderr::new();
     args.report.page.ensure_writable()?;
+    if args.limit == 0 {
+        return Err(Error::usage("--limit 0 leaves no image to measure on").into());
+    }
     let model = args.reading.read(&args.model)?;
     let data = args.calibration.calib.as_deref().or(args.data.as_deref());
     let model = args.inputs.give(model, data.unwrap_or(Path::new("")))?;
     say(&model, &progress)?;
     let plan = planned(&args.calibration, &model, &[])?;
+    args.report.wanted(&plan)?;
     let (calibration, _) = scales(&args.calibration, &args.images, &model, &plan, &progress)?;
     let data = args.data.as_deref();
     let mut images = held_back(&args.calibration, &args.images, &model, data, args.limit, &progress)?;

@@ -114,7 +114,7 @@ pub(super) fn planned(args: &CalibrationArgs, model: &Prepared, in_float: &[Stri
     let exclude: Vec<String> =
         args.exclude.iter().chain(in_float).cloned().chain(kinds).chain(blocks).collect();
     Ok(plan(model, &exclude).map_err(|error| match error.kind() {
-        ErrorKind::Usage => Error::usage(format!("--exclude: {error}; `inspect` lists the names")),
+        ErrorKind::Usage => Error::usage(format!("{error}; `inspect` lists the names")),
         _ => error,
     })?)
 }

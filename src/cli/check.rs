@@ -110,7 +110,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     args.report.ensure_writable()?;
     let (report, mut page) = checked(args, &progress)?;
     let hashes = args.float.iter().chain(&args.quantized).map(PathBuf::as_path);
-    page.provenance = provenance(of_files(hashes)?);
+    page.provenance = provenance(of_files(hashes)?.into_iter().chain(std::mem::take(&mut page.provenance)));
     args.report.write(&page, &progress)?;
     args.output_as.print(&report)?;
     Ok(report.exit_code().into())
@@ -135,12 +135,11 @@ pub(super) fn checked(args: &Args, progress: &Stderr) -> Result<(CheckReport, Pa
     let shard = args.shard.map(|ShardName(shard)| (shard.index + 1, shard.of));
     let comparison = if shard.is_some() { part.so_far() } else { part.comparison()? };
     let verdict = args.thresholds().judge(&comparison)?;
-    if shard.is_some() && verdict.is_some() {
-        return Err(Error::usage("a threshold is for all images: give it to --merge, not to a shard").into());
-    }
     let mut page = Page::default();
     if let (Some(data), Some(float), true) = (&data, &args.float, args.report.report.is_some()) {
         page.thumbnails = thumbnails(&comparison, data)?;
+        page.provenance =
+            data.preprocess().map(|how| ("preprocessing".to_string(), how.to_string())).into_iter().collect();
         page.class_names = args.images.class_names(&args.reading.read(float)?)?;
     }
     let [float, quantized] = part.models.clone();
@@ -187,6 +186,15 @@ fn opened(
         };
         data.notes.iter().for_each(|note| progress.note(&format!("labels: {note}")));
     }
+    let reading = float.outputs()?.compared.1;
+    if args.max_drop.is_some() && matches!(reading, Reading::Numbers | Reading::Maps | Reading::Features) {
+        let why =
+            format!("--max-drop needs a model that gives classes or labels, and this one gives {reading}");
+        return Err(Error::usage(why).into());
+    }
+    if args.min_agreement.is_some_and(|percent| percent > 0.0 && percent <= 1.0) {
+        progress.note("warning: --min-agreement is in percent: 1 is one image in a hundred");
+    }
     if args.max_drop.is_some() && data.labels.is_none() && data.label_sets.is_none() {
         return Err(Error::usage("--max-drop needs labels: give --labels, or data that has them").into());
     }
@@ -200,6 +208,9 @@ fn compared(args: &Args, progress: &Stderr) -> Result<(Part, Dataset)> {
         args.float.as_ref().zip(args.quantized.as_ref()).ok_or_else(missing)?;
     let path = args.data.as_ref().ok_or_else(missing)?;
     args.engine.ensure_ready(args.sites)?;
+    if args.shard.is_some() && args.thresholds() != Thresholds::default() {
+        return Err(Error::usage("a threshold is for all images: give it to --merge, not to a shard").into());
+    }
     let float = args.inputs.give(args.reading.read(float_path)?, path)?;
     let quantized = args.inputs.give(args.reading.read(quantized_path)?, path)?;
     ensure_kinds(&float, &quantized)?;
@@ -207,7 +218,7 @@ fn compared(args: &Args, progress: &Stderr) -> Result<(Part, Dataset)> {
 
     let recorded = preprocessing::recorded(&quantized)?;
     let mut data = opened(args, &float, recorded.clone(), progress)?;
-    let conflicts = args.images.conflicts(&data, &float, recorded.as_ref())?;
+    let conflicts = args.images.conflicts(&data, &float, recorded.as_ref(), progress)?;
     let image = data.item_shape();
     let outputs = float.outputs()?;
     let of_labels = matches!(outputs.compared.1, Reading::LabelLogits | Reading::LabelProbabilities);
@@ -293,7 +304,7 @@ fn same_values(float: &Prepared, quantized: &Prepared) -> Result<Vec<SiteOutput>
 }
 
 /// Whether a Softmax takes `value`, perhaps scaled and masked.
-fn goes_into_softmax(graph: &Graph, value: &str) -> bool {
+pub(super) fn goes_into_softmax(graph: &Graph, value: &str) -> bool {
     const MOST_STEPS: usize = 8;
     let mut value = value;
     for _ in 0..MOST_STEPS {

@@ -52,7 +52,11 @@ fn read(path: &Path) -> Result<Map<String, Value>> {
     let is_json = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("json"));
     match is_json {
         true => serde_json::from_str(text).map_err(|e| Error::data(path.display(), e)),
-        false => toml::from_str(text).map_err(|e| Error::data(path.display(), e)),
+        false => toml::from_str(text).map_err(|e| {
+            let line =
+                e.span().map_or(1, |span| 1 + text[..span.start.min(text.len())].matches('\n').count());
+            Error::data(path.display(), format!("line {line}: {}", e.message()))
+        }),
     }
 }
 

@@ -16,6 +16,7 @@ use onnx_ptq4vit::preprocessing;
 use onnx_ptq4vit::report::{Align, table};
 use serde::Serialize;
 
+use super::check::goes_into_softmax;
 use super::engine::builtin;
 use super::images::ImageArgs;
 use super::model::{InputArgs, ModelArgs};
@@ -80,6 +81,8 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     if names.is_empty() {
         return Err(Error::model("values", "the models have no value of the same name").into());
     }
+    // A quantized model has channels in other ranges, which the layers behind take back.
+    let folded = first.is_quantized() != second.is_quantized();
     let taps: Vec<&str> = names.iter().map(String::as_str).collect();
     let mut values: Vec<Value> =
         names.iter().map(|name| Value { name: name.clone(), sqnr_db: Sqnr::default() }).collect();
@@ -95,7 +98,10 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
                 let why = format!("shape {:?} in the one, {:?} in the other", a.shape(), b.shape());
                 return Err(Error::model(format!("value `{}`", value.name), why).into());
             }
-            value.sqnr_db += Sqnr::of(a, b);
+            value.sqnr_db += match folded {
+                true => Sqnr::of_site(a, b, goes_into_softmax(first.graph(), &value.name)),
+                false => Sqnr::of(a, b),
+            };
         }
     }
     let parts = values.iter().position(|value| value.sqnr_db.db().is_some_and(|db| db < args.below));

@@ -78,7 +78,12 @@ impl ImageArgs {
         } else {
             let found =
                 preprocessing::find(model, recorded, self.crop.map(values::Pixels::sides), &self.beside())?;
-            found.notes.iter().for_each(|note| progress.note(&format!("{}: {}", found.source, shown(note))));
+            for note in &found.notes {
+                match note.starts_with("warning: ") {
+                    true => progress.note(&shown(note)),
+                    false => progress.note(&format!("{}: {}", found.source, shown(note))),
+                }
+            }
             source = if self.given() {
                 format!("{}, but for what was given", found.source)
             } else {
@@ -139,26 +144,27 @@ impl ImageArgs {
     }
 
     /// Why images that are prepared as in `data` are at odds with the model: with its calibration, or with the files beside
-    /// the float model.
+    /// the float model. What is no more than another view of an image is warned of.
     pub(super) fn conflicts(
         &self,
         data: &Dataset,
         float: &Prepared,
         recorded: Option<&Preprocess>,
+        progress: &dyn Progress,
     ) -> Result<Vec<String>> {
         let Some(used) = data.preprocess() else { return Ok(Vec::new()) };
+        let said = preprocessing::said_by_files(float, &float.input()?, Some(used.crop), &self.beside())?;
+        let calibration = recorded.map(|recorded| (recorded, "than at the calibration".to_string()));
+        let file = said
+            .as_ref()
+            .map(|said| (&said.preprocess, format!("than the model's own file says ({})", said.source)));
         let mut conflicts = Vec::new();
-        if let Some(why) = recorded.and_then(|recorded| preprocessing::conflict(used, recorded)) {
-            conflicts.push(format!("images are prepared otherwise than at the calibration: {why}"));
-        }
-        if let Some(said) =
-            preprocessing::said_by_files(float, &float.input()?, Some(used.crop), &self.beside())?
-            && let Some(why) = preprocessing::conflict(used, &said.preprocess)
-        {
-            conflicts.push(format!(
-                "images are prepared otherwise than the model's own file says ({}): {why}",
-                said.source
-            ));
+        for (other, whose) in calibration.into_iter().chain(file) {
+            if let Some(why) = preprocessing::conflict(used, other) {
+                conflicts.push(format!("images are prepared otherwise {whose}: {why}"));
+            } else if let Some(why) = preprocessing::other_view(used, other) {
+                progress.note(&format!("warning: images are prepared otherwise {whose}: {why}"));
+            }
         }
         Ok(conflicts)
     }

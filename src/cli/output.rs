@@ -18,7 +18,7 @@ pub(super) struct OutputArgs {
     /// Print as JSON
     #[arg(long, conflicts_with = "format")]
     json: bool,
-    /// How the result is printed: for people, as JSON, as Markdown, or as JUnit XML, whose tests are the thresholds
+    /// How the result is printed: for people, as JSON, as Markdown, or as XML of `JUnit`, whose tests are the thresholds
     #[arg(long, value_enum, value_name = "FORMAT", default_value = "text", hide_short_help = true)]
     format: Format,
 }
@@ -45,7 +45,7 @@ impl OutputArgs {
     }
 }
 
-/// JUnit XML.
+/// XML of `JUnit`.
 fn junit(tests: &[Test]) -> Result<String> {
     let mut suite = TestSuite::new("onnx-ptq4vit");
     for Test { name, failure, output } in tests {

@@ -49,7 +49,7 @@ impl PageArgs {
     /// An error unless the page can be written.
     pub(super) fn ensure_writable(&self) -> Result<()> {
         match &self.report {
-            Some(path) => Ok(whole(|| files::ensure_writable(path))?),
+            Some(path) => Ok(whole(|| files::ensure_writable_as(path, files::Kind::Html))?),
             None => Ok(()),
         }
     }
@@ -65,6 +65,12 @@ impl PageArgs {
 }
 
 impl SitesPageArgs {
+    /// Whether each site of `plan` is one whose losses of the task are asked for; an error if a name is none.
+    pub(super) fn wanted(&self, plan: &Plan) -> Result<Vec<bool>> {
+        Ok(named(&plan.sites, &self.task_loss)
+            .map_err(|error| Error::usage(format!("--task-loss: {error}; `inspect` lists the names")))?)
+    }
+
     /// Puts the curves of all sites on the page, and the losses of the task that were asked for.
     pub(super) fn add_curves(
         &self,
@@ -79,8 +85,7 @@ impl SitesPageArgs {
         if self.task_loss.is_empty() {
             return Ok(());
         }
-        let wanted = named(&plan.sites, &self.task_loss)
-            .map_err(|error| Error::usage(format!("--task-loss: {error}; `inspect` lists the names")))?;
+        let wanted = self.wanted(plan)?;
         let names: Vec<&String> =
             plan.sites.iter().zip(wanted).filter(|(_, wanted)| *wanted).map(|(site, _)| &site.name).collect();
         progress.stage("losses of the task", names.len() as u64);

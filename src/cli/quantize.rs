@@ -9,7 +9,7 @@ use onnx_ptq4vit::Error;
 use onnx_ptq4vit::analyze::{analyze, fewest_in_float};
 use onnx_ptq4vit::calibrate::Calibration;
 use onnx_ptq4vit::export::{export_partly, pack};
-use onnx_ptq4vit::files::ensure_writable;
+use onnx_ptq4vit::files::{Kind, ensure_writable, ensure_writable_as};
 use onnx_ptq4vit::onnx::Storage;
 use onnx_ptq4vit::page::{Page, Speed};
 use onnx_ptq4vit::plan::{Multiplications, Plan, Site};
@@ -22,7 +22,7 @@ use prost::Message;
 use super::bench;
 use super::calibration::{CalibrationArgs, held_back, planned, scales};
 use super::check;
-use super::engine::EngineArgs;
+use super::engine::{EngineArgs, EngineName};
 use super::images::ImageArgs;
 use super::interrupt::whole;
 use super::model::{InputArgs, ModelArgs, say};
@@ -87,6 +87,15 @@ struct CheckArgs {
     /// The largest loss of top-1 accuracy that passes --check, in percentage points
     #[arg(long, value_name = "POINTS", value_parser = percent, allow_negative_numbers = true, requires = "check", hide_short_help = true)]
     max_drop: Option<f64>,
+    /// Compare on so many images of --check; of a folder, a random sample [default: all]
+    #[arg(long, value_name = "N", requires = "check", hide_short_help = true)]
+    check_limit: Option<usize>,
+    /// The smallest mean cosine between the outputs that passes --check
+    #[arg(long, value_name = "COSINE", value_parser = number, allow_negative_numbers = true, requires = "check", hide_short_help = true)]
+    min_cosine: Option<f64>,
+    /// The smallest R² that passes --check, of a model that gives numbers
+    #[arg(long, value_name = "R2", value_parser = number, allow_negative_numbers = true, requires = "check", hide_short_help = true)]
+    min_r2: Option<f64>,
     /// The smallest top-1 agreement that passes --check, in percent
     #[arg(long, value_name = "PERCENT", value_parser = percent, allow_negative_numbers = true, requires = "check", hide_short_help = true)]
     min_agreement: Option<f64>,
@@ -107,10 +116,14 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let model = args.reading.read(&args.model)?;
     let model = args.inputs.give(model, args.calibration.calib.as_deref().unwrap_or(Path::new("")))?;
     say(&model, &progress)?;
+    if args.check.is_none() && args.engine.name != EngineName::Builtin {
+        return Err(Error::usage("--engine says what runs --check, which is not asked for").into());
+    }
     if let Some(data) = &args.check {
         check::ensure_ready(&args.to_check(data), &model)?;
     }
     let planned_sites = planned(&args.calibration, &model, &[])?;
+    args.report.wanted(&planned_sites)?;
     let mut plan = planned_sites.clone();
     let mut count = plan.count(&model, model.input()?.typical_image());
     warn_of_float(count, &progress);
@@ -151,6 +164,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     }
     if args.report.page.report.is_some() {
         page.analyze.clone_from(&report.analyze);
+        page.kinds = plan.sites.iter().map(|site| (site.name.clone(), site.kind.name())).collect();
         page.quantize = Some(report.clone());
         page.provenance = provenance(of_calibration(&calibration));
         page.provenance.extend(of_files([args.output.as_path()].into_iter())?);
@@ -198,15 +212,15 @@ impl Args {
             float: Some(self.model.clone()),
             quantized: Some(self.output.clone()),
             data: Some(data.into()),
-            limit: None,
+            limit: self.thresholds.check_limit,
             seed: self.calibration.seed,
             labels: self.thresholds.labels.clone(),
             sites: false,
             max_drop: self.thresholds.max_drop,
             min_agreement: self.thresholds.min_agreement,
             max_kl: self.max_kl,
-            min_cosine: None,
-            min_r2: None,
+            min_cosine: self.thresholds.min_cosine,
+            min_r2: self.thresholds.min_r2,
             shard: None,
             save: None,
             merge: Vec::new(),
@@ -237,7 +251,11 @@ fn promised(
         "on {of} other images the distance from the float model is {:.5} (at most {most} asked), with {count} sites in float",
         promise.distance
     ));
-    planned(&args.calibration, model, &promise.in_float)
+    let mut plan = planned(&args.calibration, model, &promise.in_float)?;
+    for node in plan.float.iter_mut().filter(|node| promise.in_float.contains(&node.node)) {
+        node.reason = "left in float for --max-kl".into();
+    }
+    Ok(plan)
 }
 
 /// Says at once that a user would not call the result quantized.
@@ -252,6 +270,8 @@ fn warn_of_float(count: Option<Multiplications>, progress: &Stderr) {
 
 /// Every file that will be written can be, and none is read or written twice.
 fn ensure_outputs(args: &Args) -> Result<()> {
+    whole(|| ensure_writable_as(&args.output, Kind::Onnx))?;
+    args.report.page.ensure_writable()?;
     let outputs: Vec<&Path> = std::iter::once(&args.output)
         .chain(&args.calibration.checkpoint)
         .chain(&args.report.page.report)

@@ -68,7 +68,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         if same_file(output, &args.model) || same_file(output, &input) {
             return Err(Error::usage(format!("{}: would overwrite an input", output.display())).into());
         }
-        whole(|| files::ensure_writable(output))?;
+        whole(|| files::ensure_writable_as(output, files::Kind::Npy))?;
     }
     if let Some(folder) = &args.sites {
         files::ensure_own_folder(folder)?;

@@ -4,12 +4,21 @@ use maud::html;
 
 use super::chart::{Axis, Ink, Mark, chart};
 use super::{Page, Section, figure, table};
+use crate::check::TopK;
 use crate::text::shown;
 
 pub(super) fn section(page: &Page) -> Option<Section> {
     let check = page.check.as_ref()?;
     let comparison = &check.comparison;
-    let rows = check.rows();
+    let mut rows = Vec::new();
+    if let Some(accuracy) = comparison.accuracy {
+        let both = |of: fn(&TopK) -> f64| {
+            format!("{:.2} % (float {:.2} %)", of(&accuracy.quantized), of(&accuracy.float))
+        };
+        rows.push(vec!["top-1 accuracy".to_string(), both(|top| top.top1)]);
+        rows.push(vec!["top-5 accuracy".to_string(), both(|top| top.top5)]);
+    }
+    rows.extend(check.rows());
     let content = html! {
         div.charts {
             (table(&["", "quantized against float (95 % interval)"], &[], &html! {

@@ -19,6 +19,10 @@ pub(super) fn section(page: &Page) -> Option<Section> {
         .classifier
         .map(|classes| (comparison.images as f64 * (1.0 - classes.agreement / 100.0)).round() as usize);
     let gives_one_class = farthest.iter().any(|image| image.float.is_some());
+    let distance = match comparison.classifier.is_some() || comparison.labels.is_some() {
+        true => "Distance is the KL divergence from the float model, in nats.",
+        false => "Distance is the squared error relative to the squares of the float output.",
+    };
     let content = html! {
         @if gives_one_class {
             h3 { "Another class than the float model's" }
@@ -30,6 +34,7 @@ pub(super) fn section(page: &Page) -> Option<Section> {
             (cards(page, changed))
         }
         h3 { "The largest distance from the float model" }
+        p { (distance) }
         (cards(page, farthest))
     };
     Some(Section { id: "images", title: "Images to look at", content })

@@ -8,6 +8,7 @@ mod sites;
 mod summary;
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
@@ -28,6 +29,8 @@ pub struct Page {
     pub analyze: Option<AnalyzeReport>,
     /// The scales that were found.
     pub calibration: Option<Calibration>,
+    /// The kind of each site, by name.
+    pub kinds: BTreeMap<String, &'static str>,
     /// The values and the losses of the sites.
     pub curves: Vec<SiteCurves>,
     /// Of some sites, by name: the distance of the output from that of the float model with each quantizer of its curve.
@@ -186,14 +189,14 @@ fn style() -> String {
     css += ":root { --page: #14171c; --card: #1c2027; --muted: #aab2bf; --good: #123a2b; --bad: #47191b; --warn: #42331a; \
             --plain: #1d2c46;";
     for ink in Ink::ALL {
-        css += &format!(" --{}: {};", ink.name_and_rgb().0, dark(ink));
+        let _ = write!(css, " --{}: {};", ink.name_and_rgb().0, dark(ink));
     }
     css += " }\n";
     for ink in Ink::ALL {
         let (name, [r, g, b]) = ink.name_and_rgb();
         let drawn = format!("#{r:02X}{g:02X}{b:02X}");
-        css += &format!("svg [fill=\"{drawn}\"] {{ fill: var(--{name}); }}\n");
-        css += &format!("svg [stroke=\"{drawn}\"] {{ stroke: var(--{name}); }}\n");
+        let _ = writeln!(css, "svg [fill=\"{drawn}\"] {{ fill: var(--{name}); }}");
+        let _ = writeln!(css, "svg [stroke=\"{drawn}\"] {{ stroke: var(--{name}); }}");
     }
     css + "}\n"
 }

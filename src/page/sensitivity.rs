@@ -65,9 +65,7 @@ fn table(page: &Page, rows: &[Row]) -> Markup {
     let has = |of: fn(&Row) -> bool| rows.iter().any(of);
     let (with_harm, with_scales, with_sqnr) =
         (has(|row| row.harm.is_some()), has(|row| row.scales.is_some()), has(|row| row.sqnr.is_some()));
-    let kinds: HashMap<&str, &str> =
-        page.curves.iter().map(|curves| (curves.name.as_str(), curves.kind)).collect();
-    let kind = |row: &Row| row.harm.map(|harm| harm.kind).or(kinds.get(row.name).copied()).unwrap_or("");
+    let kind = |row: &Row| row.harm.map(|harm| harm.kind).or(page.kinds.get(row.name).copied()).unwrap_or("");
     let cost = |row: &Row| {
         row.harm.map(|harm| harm.alone).or(row.scales.map(|scales| scales.loss)).unwrap_or(0.0).max(0.0)
     };

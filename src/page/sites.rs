@@ -114,7 +114,7 @@ fn ticks(stretch: Stretch, [low, high]: [f64; 2]) -> Vec<(f64, String)> {
     let powers = [0.1, 1.0, 10.0, 100.0, 1000.0];
     let values = powers.iter().rev().map(|x| -x).chain([0.0]).chain(powers);
     let tick = |x: f64| (stretch.place(x as f32), number(x));
-    values.map(tick).filter(|(place, _)| (low..=high).contains(&place)).collect()
+    values.map(tick).filter(|(place, _)| (low..=high).contains(place)).collect()
 }
 
 /// The places of `values` that lie in the range, without those that would be drawn over one another.

@@ -123,6 +123,11 @@ pub(super) fn tiles(page: &Page) -> Markup {
             tile("same class as float", format!("{:.2} %", classes.agreement), interval);
             tile("KL divergence", number(classes.kl), "nats, from the float model".into());
         }
+        if let Some(features) = comparison.features {
+            let (percent, [low, high]) = features.same_neighbour;
+            tile("same neighbour", format!("{percent:.2} %"), format!("95 % interval {low:.2} to {high:.2}"));
+            tile("mean cosine", format!("{:.4}", comparison.cosine), "with the float output".into());
+        }
         if comparison.classifier.is_none() {
             tile("SQNR", comparison.sqnr_db.to_string(), "of the output".into());
         }

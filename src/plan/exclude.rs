@@ -52,7 +52,14 @@ impl Request {
             };
         }
         let pattern = text.strip_prefix("re:").map_or_else(|| globbed(text), str::to_owned);
-        let regex = Regex::new(&pattern).map_err(|e| Error::usage(format!("`{text}`: {e}")))?;
+        let regex = Regex::new(&pattern).map_err(|e| {
+            // The other lines point at the place in it.
+            let why = e.to_string();
+            Error::usage(format!(
+                "`{text}`: {}",
+                why.lines().last().unwrap_or_default().trim_start_matches("error: ")
+            ))
+        })?;
         Ok(Self::Name(regex))
     }
 
@@ -90,7 +97,14 @@ pub fn named(sites: &[Site], requests: &[String]) -> Result<Vec<bool>> {
             any |= means;
         }
         if !any {
-            return Err(Error::usage(format!("no site is called `{text}`")));
+            let why = match request {
+                Some(Request::Kind(kind)) => format!("no site is of the kind `{}`", kind.name()),
+                Some(Request::Blocks(range)) => {
+                    format!("no site lies in the blocks {} to {}", range.start(), range.end())
+                }
+                _ => format!("no site is called `{text}`"),
+            };
+            return Err(Error::usage(why));
         }
     }
     Ok(named)
@@ -151,7 +165,7 @@ mod tests {
             ("blocks.1", "no site is called"),
             ("kind:mlp", "no kind of site is called `mlp`; there are patch"),
             ("blocks:2-1", "no range of blocks"),
-            ("blocks:7", "no site is called"),
+            ("blocks:7", "no site lies in the blocks 7 to 7"),
             ("re:(", "unclosed group"),
         ] {
             let error = names(&[request]).unwrap_err();

@@ -98,14 +98,23 @@ pub fn find(
     if let (Some(preprocess), Beside::Model) = (recorded, beside) {
         return fitted(Found { preprocess, source: Source::Recorded, notes: Vec::new() }, &input, size);
     }
-    match said_by_files(model, &input, size, beside)? {
-        Some(found) => Ok(found),
-        None => default_for(&input, size),
+    if let Some(found) = said_by_files(model, &input, size, beside)? {
+        return Ok(found);
     }
+    let mut found = default_for(&input, size)?;
+    if matches!(beside, Beside::Model) {
+        // Many programs have a config.json.
+        let silent = candidates(model, &FILES).into_iter().filter(|path| !path.ends_with("config.json"));
+        found.notes.extend(silent.map(|path| {
+            format!("warning: {} does not say how images are prepared: it is not used", path.display())
+        }));
+    }
+    Ok(found)
 }
 
 /// What is at odds between the way in which images are prepared and the one that `said` names, if a model can tell: the
-/// values of pixels and the order of colors. (Another size or another part of an image is still an image.)
+/// values of pixels, the order of colors, and whether images are squashed. (Another size or another part of an image is still
+/// an image: see [`other_view`].)
 pub fn conflict(used: &Preprocess, said: &Preprocess) -> Option<String> {
     const CLOSE: f32 = 1e-3;
     let alike =
@@ -116,11 +125,25 @@ pub fn conflict(used: &Preprocess, said: &Preprocess) -> Option<String> {
         }
         (used, said) => used == said,
     };
-    match (same_values, used.color == said.color) {
+    let of_pixels = match (same_values, used.color == said.color) {
         (true, true) => None,
         (false, _) => Some(format!("{}, not {}", used.values, said.values)),
         (_, false) => Some(format!("{}, not {}", used.color, said.color)),
-    }
+    };
+    of_pixels.or_else(|| {
+        let squashes = |preprocess: &Preprocess| matches!(preprocess.resize, Resize::Exact(_));
+        match (squashes(used), squashes(said)) {
+            (true, false) => Some("they are squashed to one proportion, and should keep their own".into()),
+            (false, true) => Some("they keep their proportion, and should be squashed".into()),
+            _ => None,
+        }
+    })
+}
+
+/// What is different in the part of an image that is seen, or in the kernel of the resize.
+pub fn other_view(used: &Preprocess, said: &Preprocess) -> Option<String> {
+    let same = (&used.resize, used.crop, used.interpolation) == (&said.resize, said.crop, said.interpolation);
+    (!same).then(|| format!("{used}, not {said}"))
 }
 
 /// What the files beside a model say, fitted to its input; `None` if they say nothing.

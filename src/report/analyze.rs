@@ -46,7 +46,12 @@ impl AnalyzeReport {
     }
 
     pub(super) fn row(&self, site: &Harm) -> Vec<String> {
-        let distance = |x: Option<f64>| x.map_or(String::new(), |x| format!("{x:.5}"));
+        // What is small is shown as well.
+        let distance = |x: Option<f64>| match x {
+            None => String::new(),
+            Some(x) if x != 0.0 && x.abs() < 1e-3 => format!("{x:.1e}"),
+            Some(x) => format!("{x:.5}"),
+        };
         let [bytes, _] = site.weight_bytes;
         let mut row = vec![
             site.name.clone(),

@@ -41,8 +41,11 @@ impl CheckReport {
         let on = format!("on {images} {}{shard}", if *images == 1 { "image" } else { "images" });
         if let Some(verdict) = &self.verdict {
             let word = if verdict.passed { "PASS" } else { "FAIL" };
-            let criteria: Vec<String> = verdict.criteria.iter().map(ToString::to_string).collect();
-            return format!("{word}: {}, {on}", criteria.join(", "));
+            let mut parts: Vec<String> = verdict.criteria.iter().map(ToString::to_string).collect();
+            if !self.comparison.doubts.is_empty() {
+                parts.insert(0, "the figures cannot be trusted".into());
+            }
+            return format!("{word}: {}, {on}", parts.join(", "));
         }
         if let Some(boxes) = self.comparison.boxes.filter(|_| classifier.is_none()) {
             let [recall, precision] = [boxes.recall, boxes.precision].map(percent);

@@ -96,7 +96,8 @@ impl fmt::Display for QuantizeReport {
         writeln!(f, "  integer  {}", share_line(self.multiplications))?;
         writeln!(f, "  method   {}", self.method())?;
         if self.outliers > 0 {
-            writeln!(f, "  outliers {} channels stay float", self.outliers)?;
+            let stay = if self.outliers == 1 { "channel stays" } else { "channels stay" };
+            writeln!(f, "  outliers {} {stay} in float", self.outliers)?;
         }
         let (before, after) = (mb(self.bytes_before), mb(self.bytes_after));
         writeln!(f, "  size     {before:.2} MB -> {after:.2} MB ({:.2} times smaller)", before / after)?;
@@ -108,13 +109,11 @@ impl fmt::Display for QuantizeReport {
         if let Some(analyze) = &self.analyze {
             write!(f, "\n{analyze}")?;
         }
-        match &self.check {
-            Some(check) => write!(f, "\n{check}"),
-            None => {
-                let (model, output) = (shown(model), shown(output));
-                writeln!(f, "\nnext: onnx-ptq4vit check {model} {output} --data IMAGES")
-            }
+        if let Some(check) = &self.check {
+            return write!(f, "\n{check}");
         }
+        let (model, output) = (shown(model), shown(output));
+        writeln!(f, "\nnext: onnx-ptq4vit check {model} {output} --data IMAGES")
     }
 }
 

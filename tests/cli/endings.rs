@@ -66,7 +66,7 @@ enum Moment {
 
 #[test]
 fn a_killed_quantization_leaves_the_old_output_or_the_new_one() {
-    const OLD: &[u8] = b"what was there before";
+    const OLD: &[u8] = b"\x08what was there before";
     let short = ["--calib-limit", "4", "--threads", "1"];
     let read = |bench: &Bench| std::fs::read(bench.path("q.onnx")).unwrap();
     let saved = |bench: &Bench| match std::fs::read(bench.path("c.json")) {
@@ -115,7 +115,7 @@ fn signals_leave_the_old_output_or_the_new_one_and_nothing_else() {
     let new = std::fs::read(whole.path("q.onnx")).unwrap();
     for (i, signal) in ["TERM", "INT", "HUP"].into_iter().cycle().take(12).enumerate() {
         let bench = Bench::new();
-        std::fs::write(bench.path("q.onnx"), b"old").unwrap();
+        std::fs::write(bench.path("q.onnx"), b"\x08old").unwrap();
         let mut child = quantize(&bench, &["--calib-limit", "2"]);
         let mut seen = 0;
         until(&mut child, || {
@@ -128,7 +128,7 @@ fn signals_leave_the_old_output_or_the_new_one_and_nothing_else() {
         assert!(expected.contains(&code), "{signal}: {code:?}");
         assert_eq!(bench.files(), ["c.json", "q.onnx"], "{signal}");
         let left = std::fs::read(bench.path("q.onnx")).unwrap();
-        assert!(left == b"old" || left == new, "{signal}: {} bytes of neither", left.len());
+        assert!(left == b"\x08old" || left == new, "{signal}: {} bytes of neither", left.len());
     }
 }
 
@@ -146,7 +146,7 @@ fn what_the_caller_ignores_stays_ignored() {
 #[test]
 fn what_cannot_be_written_leaves_the_old_output() {
     let bench = Bench::new();
-    std::fs::write(bench.path("q.onnx"), b"old").unwrap();
+    std::fs::write(bench.path("q.onnx"), b"\x08old").unwrap();
     let quantize = "$BIN quantize $MODEL --calib $DATA --calib-limit 2";
     for (script, part) in [
         (format!("ulimit -f 16; {quantize} -o q.onnx"), "File too large"),
@@ -156,7 +156,7 @@ fn what_cannot_be_written_leaves_the_old_output() {
         let said = bench.shell(&script);
         let err = String::from_utf8(said.stderr).unwrap();
         assert!(said.status.code() == Some(3) && err.contains(part), "{script}: {:?} {err}", said.status);
-        assert!(std::fs::read(bench.path("q.onnx")).unwrap() == b"old", "{script}");
+        assert!(std::fs::read(bench.path("q.onnx")).unwrap() == b"\x08old", "{script}");
         assert_eq!(bench.files(), ["q.onnx"], "{script}");
     }
 }

@@ -110,13 +110,13 @@ fn a_check_has_every_form() {
     bench.accepts(&format!("{check} --report %r.html"));
     let page = std::fs::read_to_string(bench.path("r.html")).unwrap();
     assert!(page.contains("SQNR in dB") && page.contains("Images to look at"));
-    bench.bytes("kept.html", b"kept");
+    bench.bytes("kept.html", b"<!DOCTYPE html>kept");
     bench.refuses(
         &format!("check @{MODEL} @{MODEL} --data @digits_test.npz --report %kept.html"),
         2,
         &["is not quantized"],
     );
-    assert_eq!(std::fs::read(bench.path("kept.html")).unwrap(), b"kept");
+    assert_eq!(std::fs::read(bench.path("kept.html")).unwrap(), b"<!DOCTYPE html>kept");
 }
 
 #[test]
@@ -163,4 +163,73 @@ fn steps_are_said_on_request() {
     assert!(!said(&quantize).contains("search scales: "));
     bench.refuses(&format!("{quantize} -v -q"), 2, &["cannot be used with"]);
     assert!(bench.accepts(&quantize).contains("next: onnx-ptq4vit check "));
+}
+
+#[test]
+fn files_of_other_kinds_are_not_overwritten() {
+    let bench = Bench::new();
+    bench.bytes("labels.csv", b"path,label\na,1\n");
+    bench.array("x.npy", [2, 3, 8, 8]);
+    let quantize = format!("quantize @{MODEL} --calib %x.npy");
+    bench.accepts(&format!("{quantize} -o %q.onnx --report %r.html"));
+    let refuses = |line: &str, part: &str| bench.refuses(line, 2, &[part, "it is not overwritten"]);
+    refuses(&format!("{quantize} -o %labels.csv"), "labels.csv: exists and is no ONNX model");
+    refuses(&format!("{quantize} -o %r.html"), "r.html: exists and is no ONNX model");
+    refuses(&format!("{quantize} -o %o.onnx --report %labels.csv"), "labels.csv: exists and is no HTML page");
+    let check = format!("check @{MODEL} %q.onnx --data %x.npy");
+    refuses(&format!("{check} --report %x.npy"), "x.npy: exists and is no HTML page");
+    refuses(
+        &format!("analyze @{MODEL} --calib %x.npy --report %q.onnx"),
+        "q.onnx: exists and is no HTML page",
+    );
+    refuses("run %q.onnx --input %x.npy -o %labels.csv", "labels.csv: exists and is no .npy array");
+    bench.refuses(&format!("{quantize} -o %none/q.onnx"), 3, &["none: there is no such folder"]);
+    // A former result of the same kind is.
+    bench.accepts(&format!("{quantize} -o %q.onnx --report %r.html"));
+    bench.accepts("run %q.onnx --input %x.npy -o %y.npy");
+    bench.accepts("run %q.onnx --input %x.npy -o %y.npy");
+}
+
+#[test]
+fn doubts_fail_a_test_and_lead_the_verdict() {
+    let bench = Bench::new();
+    bench.accepts(&format!("quantize @{MODEL} --calib @digits_calib.npz --calib-limit 4 -o %q.onnx"));
+    let csv = |shift: i64| {
+        let labels = super::verdicts::digits().1;
+        labels.iter().fold("label\n".to_string(), |text, label| text + &format!("{}\n", label + shift))
+    };
+    bench.bytes("one.csv", csv(1).as_bytes());
+    let check = format!("check @{MODEL} %q.onnx --data @digits_test.npz --labels %one.csv --limit 200");
+    let output = bench.run(&format!("{check} --format junit"));
+    let xml = String::from_utf8(output.stdout).unwrap();
+    // A label 10 is an error of its own; without one, the doubt is.
+    if output.status.success() {
+        assert!(xml.contains("failures=\"1\"") && xml.contains("off by one"), "{xml}");
+    } else {
+        bench.bytes("one.csv", csv(-1).replace("-1", "0").as_bytes());
+        let xml = bench.accepts(&format!("{check} --format junit"));
+        assert!(xml.contains("failures=\"1\"") && xml.contains("off by one"), "{xml}");
+    }
+    let failed = bench.run(&format!("{check} --max-drop 50"));
+    let text = String::from_utf8(failed.stdout).unwrap();
+    assert_eq!(failed.status.code(), Some(1), "{text}");
+    assert!(text.starts_with("FAIL: the figures cannot be trusted, top-1 drop"), "{text}");
+}
+
+#[test]
+fn images_that_are_squashed_pass_nothing() {
+    let bench = Bench::new();
+    let quantize =
+        format!("quantize @{MODEL} --calib @digits_png --calib-limit 8 -o %q.onnx --mean 0 --std 1");
+    bench.accepts(&format!("{quantize} --resize 8"));
+    let check = format!("check @{MODEL} %q.onnx --data @digits_png --max-kl 10");
+    bench.accepts(&check);
+    let output = bench.run(&format!("{check} --resize 8x8"));
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains("squashed to one proportion"), "{text}");
+    let output = bench.run(&format!("{check} --interpolation nearest"));
+    assert_eq!(output.status.code(), Some(0));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("warning: images are prepared otherwise than at the calibration"), "{said}");
 }

@@ -20,7 +20,7 @@ fn quantized() -> Bench {
 }
 
 /// The test images and their classes.
-fn digits() -> (Array4<f32>, Array1<i64>) {
+pub(super) fn digits() -> (Array4<f32>, Array1<i64>) {
     let mut npz = NpzReader::new(std::fs::File::open(fixture_path("digits_test.npz")).unwrap()).unwrap();
     (npz.by_name("images").unwrap(), npz.by_name("labels").unwrap())
 }
