@@ -21,6 +21,7 @@ rm -rf target/wheels-python
 "$folder/bin/pip" install --quiet --disable-pip-version-check --force-reinstall --no-deps target/wheels-python/*.whl
 # From a folder beside the sources: what is tested is what the wheel holds.
 cd python/tests
+export PYTHONDONTWRITEBYTECODE=1
 "../../$folder/bin/python" -m pytest -q -p no:cacheprovider "$@"
 "../../$folder/bin/mypy" --strict --cache-dir ../../target/mypy usage.py
 "../../$folder/bin/mypy" --strict --cache-dir ../../target/mypy -p onnx_ptq4vit

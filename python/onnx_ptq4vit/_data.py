@@ -40,14 +40,16 @@ class Data:
     labels: npt.NDArray[np.int64] | None = None
 
 
-def collect(model: _native.Model, data: object, limit: int | None) -> Data:
-    """At most `limit` images of `data`, of which no more batches are asked for than hold so many."""
-    if limit is not None and (isinstance(limit, bool) or limit < 1):
-        raise UsageError(f"limit={limit}: expected at least 1 image, or None for all")
+def collect(model: _native.Model, data: object, limit: int | None, *, labelled: bool) -> Data:
+    """At most `limit` images of `data`, of which no more batches are asked for than hold so many; and if they are wanted
+    `labelled`, the labels that come with them."""
     if isinstance(data, (str, os.PathLike)):
         return Data(os.fspath(data))
     if is_array(data):
-        return Data(_batch(model, data)[:limit])
+        array = cast("npt.NDArray[Any]", data)
+        # Cut before it is converted: it may be a large file that is mapped.
+        is_whole = not array.shape or model.is_single(list(array.shape))
+        return Data(_batch(model, array if is_whole else array[:limit]))
     if isinstance(data, Mapping):
         batches: Iterator[object] = iter([data])
     elif isinstance(data, CalibrationDataReader):
@@ -59,7 +61,7 @@ def collect(model: _native.Model, data: object, limit: int | None) -> Data:
             "data is a path, an array, an iterable of batches or a CalibrationDataReader, found "
             f"{type(data).__name__}"
         )
-    return _joined(model, batches, limit)
+    return _joined(model, batches, limit, labelled)
 
 
 def _drained(reader: CalibrationDataReader) -> Iterator[object]:
@@ -67,7 +69,7 @@ def _drained(reader: CalibrationDataReader) -> Iterator[object]:
         yield batch
 
 
-def _joined(model: _native.Model, batches: Iterator[object], limit: int | None) -> Data:
+def _joined(model: _native.Model, batches: Iterator[object], limit: int | None, labelled: bool) -> Data:
     images: list[npt.NDArray[np.float32]] = []
     labels: list[npt.NDArray[np.int64]] = []
     others: dict[str, list[npt.NDArray[np.float64]]] = {}
@@ -86,7 +88,7 @@ def _joined(model: _native.Model, batches: Iterator[object], limit: int | None) 
             )
         images.append(batch)
         count += len(batch)
-        if given is not None:
+        if labelled and given is not None:
             labels.append(_rows(given, len(batch), at))
         for name, values in own.items():
             others.setdefault(name, []).append(np.asarray(plain(values), dtype=np.float64))

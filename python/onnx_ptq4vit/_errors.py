@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from errno import ENOENT
+
 
 class Error(Exception):
     """Any error of this package. Its text says in one line what is wrong, and where."""
@@ -58,6 +60,10 @@ class IoError(Error, OSError):
         return str(self.args[0])
 
 
+class NotFoundError(IoError, FileNotFoundError):
+    """There is no such file."""
+
+
 class InternalError(Error, RuntimeError):
     """A fault of this package: please report it."""
 
@@ -81,7 +87,8 @@ _KINDS: dict[str, type[Error]] = {
 
 def exception(kind: str, text: str, place: str | None, errno: int | None) -> Error:
     """The exception of this kind; an unknown kind is internal."""
-    error = _KINDS.get(kind, InternalError)(text)
+    of = _KINDS.get(kind, InternalError)
+    error = (NotFoundError if of is IoError and errno == ENOENT else of)(text)
     error.place = place
     if isinstance(error, OSError):
         error.errno, error.filename = errno, place

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import operator
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, TypeAlias, Union, runtime_checkable
 
 import numpy as np
@@ -39,7 +40,7 @@ def read(model: object, max_tensor: int | None = None, task: str | None = None) 
         origin = model.SerializeToString()
     else:
         raise UsageError(f"a model is a path, bytes or an onnx.ModelProto, found {type(model).__name__}")
-    return _native.Model.read(origin, max_tensor, task)
+    return _native.Model.read(origin, whole("max_tensor", max_tensor), task)
 
 
 def inspect(model: ModelLike, *, max_tensor: int | None = None) -> dict[str, Any]:
@@ -55,9 +56,19 @@ def inspect(model: ModelLike, *, max_tensor: int | None = None) -> dict[str, Any
 class Runner:
     """A model that is ready to run: a quantized one in integer arithmetic, a float one in float."""
 
-    def __init__(self, model: ModelLike, *, max_tensor: int | None = None) -> None:
-        self._model = read(model, max_tensor)
-        self._runner = _native.Runner(self._model)
+    def __init__(
+        self,
+        model: ModelLike,
+        *,
+        inputs: Mapping[str, npt.ArrayLike] | None = None,
+        max_tensor: int | None = None,
+    ) -> None:
+        """`inputs` gives the inputs of the model beside the images the value that they have in every run."""
+        native = read(model, max_tensor)
+        if inputs:
+            given = [(name, np.asarray(plain(value), np.float64)) for name, value in inputs.items()]
+            native = native.with_inputs(given)
+        self._runner = _native.Runner(native)
 
     def run(self, images: npt.ArrayLike) -> npt.NDArray[np.float32]:
         """The first FLOAT output of the model for `images`, any number of them along the first axis."""
@@ -82,6 +93,19 @@ def plain(array: object) -> Any:
     if str(getattr(array, "dtype", "")) == "torch.bfloat16":
         array = array.float()  # type: ignore[attr-defined]
     return array
+
+
+def whole(name: str, value: object, least: int = 1) -> int | None:
+    """A whole number that an argument holds, or `None`; an error if it is less than the `least`, or none."""
+    if value is None:
+        return None
+    try:
+        found = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise UsageError(f"{name}={value!r}: expected a whole number") from None
+    if not least <= found < 1 << 63:
+        raise UsageError(f"{name}={found}: expected at least {least}")
+    return found
 
 
 def is_array(value: object) -> bool:

@@ -11,7 +11,7 @@ from typing import Any, Union
 from . import _native
 from ._data import Data, DataLike, LabelsLike, collect, integers
 from ._errors import UsageError
-from ._models import ModelLike, read
+from ._models import ModelLike, read, whole
 from ._progress import ProgressLike, finish, listener
 
 Path = Union[str, "os.PathLike[str]"]
@@ -50,18 +50,20 @@ def quantize(
     names sites that stay in float, as `inspect` lists them; `*` and `?` are wildcards. `overflow_safe` keeps weights at 7
     bits, which ONNX Runtime computes exactly on every x86 CPU. `twin="inline"` writes standard nodes alone, for runtimes
     that read no functions, such as OpenVINO. `seed` chooses the sample of a folder and the random probes. `memory` is what
-    calibration may take, and `max_tensor` the largest tensor that a node of the model may make, both in bytes. `metric`,
+    calibration may take, 4 GiB if it is not said, and `max_tensor` the largest tensor that a node of the model may make,
+    both in bytes. `metric`,
     `gradient`, `weights`, `pack` and `task` are those of the command line. `progress` is called as `progress(stage, done,
     total)`; `True` shows it on stderr.
     """
-    float_model = read(model, max_tensor, task)
     _ensure_apart(model, output)
-    found = collect(float_model, data, limit)
+    limit = whole("limit", limit)
+    float_model = read(model, max_tensor, task)
+    found = collect(float_model, data, limit, labelled=False)
     settings: _native.QuantizeSettings = {
         "bits": bits,
         "preset": preset,
         "limit": limit,
-        "seed": seed,
+        "seed": whole("seed", seed, 0) or 0,
         "exclude": [exclude] if isinstance(exclude, str) else list(exclude),
         "overflow_safe": overflow_safe,
         "twin": twin,
@@ -69,7 +71,7 @@ def quantize(
         "metric": metric,
         "gradient": gradient,
         "weights": weights,
-        "memory": memory,
+        "memory": whole("memory", memory),
         "output": None if output is None else os.fspath(output),
     }
     told = listener(progress)
@@ -116,8 +118,8 @@ def check(
         data,
         labels,
         {
-            "limit": limit,
-            "seed": seed,
+            "limit": whole("limit", limit),
+            "seed": whole("seed", seed, 0) or 0,
             "max_drop": max_drop,
             "min_agreement": min_agreement,
             "max_kl": max_kl,
@@ -137,7 +139,7 @@ def _checked(
     settings: _native.CheckSettings,
     progress: ProgressLike,
 ) -> _native.Comparison:
-    found = collect(float_model, data, settings["limit"])
+    found = collect(float_model, data, settings["limit"], labelled=labels is None)
     told = listener(progress)
     try:
         return _native.check(
@@ -213,8 +215,8 @@ class Result:
             data,
             labels,
             {
-                "limit": limit,
-                "seed": seed,
+                "limit": whole("limit", limit),
+                "seed": whole("seed", seed, 0) or 0,
                 "max_drop": max_drop,
                 "min_agreement": min_agreement,
                 "max_kl": max_kl,

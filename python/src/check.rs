@@ -153,7 +153,8 @@ fn conflicts(images: &Dataset, float: &Prepared, recorded: Option<&Preprocess>) 
         && let Some(why) = preprocessing::conflict(used, &said.preprocess)
     {
         let source = said.source;
-        conflicts.push(format!("images are prepared otherwise than the model's own file says ({source}): {why}"));
+        conflicts
+            .push(format!("images are prepared otherwise than the model's own file says ({source}): {why}"));
     }
     Ok(conflicts)
 }
@@ -188,7 +189,7 @@ impl Comparison {
     }
 
     /// The report as a page.
-    fn html(&self) -> String {
-        self.page.to_html()
+    fn html(&self, py: Python) -> String {
+        py.detach(|| self.page.to_html())
     }
 }

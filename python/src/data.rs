@@ -57,6 +57,11 @@ impl<'py> FromPyObject<'_, 'py> for Inputs {
 }
 
 impl Inputs {
+    /// The values of these inputs alone.
+    pub(crate) fn alone(self) -> Values {
+        Values(self.0)
+    }
+
     /// These values, behind those that the file of `source` has for inputs of `model`.
     pub(crate) fn and_of(self, source: &Source, model: &Prepared) -> Result<Values> {
         let names: Vec<String> = model.extra_inputs().iter().map(|extra| extra.name().to_string()).collect();
@@ -130,8 +135,11 @@ pub(crate) fn open(
                 found.preprocess
             };
             let columns = columns(model)?;
-            let arrays =
-                Arrays { name: &input.name, arrange: &|array| input.arrange(array, false), columns: &columns };
+            let arrays = Arrays {
+                name: &input.name,
+                arrange: &|array| input.arrange(array, false),
+                columns: &columns,
+            };
             let data = Dataset::open_with(&path, &preprocess, selection, &arrays)?;
             (data, path.display().to_string())
         }
@@ -165,7 +173,8 @@ pub(crate) fn label(mut data: Dataset, labels: Labels, model: &Prepared) -> Resu
         }
         [_] => {
             let class = |label: &i64| {
-                u32::try_from(*label).map_err(|_| wrong(format!("{label} is no class, which is a number from 0")))
+                u32::try_from(*label)
+                    .map_err(|_| wrong(format!("{label} is no class, which is a number from 0")))
             };
             (data.labels, data.label_sets) = (Some(array.iter().map(class).collect::<Result<_>>()?), None);
         }
@@ -173,7 +182,9 @@ pub(crate) fn label(mut data: Dataset, labels: Labels, model: &Prepared) -> Resu
             if let Some(odd) = array.iter().find(|label| !(0..=1).contains(*label)) {
                 return Err(wrong(format!("a row of them holds {odd}, expected zeros and ones")));
             }
-            let set = |row: ArrayViewD<i64>| (0..).zip(&row).filter(|(_, of)| **of == 1).map(|(at, _)| at).collect();
+            let set = |row: ArrayViewD<i64>| {
+                (0..).zip(&row).filter(|(_, of)| **of == 1).map(|(at, _)| at).collect()
+            };
             (data.labels, data.label_sets) = (None, Some(array.outer_iter().map(set).collect()));
         }
         other => return Err(wrong(format!("their shape is {other:?}, expected [N] or [N, L]"))),

@@ -23,7 +23,8 @@ pub(crate) fn raise(py: Python, error: &Error) -> PyErr {
 
 /// The exception for a fault of this library.
 pub(crate) fn internal(py: Python, why: &str) -> PyErr {
-    exception(py, "internal", &format!("{why}; this is a fault of onnx-ptq4vit, please report it"), None, None)
+    let text = format!("{why}; this is a fault of onnx-ptq4vit, please report it");
+    exception(py, "internal", &text, None, None)
 }
 
 fn exception(py: Python, kind: &str, text: &str, place: Option<&str>, errno: Option<i32>) -> PyErr {

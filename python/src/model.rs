@@ -12,7 +12,8 @@ use onnx_ptq4vit::{Engine, Error, Prepared, Result, Runner as IntegerRunner};
 use pyo3::prelude::*;
 
 use crate::cli::inspect;
-use crate::work;
+use crate::data::Inputs;
+use crate::{failure, work};
 
 /// A model that was read.
 #[pyclass(frozen, module = "onnx_ptq4vit._native")]
@@ -31,7 +32,6 @@ pub(crate) enum Origin {
 impl Model {
     /// Reads a file, or its bytes. No node may make a tensor of more than `max_tensor` bytes.
     #[staticmethod]
-    #[pyo3(signature = (origin, max_tensor, task))]
     fn read(py: Python, origin: Origin, max_tensor: Option<usize>, task: Option<String>) -> PyResult<Self> {
         let limits = max_tensor.map_or_else(Limits::default, |tensor_bytes| Limits { tensor_bytes });
         let prepared = work::run(py, None, move |_| {
@@ -52,9 +52,16 @@ impl Model {
         Ok(Self { prepared })
     }
 
+    /// The same model with these values of its inputs beside the images.
+    fn with_inputs(&self, py: Python, inputs: Inputs) -> PyResult<Self> {
+        let model = self.prepared.clone();
+        let prepared = work::run(py, None, move |_| inputs.alone().give((*model).clone()))?;
+        Ok(Self { prepared: Arc::new(prepared) })
+    }
+
     /// The name of the input that takes the images.
     fn input_name(&self, py: Python) -> PyResult<String> {
-        let input = self.prepared.input().map_err(|error| crate::failure::raise(py, &error))?;
+        let input = self.prepared.input().map_err(|error| failure::raise(py, &error))?;
         Ok(input.name)
     }
 
@@ -65,7 +72,7 @@ impl Model {
 
     /// Whether an array of this shape is one image, without the axis of the batch.
     fn is_single(&self, py: Python, shape: Vec<usize>) -> PyResult<bool> {
-        let input = self.prepared.input().map_err(|error| crate::failure::raise(py, &error))?;
+        let input = self.prepared.input().map_err(|error| failure::raise(py, &error))?;
         Ok(match input.layout {
             Layout::Vector => shape.len() == 1,
             Layout::Tokens => shape.len() == 2,

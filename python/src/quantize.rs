@@ -100,8 +100,7 @@ fn quantized(
     let output = settings.output.as_ref().map_or("model in memory".into(), |path| path.display().to_string());
     let bytes = [model.model(), &onnx].map(|model| model.proto.encoded_len() as u64);
     let seconds = start.elapsed().as_secs_f64();
-    let mut report =
-        QuantizeReport::new([name(&model), output], &plan, count, &calibration, bytes, seconds);
+    let mut report = QuantizeReport::new([name(&model), output], &plan, count, &calibration, bytes, seconds);
     report.warnings = progress.warnings();
     let (float, onnx, values) = (Arc::new(model), Arc::new(onnx), Arc::new(values));
     Ok(Quantized { float, onnx, values, calibration, report })
@@ -203,7 +202,7 @@ impl Quantized {
     }
 
     /// The report as a page, with the comparison if there was one.
-    fn html(&self, check: Option<&Comparison>) -> String {
+    fn html(&self, py: Python, check: Option<&Comparison>) -> String {
         let mut page = check.map_or_else(Page::default, |check| check.page.clone());
         page.quantize = Some(self.report.clone());
         page.calibration = Some(self.calibration.clone());
@@ -216,7 +215,7 @@ impl Quantized {
             ("options".into(), serde_json::to_string(&found.options).unwrap_or_default()),
             ("scales, SHA-256".into(), self.calibration.fingerprint()),
         ];
-        page.to_html()
+        py.detach(|| page.to_html())
     }
 }
 

@@ -101,8 +101,8 @@ fn listen(py: Python, listener: Option<&Bound<PyAny>>, receiver: &mut Receiver<E
     };
     loop {
         let (events, open) = py.detach(|| waiting(receiver));
-        let before = done;
-        let mut told = before;
+        // Steps that came together are told together.
+        let mut told = done;
         for event in events {
             match event {
                 Event::Step(work) => done = done.saturating_add(work),

@@ -63,6 +63,7 @@ KINDS = {
     "dicts of a data set of Hugging Face": lambda images: [{"pixel_values": image, "label": 3} for image in images],
     "images and labels": lambda images: [(images[:9], np.zeros(9)), [images[9:], np.zeros(len(images) - 9)]],
     "an image and its label": lambda images: [(image, 3) for image in images],
+    "images and other targets": lambda images: [(images, [{"boxes": 3}] * len(images))],
     "tensors": lambda images: [(Tensor(images), Tensor(np.zeros(len(images), np.int64)))],
     "data reader": Reader,
     "data reader of batches": lambda images: Reader(images, 8),
@@ -124,6 +125,7 @@ WRONG = {
     "a dict of unknown names": ([{"a": np.zeros(1), "b": np.zeros(1)}], ptq.UsageError, "`images`"),
     "an array of texts": (np.array(["a", "b"]), ptq.UsageError, "array of numbers"),
     "not numbers": (np.full((2, 3, 8, 8), np.nan), ptq.DataError, "NaN"),
+    "a scalar": (np.array(1.0), ptq.DataError, "the model takes"),
     "no images": (np.zeros((0, 3, 8, 8)), ptq.UsageError, "no images"),
     "no file": ("nowhere.npz", FileNotFoundError, "nowhere.npz"),
 }
@@ -132,8 +134,7 @@ WRONG = {
 @pytest.mark.parametrize("kind", WRONG)
 def test_wrong_data_are_named(kind: str) -> None:
     data, error, text = WRONG[kind]
-    expected = ptq.IoError if error is FileNotFoundError else error
-    with pytest.raises(expected, match=text):
+    with pytest.raises(error, match=text):
         quantized(data)
 
 
@@ -147,6 +148,49 @@ def test_labels_come_with_the_data(result: ptq.Result, test_images: np.ndarray, 
     part = result.check(test_images, test_labels, limit=100, **options)
     assert part.images == 100 and part.accuracy["float"]["top1"] != whole.accuracy["float"]["top1"]
     assert result.check(test_images, **options).accuracy is None
+    folder = FIXTURES / "digits_png"
+    by_file = result.check(folder, folder / "labels.csv", **options)
+    assert by_file.images == 40 and by_file.accuracy["float"]["top1"] > 90
     for labels, text in [(test_labels[:5], "5 of them"), (test_labels + 0.5, "whole numbers"), (-1 - test_labels, "no class")]:
         with pytest.raises(ptq.DataError, match=text):
             result.check(test_images, labels, **options)
+
+
+@pytest.fixture
+def model_with_gain() -> bytes:
+    """The model with another input, by which the pixels are multiplied."""
+    model = onnx.load(MODEL)
+    graph = model.graph
+    for node in graph.node:
+        node.input[:] = ["scaled" if name == "images" else name for name in node.input]
+    graph.node.insert(0, onnx.helper.make_node("Mul", ["images", "gain"], ["scaled"], "scale"))
+    graph.input.append(onnx.helper.make_tensor_value_info("gain", onnx.TensorProto.FLOAT, ["batch", 1, 1, 1]))
+    return model.SerializeToString()
+
+
+def test_dicts_give_the_other_inputs_their_value(
+    model_with_gain: bytes, images: np.ndarray, test_images: np.ndarray, result: ptq.Result
+) -> None:
+    def batches(gains: list[float], size: int = 8) -> list[dict[str, np.ndarray]]:
+        shape = (size, 1, 1, 1)
+        return [
+            {"images": images[at * size : (at + 1) * size], "gain": np.full(shape, gain, np.float32)}
+            for at, gain in enumerate(gains)
+        ]
+
+    options = {"progress": False}
+    found = ptq.quantize(model_with_gain, batches([1, 1, 1, 1]), **options)
+    assert found.report["sites"] == result.report["sites"]
+    assert found.report["loss"] == pytest.approx(result.report["loss"], rel=1e-3)
+    check = found.check(test_images, **options)
+    assert check.classifier["agreement"] > 95, "the result keeps the value"
+    again = ptq.check(model_with_gain, found, [{"images": test_images, "gain": np.ones((1, 1, 1, 1))}], **options)
+    assert again.classifier["kl"] == check.classifier["kl"]
+    runner = ptq.Runner(model_with_gain, inputs={"gain": np.ones((1, 1, 1, 1))})
+    np.testing.assert_allclose(runner.run(images), ptq.Runner(MODEL).run(images), atol=1e-5)
+    with pytest.raises(ptq.DataError, match="`gain`"):
+        ptq.quantize(model_with_gain, batches([1, 2]), **options)
+    with pytest.raises(ptq.UsageError, match="as `images`, the batch has `gain`, `a`, `b`"):
+        ptq.quantize(model_with_gain, [{"gain": images, "a": images, "b": images}], **options)
+    warned = ptq.quantize(model_with_gain, images, preset="fast", **options).report["warnings"]
+    assert any("`gain`" in warning for warning in warned), "it is taken to be 0"

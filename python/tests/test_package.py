@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -110,7 +111,7 @@ def test_notebooks_show_the_report(images: np.ndarray) -> None:
 
 
 ERRORS = {
-    "no model": (lambda: ptq.inspect("nowhere.onnx"), ptq.IoError, OSError, "io", "nowhere.onnx"),
+    "no model": (lambda: ptq.inspect("nowhere.onnx"), ptq.IoError, FileNotFoundError, "io", "nowhere.onnx"),
     "a text": (lambda: ptq.inspect(FIXTURES / "digits_png" / "labels.csv"), ptq.ModelError, ValueError, "model", None),
     "bytes that are no model": (lambda: ptq.inspect(b"no model"), ptq.ModelError, ValueError, "model", None),
     "no bytes": (lambda: ptq.inspect(b""), ptq.ModelError, ValueError, "model", None),
@@ -122,6 +123,9 @@ ERRORS = {
     "twin": (lambda: small(twin="no"), ptq.UsageError, ValueError, "usage", None),
     "gradient": (lambda: small(gradient="no"), ptq.UsageError, ValueError, "usage", None),
     "limit": (lambda: small(limit=0), ptq.UsageError, ValueError, "usage", None),
+    "limit that is not whole": (lambda: small(limit=2.5), ptq.UsageError, ValueError, "usage", None),
+    "seed": (lambda: small(seed=-1), ptq.UsageError, ValueError, "usage", None),
+    "memory": (lambda: small(memory=-1), ptq.UsageError, ValueError, "usage", None),
     "exclude": (lambda: small(exclude=["nowhere"]), ptq.UsageError, ValueError, "usage", None),
     "too large a tensor": (lambda: small(max_tensor=16), ptq.LimitError, ptq.Error, "limit", ...),
     "a task": (lambda: small(task="fly"), ptq.UsageError, ValueError, "usage", None),
@@ -184,6 +188,18 @@ def test_progress_is_shown_on_stderr(images: np.ndarray, capsys: pytest.CaptureF
     assert capsys.readouterr() == ("", "")
 
 
+def test_a_terminal_shows_a_bar(images: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    ptq.quantize(MODEL, images, preset="fast")
+    shown = terminal.getvalue()
+    assert "] 100%" in shown and "\n" in shown and shown.endswith("\r\x1b[K"), "the bar is taken away"
+
+
 def test_warnings_are_in_the_report() -> None:
     far = np.random.default_rng(0).normal(size=(4, 3, 8, 8)) * 1000
     assert any("larger" in warning for warning in small_of(far).report["warnings"])
@@ -235,6 +251,11 @@ def run_cli(*arguments: object, code: int = 0) -> subprocess.CompletedProcess[st
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == code, done.stderr
     return done
+
+
+def test_the_version_is_that_of_the_crate() -> None:
+    manifest = (FIXTURES.parent / "Cargo.toml").read_text()
+    assert f'version = "{ptq.__version__}"' in manifest
 
 
 def test_the_command_line_is_there(tmp_path: Path) -> None:

@@ -46,11 +46,7 @@ pub(crate) fn report(model: &Prepared, name: String) -> onnx_ptq4vit::Result<Ins
     Ok(InspectReport::of_plan(name, input, &plan, count, shape))
 }
 
-fn quantized(
-    name: String,
-    [input, task]: [String; 2],
-    graph: &Graph,
-) -> onnx_ptq4vit::Result<InspectReport> {
+fn quantized(name: String, [input, task]: [String; 2], graph: &Graph) -> onnx_ptq4vit::Result<InspectReport> {
     let Contents { sites, float } = integer::contents(graph)?;
     let sites = sites.into_iter().map(|site| QuantizedSite {
         name: site.name,

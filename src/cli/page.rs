@@ -14,10 +14,10 @@ use onnx_ptq4vit::prepare::Prepared;
 use onnx_ptq4vit::progress::Progress as _;
 use onnx_ptq4vit::{Error, files};
 
-use super::{ARGUMENTS, VERSION};
 use super::interrupt::whole;
 use super::memory::half_of_free;
 use super::progress::Stderr;
+use super::{ARGUMENTS, VERSION};
 
 /// How many images the curves of the sites are measured on.
 pub(super) const IMAGES: usize = 8;
