@@ -83,9 +83,8 @@ def _joined(model: _native.Model, batches: Iterator[object], limit: int | None, 
         pixels, given, own = _parts(model, item, at)
         batch = _batch(model, pixels)
         if images and batch.shape[1:] != images[0].shape[1:]:
-            raise DataError(
-                f"{at}: its images have the shape {batch.shape[1:]}, those before {images[0].shape[1:]}"
-            )
+            own_shape, before = batch.shape[1:], images[0].shape[1:]
+            raise _wrong(at, f"its images have the shape {own_shape}, those before {before}")
         images.append(batch)
         count += len(batch)
         if labelled and given is not None:
@@ -93,13 +92,13 @@ def _joined(model: _native.Model, batches: Iterator[object], limit: int | None, 
         for name, values in own.items():
             others.setdefault(name, []).append(np.asarray(plain(values), dtype=np.float64))
     if not images:
-        raise DataError("data: it gives no batch; an iterator can be used only once")
+        raise _wrong("data", "it gives no batch; an iterator can be used only once")
     array = np.concatenate(images)[:limit]
     inputs = [(name, _same(name, found)) for name, found in others.items()]
     if not labels:
         return Data(array, inputs)
     if len(labels) < len(images) or any(rows.shape[1:] != labels[0].shape[1:] for rows in labels):
-        raise DataError("labels: some batches have none, or labels of another shape than the others")
+        raise _wrong("labels", "some batches have none, or labels of another shape than the others")
     return Data(array, inputs, np.concatenate(labels)[:limit])
 
 
@@ -145,7 +144,7 @@ def _rows(given: object, count: int, at: str) -> npt.NDArray[np.int64]:
     if len(rows) != count and count == 1:
         rows = rows[np.newaxis]
     if len(rows) != count:
-        raise DataError(f"{at}: {len(rows)} labels for {count} images")
+        raise _wrong(at, f"{len(rows)} labels for {count} images")
     return rows[:, 0] if rows.ndim == 2 and rows.shape[1] == 1 else rows
 
 
@@ -155,9 +154,9 @@ def integers(labels: object) -> npt.NDArray[np.int64]:
         found = np.asarray(plain(labels))
         whole = found.astype(np.int64)
     except (TypeError, ValueError) as why:
-        raise DataError(f"labels: expected numbers of classes from 0: {why}") from why
+        raise _wrong("labels", f"expected numbers of classes from 0: {why}") from why
     if not np.array_equal(whole, found):
-        raise DataError("labels: expected whole numbers")
+        raise _wrong("labels", "expected whole numbers")
     return np.ascontiguousarray(whole)
 
 
@@ -168,5 +167,11 @@ def _same(name: str, found: list[npt.NDArray[np.float64]]) -> npt.NDArray[np.flo
         return first
     rows = [row for value in found for row in np.atleast_1d(value)]
     if any(not np.array_equal(rows[0], row) for row in rows):
-        raise DataError(f"input `{name}`: it differs between images, and only the images may")
+        raise _wrong(f"input `{name}`", "it differs between images, and only the images may")
     return first
+
+
+def _wrong(place: str, why: str) -> DataError:
+    error = DataError(f"{place}: {why}")
+    error.place = place
+    return error

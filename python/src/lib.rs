@@ -3,7 +3,8 @@
 //! No function holds Python's lock while it works, and each listens for signals; see [`work`].
 
 mod check;
-// The command line is that of the binary.
+// The command line is that of the binary, and held to the lints of the crate at the root.
+#[allow(clippy::pedantic)]
 #[path = "../../src/cli/mod.rs"]
 mod cli;
 mod data;

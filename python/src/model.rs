@@ -106,11 +106,14 @@ pub(crate) fn name(model: &Prepared) -> String {
 pub(crate) struct Runner {
     model: Arc<Prepared>,
     /// For the size that was last asked for.
-    engine: Arc<Mutex<Option<(Size, Arc<dyn Engine>)>>>,
+    engine: Arc<Kept>,
 }
 
 /// `[C, H, W]`
 type Size = [usize; 3];
+
+/// An engine, and the size that it is for.
+type Kept = Mutex<Option<(Size, Arc<dyn Engine>)>>;
 
 #[pymethods]
 impl Runner {
@@ -146,11 +149,7 @@ impl Runner {
 }
 
 /// The engine for images of that size, which is kept for the next run.
-fn engine_for(
-    model: &Prepared,
-    kept: &Mutex<Option<(Size, Arc<dyn Engine>)>>,
-    size: Size,
-) -> Result<Arc<dyn Engine>> {
+fn engine_for(model: &Prepared, kept: &Kept, size: Size) -> Result<Arc<dyn Engine>> {
     let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some((_, engine)) = kept.as_ref().filter(|(of, _)| *of == size) {
         return Ok(engine.clone());

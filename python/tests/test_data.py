@@ -134,8 +134,10 @@ WRONG = {
 @pytest.mark.parametrize("kind", WRONG)
 def test_wrong_data_are_named(kind: str) -> None:
     data, error, text = WRONG[kind]
-    with pytest.raises(error, match=text):
+    with pytest.raises(error, match=text) as caught:
         quantized(data)
+    if isinstance(caught.value, ptq.DataError):
+        assert caught.value.place and str(caught.value).startswith(f"{caught.value.place}: ")
 
 
 def test_labels_come_with_the_data(result: ptq.Result, test_images: np.ndarray, test_labels: np.ndarray) -> None:
