@@ -104,7 +104,7 @@ def whole(name: str, value: object, least: int = 1) -> int | None:
     except TypeError:
         raise UsageError(f"{name}={value!r}: expected a whole number") from None
     if not least <= found < 1 << 63:
-        raise UsageError(f"{name}={found}: expected at least {least}")
+        raise UsageError(f"{name}={found}: expected a number from {least} to 2**63 - 1")
     return found
 
 
