@@ -212,17 +212,12 @@ def small_of(images: np.ndarray) -> ptq.Result:
 def test_an_interrupt_ends_the_work_soon(tmp_path: Path) -> None:
     output = tmp_path / "never.onnx"
     images = np.random.default_rng(0).normal(size=(20_000, 3, 8, 8))
-    sent = []
-
-    def interrupt() -> None:
-        sent.append(time.monotonic())
-        os.kill(os.getpid(), signal.SIGINT)
-
-    timer = threading.Timer(1.0, interrupt)
+    timer = threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT))
+    start = time.monotonic()
     timer.start()
     with pytest.raises(KeyboardInterrupt):
         ptq.quantize(MODEL, images, output, limit=None, progress=False)
-    assert time.monotonic() - sent[0] < 1.0
+    assert time.monotonic() - start < 2.0, "the signal comes after 1 s"
     assert not output.exists()
     assert small_of(images[:4]), "the next call works"
 
