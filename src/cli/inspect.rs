@@ -28,23 +28,25 @@ pub(super) struct Args {
 
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let model = Prepared::open(&args.model)?;
-    let graph = model.graph();
-    let name = args.model.display().to_string();
-    let task = model.outputs().map(|outputs| outputs.to_string()).unwrap_or_default();
-    let input = [model.input()?.describe(), task];
-    let report = if model.is_quantized() {
-        quantized(name, input, graph)?
-    } else {
-        let shape = |value: &str| graph.constant(value).map(|weight| weight.dims.clone());
-        let mut plan = plan(&model, &[])?;
-        let count = plan.count(&model, model.input()?.typical_image());
-        InspectReport::of_plan(name, input, &plan, count, shape)
-    };
-    print(&report, args.json)?;
+    print(&report(&model, args.model.display().to_string())?, args.json)?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn quantized(name: String, [input, task]: [String; 2], graph: &Graph) -> Result<InspectReport> {
+/// What there is to say of `model`, which the report calls `name`.
+pub(crate) fn report(model: &Prepared, name: String) -> onnx_ptq4vit::Result<InspectReport> {
+    let graph = model.graph();
+    let task = model.outputs().map(|outputs| outputs.to_string()).unwrap_or_default();
+    let input = [model.input()?.describe(), task];
+    if model.is_quantized() {
+        return quantized(name, input, graph);
+    }
+    let shape = |value: &str| graph.constant(value).map(|weight| weight.dims.clone());
+    let mut plan = plan(model, &[])?;
+    let count = plan.count(model, model.input()?.typical_image());
+    Ok(InspectReport::of_plan(name, input, &plan, count, shape))
+}
+
+fn quantized(name: String, [input, task]: [String; 2], graph: &Graph) -> onnx_ptq4vit::Result<InspectReport> {
     let Contents { sites, float } = integer::contents(graph)?;
     let sites = sites.into_iter().map(|site| QuantizedSite {
         name: site.name,

@@ -8,7 +8,7 @@ mod config;
 mod diff;
 mod engine;
 mod images;
-mod inspect;
+pub(crate) mod inspect;
 mod interrupt;
 mod manual;
 mod memory;
@@ -20,9 +20,10 @@ mod quantize;
 mod run;
 mod values;
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::LazyLock;
+use std::sync::{LazyLock, OnceLock};
 
 use anyhow::Result;
 use clap::{ArgAction, CommandFactory, FromArgMatches, Parser, Subcommand};
@@ -90,14 +91,18 @@ static VERSION: LazyLock<String> = LazyLock::new(|| {
     format!("{}{commit}\nkernel: {kernel}\nCPU: {cpu}", env!("CARGO_PKG_VERSION"))
 });
 
-/// Parses the arguments, runs the command and says what went wrong.
-pub(crate) fn main() -> ExitCode {
+/// The arguments, of which the first is the name of the program.
+static ARGUMENTS: OnceLock<Vec<OsString>> = OnceLock::new();
+
+/// Parses the arguments, runs the command and says what went wrong. The first call alone counts.
+pub(crate) fn main(arguments: Vec<OsString>) -> ExitCode {
+    let arguments = ARGUMENTS.get_or_init(|| arguments);
     let failed = |error: anyhow::Error| {
         say(&format!("error: {}{}", describe(&error), hint(&error)));
         ExitCode::from(exit_code(&error))
     };
     let command = Cli::command();
-    let matches = match config::with_file(&command, std::env::args_os().collect()) {
+    let matches = match config::with_file(&command, arguments.clone()) {
         Ok(arguments) => command.clone().get_matches_from(arguments),
         Err(error) => return failed(error.into()),
     };
@@ -112,7 +117,7 @@ pub(crate) fn main() -> ExitCode {
 }
 
 /// Panics that become errors are said once, as errors.
-fn hush_guarded_panics() {
+pub(crate) fn hush_guarded_panics() {
     let speak = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         if !onnx_ptq4vit::error::is_guarded() {

@@ -14,10 +14,10 @@ use onnx_ptq4vit::prepare::Prepared;
 use onnx_ptq4vit::progress::Progress as _;
 use onnx_ptq4vit::{Error, files};
 
-use super::VERSION;
 use super::interrupt::whole;
 use super::memory::half_of_free;
 use super::progress::Stderr;
+use super::{ARGUMENTS, VERSION};
 
 /// How many images the curves of the sites are measured on.
 pub(super) const IMAGES: usize = 32;
@@ -118,8 +118,8 @@ pub(super) fn thumbnails(comparison: &Comparison, data: &Dataset) -> Result<BTre
 pub(super) fn provenance(
     more: impl IntoIterator<Item = (impl Into<String>, String)>,
 ) -> Vec<(String, String)> {
-    let arguments: Vec<String> =
-        std::env::args_os().map(|argument| quoted(&argument.to_string_lossy())).collect();
+    let arguments = ARGUMENTS.get().into_iter().flatten();
+    let arguments: Vec<String> = arguments.map(|argument| quoted(&argument.to_string_lossy())).collect();
     let mut all =
         vec![("command".into(), arguments.join(" ")), ("version".into(), VERSION.replace('\n', ", "))];
     all.extend(more.into_iter().map(|(name, value)| (name.into(), value)));

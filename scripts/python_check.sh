@@ -1,0 +1,27 @@
+#!/usr/bin/env bash
+# Builds the Python package, installs it into an environment of its own, and runs its tests and mypy there; arguments go to pytest.
+# With --install alone, only makes the environment.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+folder=target/venv-python wanted=scripts/requirements-python.txt
+if ! cmp -s "$wanted" "$folder/installed.txt"; then
+    rm -rf "$folder"
+    python3 -m venv "$folder"
+    "$folder/bin/pip" install --quiet --disable-pip-version-check -r "$wanted"
+    cp "$wanted" "$folder/installed.txt"
+fi
+[[ "${1-}" == --install ]] && exit
+
+# The dependencies that the crate at the root has compiled serve this one, too.
+export CARGO_TARGET_DIR="$PWD/target" PYO3_PYTHON="$PWD/$folder/bin/python"
+rm -rf target/wheels-python
+"$folder/bin/maturin" build --release --locked --quiet --manifest-path python/Cargo.toml \
+    --interpreter "$PYO3_PYTHON" --out target/wheels-python
+"$folder/bin/pip" install --quiet --disable-pip-version-check --force-reinstall --no-deps target/wheels-python/*.whl
+# From a folder beside the sources: what is tested is what the wheel holds.
+cd python/tests
+export PYTHONDONTWRITEBYTECODE=1
+"../../$folder/bin/python" -m pytest -q -p no:cacheprovider "$@"
+"../../$folder/bin/mypy" --strict --cache-dir ../../target/mypy usage.py
+"../../$folder/bin/mypy" --strict --cache-dir ../../target/mypy -p onnx_ptq4vit
