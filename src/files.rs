@@ -133,9 +133,8 @@ pub fn publish_all<const N: usize>(files: [Pending; N]) -> Result<()> {
 /// Fails if [`write`] to `path` would: callers find it out before a long computation, not after it.
 pub fn ensure_writable(path: &Path) -> Result<()> {
     ensure_replaceable(path)?;
-    let folder = folder_of(path);
-    if !folder.is_dir() {
-        return Err(Error::io(folder, std::io::Error::new(ErrorKind::NotFound, "there is no such folder")));
+    if !folder_of(path).is_dir() {
+        return Err(Error::io(path, std::io::Error::new(ErrorKind::NotFound, "its folder does not exist")));
     }
     temporary(path).map(drop).map_err(|e| Error::io(path, e))
 }

@@ -34,7 +34,7 @@ pub(super) fn section(page: &Page) -> Option<Section> {
         p {
             "Histograms show the values that a site multiplies, and below them the points that stand for these values: above those of the \
              best uniform quantizer, below those of the twin. Curves show the loss against the scale, each in multiples of its own \
-             least value, on a few images."
+             least value, on a sample of rows of a few images: the search looks at all rows of its own images."
         }
         @for (index, curves) in page.curves.iter().enumerate() {
             details id=(anchor(index)) data-name=(curves.name) open[first_twins.contains(&Some(index))] {

@@ -183,7 +183,7 @@ fn files_of_other_kinds_are_not_overwritten() {
         "q.onnx: exists and is no HTML page",
     );
     refuses("run %q.onnx --input %x.npy -o %labels.csv", "labels.csv: exists and is no .npy array");
-    bench.refuses(&format!("{quantize} -o %none/q.onnx"), 3, &["none: there is no such folder"]);
+    bench.refuses(&format!("{quantize} -o %none/q.onnx"), 3, &["none/q.onnx: its folder does not exist"]);
     // A former result of the same kind is.
     bench.accepts(&format!("{quantize} -o %q.onnx --report %r.html"));
     bench.accepts("run %q.onnx --input %x.npy -o %y.npy");
