@@ -4,13 +4,9 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-folder=target/venv-python wanted=scripts/requirements-python.txt
-if ! cmp -s "$wanted" "$folder/installed.txt"; then
-    rm -rf "$folder"
-    python3 -m venv "$folder"
-    "$folder/bin/pip" install --quiet --disable-pip-version-check -r "$wanted"
-    cp "$wanted" "$folder/installed.txt"
-fi
+. scripts/venv.sh
+venv python
+folder=target/venv-python
 [[ "${1-}" == --install ]] && exit
 
 # The dependencies that the crate at the root has compiled serve this one, too.

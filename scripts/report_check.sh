@@ -9,12 +9,8 @@ if [[ ! -x /usr/bin/chromium ]]; then
     as_root apt-get update -qq
     as_root apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core
 fi
-folder=target/venv-browser wanted=scripts/requirements-browser.txt
-if ! cmp -s "$wanted" "$folder/installed.txt"; then
-    rm -rf "$folder"
-    python3 -m venv "$folder"
-    "$folder/bin/pip" install --quiet --disable-pip-version-check -r "$wanted"
-    cp "$wanted" "$folder/installed.txt"
-fi
+. scripts/venv.sh
+venv browser
+folder=target/venv-browser
 [[ "${1-}" == --install ]] && exit
 "$folder/bin/python" scripts/report_check.py "$@"

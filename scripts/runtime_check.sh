@@ -4,16 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-# venv NAME: target/venv-NAME with scripts/requirements-NAME.txt, made anew only when that file changed.
-venv() {
-    local folder="target/venv-$1" wanted="scripts/requirements-$1.txt"
-    cmp -s "$wanted" "$folder/installed.txt" && return
-    rm -rf "$folder"
-    python3 -m venv "$folder"
-    "$folder/bin/pip" install --quiet --disable-pip-version-check -r "$wanted"
-    cp "$wanted" "$folder/installed.txt"
-}
-
+. scripts/venv.sh
 venv runtimes
 venv ort120
 [[ "${1-}" == --install ]] && exit

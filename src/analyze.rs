@@ -4,14 +4,13 @@
 use ndarray::{Array4, ArrayD};
 use serde::Serialize;
 
-use crate::calibrate::{Calibration, SiteScales};
+use crate::calibrate::{Calibration, SiteScales, weight_len};
 use crate::check::distance;
 use crate::data::Dataset;
 use crate::engine::{Engine, Reading};
 use crate::export::{TwinForm, export_partly};
 use crate::integer::Runner;
-use crate::onnx::tensor;
-use crate::plan::{Plan, RhsOperand, Site, blocks};
+use crate::plan::{Plan, Site, blocks};
 use crate::prepare::Prepared;
 use crate::progress::Progress;
 use crate::quant::{Bits, Quantizer};
@@ -122,8 +121,7 @@ pub fn analyze(
 
 /// Bytes of the codes of a site's weight, without what several share, and of the float weight.
 fn weight_bytes(model: &Prepared, site: &Site, calibration: &Calibration) -> [usize; 2] {
-    let RhsOperand::Weight { value, .. } = &site.b else { return [0; 2] };
-    let len = model.graph().constant(value).map_or(0, tensor::len);
+    let len = weight_len(model.graph(), site);
     let bits = calibration.site(&site.name).map_or(8, |scales| usize::from(scales.b_bits.get()));
     [(len * bits).div_ceil(8), 4 * len]
 }

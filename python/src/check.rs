@@ -144,19 +144,7 @@ fn drop_unused_labels(
 /// Why images that are prepared as these are at odds with the calibration, or with the files beside the float model.
 fn conflicts(images: &Dataset, float: &Prepared, recorded: Option<&Preprocess>) -> Result<Vec<String>> {
     let Some(used) = images.preprocess() else { return Ok(Vec::new()) };
-    let mut conflicts = Vec::new();
-    if let Some(why) = recorded.and_then(|recorded| preprocessing::conflict(used, recorded)) {
-        conflicts.push(format!("images are prepared otherwise than at the calibration: {why}"));
-    }
-    let said = preprocessing::said_by_files(float, &float.input()?, Some(used.crop), &Beside::Model)?;
-    if let Some(said) = said
-        && let Some(why) = preprocessing::conflict(used, &said.preprocess)
-    {
-        let source = said.source;
-        conflicts
-            .push(format!("images are prepared otherwise than the model's own file says ({source}): {why}"));
-    }
-    Ok(conflicts)
+    Ok(preprocessing::conflicts(used, float, recorded, &Beside::Model)?.doubts)
 }
 
 impl Settings {

@@ -29,6 +29,7 @@ pub use histogram::{Histogram, Stretch};
 pub use loss::Gradient;
 pub use metric::Metric;
 pub use options::{Options, Preset, WeightScales};
+pub use problems::weight_len;
 pub use search::Search;
 
 use crate::Result;

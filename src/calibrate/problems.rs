@@ -140,7 +140,7 @@ pub(super) fn ensure_finite(site: &Site, loss: f64) -> Result<()> {
 }
 
 /// The number of elements of the site's weight; 0 where both operands are activations.
-pub(super) fn weight_len(graph: &Graph, site: &Site) -> usize {
+pub fn weight_len(graph: &Graph, site: &Site) -> usize {
     match &site.b {
         RhsOperand::Weight { value, .. } => graph.constant(value).map_or(0, tensor::len),
         RhsOperand::Activation { .. } => 0,

@@ -173,13 +173,13 @@ impl Tally {
         for (o, q) in float.lanes(Axis(axis)).into_iter().zip(quantized.lanes(Axis(axis))) {
             let (o, q) = (o.to_vec(), q.to_vec());
             self.kl += kl(&o, &q) / places as f64;
-            let [Some(own), Some(other)] = [first_place(&o), first_place(&q)] else { continue };
+            let (Some(answer), Some(other)) = (Answer::of(&o, self.reading), first_place(&q)) else {
+                continue;
+            };
+            let own = answer.class;
             self.agree[0] += usize::from(own == other);
             self.agree[1] += 1;
-            sure += match self.reading {
-                Reading::Probabilities => f64::from(o[own]),
-                _ => 1.0 / o.iter().map(|x| f64::from(x - o[own]).exp()).sum::<f64>(),
-            } / places as f64;
+            sure += answer.probability / places as f64;
             if places > 1 {
                 let both = u64::from(own == other);
                 self.overlap.entry(own).or_default()[0] += both;

@@ -1,5 +1,6 @@
 //! `check`: is the quantized model as good as the float model?
 
+use std::cell::Cell;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -118,10 +119,10 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
 
 /// The comparison that is asked for, and a page about it if that is.
 pub(super) fn checked(args: &Args, progress: &Stderr) -> Result<(CheckReport, Page)> {
-    let (part, data) = match args.merge.split_first() {
+    let (part, seen) = match args.merge.split_first() {
         None => {
-            let (part, data) = compared(args, progress)?;
-            (part, Some(data))
+            let (part, data, class_names) = compared(args, progress)?;
+            (part, Some((data, class_names)))
         }
         Some((first, others)) => {
             let mut part = Part::read(first)?;
@@ -136,11 +137,11 @@ pub(super) fn checked(args: &Args, progress: &Stderr) -> Result<(CheckReport, Pa
     let comparison = if shard.is_some() { part.so_far() } else { part.comparison()? };
     let verdict = args.thresholds().judge(&comparison)?;
     let mut page = Page::default();
-    if let (Some(data), Some(float), true) = (&data, &args.float, args.report.report.is_some()) {
-        page.thumbnails = thumbnails(&comparison, data)?;
+    if let (Some((data, class_names)), true) = (seen, args.report.report.is_some()) {
+        page.thumbnails = thumbnails(&comparison, &data)?;
         page.provenance =
             data.preprocess().map(|how| ("preprocessing".to_string(), how.to_string())).into_iter().collect();
-        page.class_names = args.images.class_names(&args.reading.read(float)?)?;
+        page.class_names = class_names;
     }
     let [float, quantized] = part.models.clone();
     let warnings = progress.warnings();
@@ -201,8 +202,8 @@ fn opened(
     Ok(data)
 }
 
-/// Runs both models on the images that are asked for.
-fn compared(args: &Args, progress: &Stderr) -> Result<(Part, Dataset)> {
+/// Runs both models on the images that are asked for, which come with it, and the names of the classes.
+fn compared(args: &Args, progress: &Stderr) -> Result<(Part, Dataset, Vec<String>)> {
     let missing = || Error::usage("two models and --data are needed");
     let (float_path, quantized_path) =
         args.float.as_ref().zip(args.quantized.as_ref()).ok_or_else(missing)?;
@@ -218,6 +219,7 @@ fn compared(args: &Args, progress: &Stderr) -> Result<(Part, Dataset)> {
 
     let recorded = preprocessing::recorded(&quantized)?;
     let mut data = opened(args, &float, recorded.clone(), progress)?;
+    let class_names = args.images.class_names(&float)?;
     let conflicts = args.images.conflicts(&data, &float, recorded.as_ref(), progress)?;
     let image = data.item_shape();
     let outputs = float.outputs()?;
@@ -252,9 +254,12 @@ fn compared(args: &Args, progress: &Stderr) -> Result<(Part, Dataset)> {
         part.doubts.extend(conflicts.iter().cloned());
         part
     };
+    let is_judged = Cell::new(false);
     let save = |part: &Part| {
-        // A threshold that the model has no figure for is told before all images were compared.
-        args.thresholds().judge(&part.so_far())?;
+        // A threshold that the model has no figure for is told by the first images, not behind the last.
+        if !is_judged.replace(true) {
+            args.thresholds().judge(&part.so_far())?;
+        }
         match &args.save {
             Some(path) => whole(|| dressed(part).write(path)),
             None => Ok(()),
@@ -271,7 +276,7 @@ fn compared(args: &Args, progress: &Stderr) -> Result<(Part, Dataset)> {
     })?;
     save(&part)?;
     let part = dressed(&part);
-    Ok((part, data))
+    Ok((part, data, class_names))
 }
 
 /// An error unless the one model is float and the other quantized.

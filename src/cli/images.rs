@@ -153,20 +153,9 @@ impl ImageArgs {
         progress: &dyn Progress,
     ) -> Result<Vec<String>> {
         let Some(used) = data.preprocess() else { return Ok(Vec::new()) };
-        let said = preprocessing::said_by_files(float, &float.input()?, Some(used.crop), &self.beside())?;
-        let calibration = recorded.map(|recorded| (recorded, "than at the calibration".to_string()));
-        let file = said
-            .as_ref()
-            .map(|said| (&said.preprocess, format!("than the model's own file says ({})", said.source)));
-        let mut conflicts = Vec::new();
-        for (other, whose) in calibration.into_iter().chain(file) {
-            if let Some(why) = preprocessing::conflict(used, other) {
-                conflicts.push(format!("images are prepared otherwise {whose}: {why}"));
-            } else if let Some(why) = preprocessing::other_view(used, other) {
-                progress.note(&format!("warning: images are prepared otherwise {whose}: {why}"));
-            }
-        }
-        Ok(conflicts)
+        let found = preprocessing::conflicts(used, float, recorded, &self.beside())?;
+        found.warnings.iter().for_each(|warning| progress.note(&format!("warning: {warning}")));
+        Ok(found.doubts)
     }
 
     /// Height and width of the crop, where the model leaves them open.

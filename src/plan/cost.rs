@@ -27,44 +27,46 @@ impl Multiplications {
 impl Plan {
     /// Counts the multiplications for an image of `[C, H, W]`, notes the share of each product that stays in float, and
     /// puts the most expensive of these first; `None` if some product's shape can't be told.
-    pub fn count(
-        &mut self,
-        model: &Prepared,
-        [channels, height, width]: [usize; 3],
-    ) -> Option<Multiplications> {
-        let shape = [1, channels, height, width];
-        self.count_by(model, model.facts(), shape).or_else(|| {
-            // Where open dims leave shapes open, they are told for this size.
-            self.count_by(model, &infer(model.model(), shape.map(Some)), shape)
-        })
-    }
-
-    /// The share of each site of the multiplications of the model for an image of `[C, H, W]`, in percent; `None` if some product's
-    /// shape can't be told.
-    pub fn shares(&self, model: &Prepared, [channels, height, width]: [usize; 3]) -> Option<Vec<f64>> {
-        let shape = [1, channels, height, width];
-        let inferred = infer(model.model(), shape.map(Some));
-        let count = |id| multiplications(model.graph(), &inferred, id, shape);
-        let sites: Vec<u64> = self.sites.iter().map(|site| count(site.node)).collect::<Option<_>>()?;
-        let others =
-            self.float.iter().map(|node| node.product.map_or(Some(0), count)).sum::<Option<u64>>()?;
-        let total = others + sites.iter().sum::<u64>();
-        Some(sites.into_iter().map(|site| 100.0 * site as f64 / total.max(1) as f64).collect())
-    }
-
-    fn count_by(&mut self, model: &Prepared, facts: &Facts, shape: [usize; 4]) -> Option<Multiplications> {
-        let count = |id| multiplications(model.graph(), facts, id, shape);
-        let integer = self.sites.iter().map(|site| count(site.node)).sum::<Option<u64>>()?;
-        let products = self.float.iter().map(|node| node.product.map_or(Some(0), count));
-        let products: Vec<u64> = products.collect::<Option<_>>()?;
+    pub fn count(&mut self, model: &Prepared, image: [usize; 3]) -> Option<Multiplications> {
+        let (sites, products) = self.counts(model, image)?;
+        let integer = sites.iter().sum();
         let total = integer + products.iter().sum::<u64>();
         for (node, count) in self.float.iter_mut().zip(products) {
-            node.percent = node.product.map(|_| 100.0 * count as f64 / total.max(1) as f64);
+            node.percent = node.product.map(|_| percent(count, total));
         }
         let percent = |node: &FloatNode| node.percent.unwrap_or(-1.0);
         self.float.sort_by(|a, b| percent(b).total_cmp(&percent(a)));
         Some(Multiplications { integer, total })
     }
+
+    /// The share of each site of the multiplications of the model for an image of `[C, H, W]`, in percent; `None` if some product's
+    /// shape can't be told.
+    pub fn shares(&self, model: &Prepared, image: [usize; 3]) -> Option<Vec<f64>> {
+        let (sites, products) = self.counts(model, image)?;
+        let total = sites.iter().chain(&products).sum();
+        Some(sites.into_iter().map(|site| percent(site, total)).collect())
+    }
+
+    /// The multiplications of each site, and of each node that stays in float.
+    fn counts(
+        &self,
+        model: &Prepared,
+        [channels, height, width]: [usize; 3],
+    ) -> Option<(Vec<u64>, Vec<u64>)> {
+        let shape = [1, channels, height, width];
+        let counted = |facts: &Facts| {
+            let count = |id| multiplications(model.graph(), facts, id, shape);
+            let sites = self.sites.iter().map(|site| count(site.node)).collect::<Option<_>>()?;
+            let products = self.float.iter().map(|node| node.product.map_or(Some(0), count));
+            Some((sites, products.collect::<Option<_>>()?))
+        };
+        // Where open dims leave shapes open, they are told for this size.
+        counted(model.facts()).or_else(|| counted(&infer(model.model(), shape.map(Some))))
+    }
+}
+
+fn percent(count: u64, total: u64) -> f64 {
+    100.0 * count as f64 / total.max(1) as f64
 }
 
 /// Those of a `MatMul`, Gemm, Conv or `ConvTranspose`, for an input of `shape`.

@@ -115,7 +115,7 @@ pub fn find(
 /// What is at odds between the way in which images are prepared and the one that `said` names, if a model can tell: the
 /// values of pixels, the order of colors, and whether images are squashed. (Another size or another part of an image is still
 /// an image: see [`other_view`].)
-pub fn conflict(used: &Preprocess, said: &Preprocess) -> Option<String> {
+fn conflict(used: &Preprocess, said: &Preprocess) -> Option<String> {
     const CLOSE: f32 = 1e-3;
     let alike =
         |a: &[f32], b: &[f32]| a.len() == b.len() && a.iter().zip(b).all(|(a, b)| (a - b).abs() <= CLOSE);
@@ -140,8 +140,41 @@ pub fn conflict(used: &Preprocess, said: &Preprocess) -> Option<String> {
     })
 }
 
+/// How images that are prepared as `used` are at odds with the calibration that was `recorded`, and with the files beside the float
+/// model.
+#[derive(Debug, Default)]
+pub struct Conflicts {
+    /// What a model can tell.
+    pub doubts: Vec<String>,
+    /// What is no more than another view of an image.
+    pub warnings: Vec<String>,
+}
+
+/// Compares them.
+pub fn conflicts(
+    used: &Preprocess,
+    float: &Prepared,
+    recorded: Option<&Preprocess>,
+    beside: &Beside,
+) -> Result<Conflicts> {
+    let said = said_by_files(float, &float.input()?, Some(used.crop), beside)?;
+    let calibration = recorded.map(|recorded| (recorded, "than at the calibration".to_string()));
+    let file = said
+        .as_ref()
+        .map(|said| (&said.preprocess, format!("than the model's own file says ({})", said.source)));
+    let mut found = Conflicts::default();
+    for (other, whose) in calibration.into_iter().chain(file) {
+        if let Some(why) = conflict(used, other) {
+            found.doubts.push(format!("images are prepared otherwise {whose}: {why}"));
+        } else if let Some(why) = other_view(used, other) {
+            found.warnings.push(format!("images are prepared otherwise {whose}: {why}"));
+        }
+    }
+    Ok(found)
+}
+
 /// What is different in the part of an image that is seen, or in the kernel of the resize.
-pub fn other_view(used: &Preprocess, said: &Preprocess) -> Option<String> {
+fn other_view(used: &Preprocess, said: &Preprocess) -> Option<String> {
     let same = (&used.resize, used.crop, used.interpolation) == (&said.resize, said.crop, said.interpolation);
     (!same).then(|| format!("{used}, not {said}"))
 }
