@@ -79,7 +79,7 @@ pub use runtime::FloatEngine;
 pub mod options {
     pub use crate::calibrate::{Gradient, Metric, Preset, WeightScales};
     pub use crate::data::{Anchor, Color, Interpolation, Resize, Selection, Values};
-    pub use crate::export::TwinForm;
+    pub use crate::export::{Target, TwinForm};
     pub use crate::onnx::Limits;
     pub use crate::prepare::{InputValue, Task};
 }

@@ -9,7 +9,7 @@ use crate::calibrate::{
 use crate::check::{Comparison, Scope, compare};
 use crate::data::{Arrays, Columns, Dataset, Preprocess, Selection, is_array};
 use crate::engine::Detector;
-use crate::export::{TwinForm, export, pack};
+use crate::export::{Target, TwinForm, export, pack};
 use crate::integer::Runner;
 use crate::onnx::{Model, Storage};
 use crate::plan::{Plan, plan};
@@ -48,8 +48,16 @@ impl<'m> Quantize<'m> {
     /// [`Preset::Best`] with 8 bits for weights and activations.
     pub fn new(model: &'m Prepared) -> Self {
         let options = Options::new(Preset::Best);
-        let form = TwinForm::Function;
-        Self { model, options, bits: [8, 8], exclude: Vec::new(), form, packed: true, memory: None }
+        let new = Self {
+            model,
+            options,
+            bits: [8, 8],
+            exclude: Vec::new(),
+            form: TwinForm::Inline,
+            packed: true,
+            memory: None,
+        };
+        new.target(Target::default())
     }
 
     /// k of weights and of activations, each 2 to 8; another number is an error of [`run`](Self::run).
@@ -126,6 +134,11 @@ impl<'m> Quantize<'m> {
     pub fn exclude(mut self, name: impl Into<String>) -> Self {
         self.exclude.push(name.into());
         self
+    }
+
+    /// What runs the file. This chooses how twin products are written, and whether weights are packed.
+    pub fn target(self, target: Target) -> Self {
+        Self { form: target.twin_form(), packed: target.packs(), ..self }
     }
 
     /// How the twin products are written.

@@ -129,7 +129,7 @@ fn outlier_channels_stay_float_and_nothing_else_does() {
 }
 
 #[test]
-fn both_twin_forms_and_all_switches_run_the_same_numbers() {
+fn all_twin_forms_and_all_switches_run_the_same_numbers() {
     let fixture = fixture("digits_vit_ts17");
     let images = digits_test(Some(8)).batch(0..8).unwrap();
     let base = Options::new(Preset::Base);
@@ -138,7 +138,10 @@ fn both_twin_forms_and_all_switches_run_the_same_numbers() {
     for options in [options(8, 8), options(2, 3), per_channel, one_twin, base] {
         let calibration = calibrated(&fixture, &options);
         let run = |form| quantized_output(&quantized(&fixture, &calibration, form), &images.view());
-        assert_eq!(run(TwinForm::Function), run(TwinForm::Inline), "{options:?}");
+        let function = run(TwinForm::Function);
+        for form in [TwinForm::Inline, TwinForm::Int8] {
+            assert_eq!(function, run(form), "{form:?} {options:?}");
+        }
     }
 }
 
@@ -174,7 +177,7 @@ fn the_reader_finds_the_quantizers_that_were_written() {
     let fixture = fixture("digits_vit_dynamo20");
     for k in 2..=8 {
         let calibration = calibrated(&fixture, &options(8, k));
-        for form in [TwinForm::Function, TwinForm::Inline] {
+        for form in [TwinForm::Function, TwinForm::Inline, TwinForm::Int8] {
             let quantized = quantized(&fixture, &calibration, form);
             let sites = common::sites(&quantized).unwrap();
             assert_eq!(sites.len(), fixture.plan.sites.len());
@@ -223,7 +226,8 @@ fn a_saved_calibration_writes_the_same_file_and_fits_no_other_model() {
 fn an_emitted_block_looks_so() {
     let fixture = fixture("digits_vit_ts17");
     let calibration = calibrated(&fixture, &options(8, 8));
-    for (name, form) in [("function", TwinForm::Function), ("inline", TwinForm::Inline)] {
+    let forms = [("function", TwinForm::Function), ("inline", TwinForm::Inline), ("int8", TwinForm::Int8)];
+    for (name, form) in forms {
         let text = common::dump::dump(&quantized(&fixture, &calibration, form));
         let of_block = |line: &&str| {
             line.contains("blocks.0")

@@ -181,6 +181,7 @@ fn check_quantized(architecture_name: &str, exporter: &str) {
     };
     let found = run(TwinForm::Function);
     assert_eq!(found, run(TwinForm::Inline), "{name}");
+    assert_eq!(found, run(TwinForm::Int8), "{name}");
     let sqnr = Sqnr::of(&float_output(&model, &image.view()).unwrap(), &found).db().unwrap();
     assert!(sqnr > 20.0, "{name}: {sqnr} dB");
 }

@@ -17,7 +17,8 @@ class QuantizeSettings(TypedDict):
     seed: int
     exclude: list[str]
     overflow_safe: bool
-    twin: str
+    target: str
+    twin: str | None
     pack: bool
     metric: str | None
     gradient: str | None

@@ -28,7 +28,8 @@ def quantize(
     seed: int = 0,
     exclude: Iterable[str] | str = (),
     overflow_safe: bool = False,
-    twin: str = "function",
+    target: str = "generic",
+    twin: str | None = None,
     pack: bool = True,
     metric: str | None = None,
     gradient: str | None = None,
@@ -48,11 +49,11 @@ def quantize(
 
     `bits` are those of weights and activations, each 2 to 8. `preset` is `best`, `fast`, `paper` or `base`. `exclude`
     names sites that stay in float, as `inspect` lists them; `*` and `?` are wildcards. `overflow_safe` keeps weights at 7
-    bits, which ONNX Runtime computes exactly on every x86 CPU. `twin="inline"` writes standard nodes alone, for runtimes
-    that read no functions, such as OpenVINO. `seed` chooses the sample of a folder and the random probes. `memory` is what
+    bits, which ONNX Runtime computes exactly on every x86 CPU. `target` is what will run the file: `generic` (ONNX
+    Runtime, onnxruntime-web and OpenVINO alike), `onnxruntime`, `openvino`, `tensorrt` or `web`. `seed` chooses the sample of a folder and the random probes. `memory` is what
     calibration may take, 4 GiB if it is not said, and `max_tensor` the largest tensor that a node of the model may make,
     both in bytes. `metric`,
-    `gradient`, `weights`, `pack` and `task` are those of the command line. `progress` is called as `progress(stage, done,
+    `gradient`, `weights`, `twin`, `pack` and `task` are those of the command line. `progress` is called as `progress(stage, done,
     total)`; `True` shows it on stderr.
     """
     _ensure_apart(model, output)
@@ -66,6 +67,7 @@ def quantize(
         "seed": whole("seed", seed, 0) or 0,
         "exclude": [exclude] if isinstance(exclude, str) else list(exclude),
         "overflow_safe": overflow_safe,
+        "target": target,
         "twin": twin,
         "pack": pack,
         "metric": metric,

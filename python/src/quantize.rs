@@ -6,11 +6,11 @@ use std::time::Instant;
 
 use onnx_ptq4vit::export::{export, pack};
 use onnx_ptq4vit::onnx::{Model as Onnx, Storage};
-use onnx_ptq4vit::options::{Gradient, Metric, Selection, TwinForm, WeightScales};
+use onnx_ptq4vit::options::{Gradient, Metric, Selection, Target, TwinForm, WeightScales};
 use onnx_ptq4vit::page::Page;
 use onnx_ptq4vit::plan::plan;
 use onnx_ptq4vit::preprocessing::{class_names, record_class_names, unsure};
-use onnx_ptq4vit::report::QuantizeReport;
+use onnx_ptq4vit::report::{QuantizeReport, load};
 use onnx_ptq4vit::{Calibration, Error, Prepared, Progress as _, Quantize, Result, files};
 use prost::Message as _;
 use pyo3::prelude::*;
@@ -34,7 +34,8 @@ pub(crate) struct Settings {
     seed: u64,
     exclude: Vec<String>,
     overflow_safe: bool,
-    twin: String,
+    target: String,
+    twin: Option<String>,
     pack: bool,
     metric: Option<String>,
     gradient: Option<String>,
@@ -78,7 +79,9 @@ fn quantized(
     let start = Instant::now();
     let values = inputs.and_of(&source, model)?;
     let model = values.give(model.clone())?;
-    let (quantize, twin) = (settings.apply(Quantize::new(&model))?, settings.twin()?);
+    let quantize = settings.apply(Quantize::new(&model))?;
+    let target: Target = choice("target", &settings.target)?;
+    let twin: Option<TwinForm> = settings.twin.as_ref().map(|twin| choice("twin", twin)).transpose()?;
     if let Some(output) = &settings.output {
         files::ensure_writable(output)?;
     }
@@ -91,8 +94,8 @@ fn quantized(
         progress.note(&format!("warning: {doubt}"));
     }
     let calibration = quantize.calibrate_with(&images, progress)?;
-    let mut onnx = export(&model, &plan, &calibration, twin)?;
-    if settings.pack {
+    let mut onnx = export(&model, &plan, &calibration, twin.unwrap_or(target.twin_form()))?;
+    if settings.pack && target.packs() {
         onnx = pack(onnx)?;
     }
     record_class_names(&mut onnx, &class_names(&model)?);
@@ -101,6 +104,9 @@ fn quantized(
     let bytes = [model.model(), &onnx].map(|model| model.proto.encoded_len() as u64);
     let seconds = start.elapsed().as_secs_f64();
     let mut report = QuantizeReport::new([name(&model), output], &plan, count, &calibration, bytes, seconds);
+    if settings.output.is_some() {
+        report.load = load(target, &report.output, &onnx)?;
+    }
     report.warnings = progress.warnings();
     let (float, onnx, values) = (Arc::new(model), Arc::new(onnx), Arc::new(values));
     Ok(Quantized { float, onnx, values, calibration, report })
@@ -137,14 +143,6 @@ impl Settings {
             quantize = quantize.memory(memory);
         }
         Ok(self.exclude.iter().fold(quantize, Quantize::exclude))
-    }
-
-    fn twin(&self) -> Result<TwinForm> {
-        match &*self.twin {
-            "function" => Ok(TwinForm::Function),
-            "inline" => Ok(TwinForm::Inline),
-            other => Err(Error::usage(format!("twin={other:?}: expected \"function\" or \"inline\""))),
-        }
     }
 }
 

@@ -8,7 +8,7 @@ use anyhow::Result;
 use onnx_ptq4vit::Error;
 use onnx_ptq4vit::analyze::{analyze, fewest_in_float};
 use onnx_ptq4vit::calibrate::Calibration;
-use onnx_ptq4vit::export::{export_partly, pack};
+use onnx_ptq4vit::export::{Target, TwinForm, export_partly, pack};
 use onnx_ptq4vit::files::{Kind, ensure_writable, ensure_writable_as};
 use onnx_ptq4vit::onnx::Storage;
 use onnx_ptq4vit::page::{Page, Speed};
@@ -16,7 +16,7 @@ use onnx_ptq4vit::plan::{Multiplications, Plan, Site};
 use onnx_ptq4vit::prepare::Prepared;
 use onnx_ptq4vit::preprocessing::record_class_names;
 use onnx_ptq4vit::progress::Progress as _;
-use onnx_ptq4vit::report::{AnalyzeReport, QuantizeReport};
+use onnx_ptq4vit::report::{AnalyzeReport, QuantizeReport, load};
 use prost::Message;
 
 use super::bench;
@@ -29,7 +29,7 @@ use super::model::{InputArgs, ModelArgs, say};
 use super::output::{OutputArgs, same_file};
 use super::page::{self, SitesPageArgs, of_calibration, of_files, provenance};
 use super::progress::Stderr;
-use super::values::{Pixels, TwinName, number, percent};
+use super::values::{Pixels, TargetName, TwinName, number, percent};
 
 /// Quantize a float model
 ///
@@ -62,9 +62,12 @@ pub(super) struct Args {
     thresholds: CheckArgs,
     #[command(flatten)]
     engine: EngineArgs,
-    /// How the twin matmuls are written
-    #[arg(long, value_enum, value_name = "FORM", default_value = "function")]
-    twin: TwinName,
+    /// What will run the file
+    #[arg(long, value_enum, default_value = "generic")]
+    target: TargetName,
+    /// How the twin matmuls are written [default: as the target wants them]
+    #[arg(long, value_enum, value_name = "FORM", hide_short_help = true)]
+    twin: Option<TwinName>,
     /// Write each weight as a byte, also below 7 bits; otherwise several share a word
     #[arg(long, hide_short_help = true)]
     no_pack: bool,
@@ -107,7 +110,7 @@ Examples:
   onnx-ptq4vit quantize vit.onnx --calib images/ -o vit.int8.onnx --check val/ --report vit.html
   onnx-ptq4vit quantize vit.onnx --calib train.csv --calib-limit 128 --bits w6a6 -o vit.int6.onnx
   onnx-ptq4vit quantize vit.onnx --calib images/ --exclude '*blocks.11*' -o vit.int8.onnx
-  onnx-ptq4vit quantize vit.onnx --calibration vit.json --twin inline -o vit.openvino.onnx";
+  onnx-ptq4vit quantize vit.onnx --calibration vit.json --target tensorrt -o vit.trt.onnx";
 
 pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let start = Instant::now();
@@ -134,8 +137,10 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         warn_of_float(count, &progress);
     }
     let is_quantized = |site: &Site| plan.sites.iter().any(|kept| kept.name == site.name);
-    let mut quantized = export_partly(&model, &planned_sites, &calibration, args.twin.into(), &is_quantized)?;
-    if !args.no_pack {
+    let target = Target::from(args.target);
+    let form = args.twin.map_or(target.twin_form(), TwinForm::from);
+    let mut quantized = export_partly(&model, &planned_sites, &calibration, form, &is_quantized)?;
+    if target.packs() && !args.no_pack {
         quantized = pack(quantized)?;
     }
     record_class_names(&mut quantized, &args.images.class_names(&model)?);
@@ -146,6 +151,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let bytes = [model.model(), &quantized].map(|model| model.proto.encoded_len() as u64);
     let seconds = start.elapsed().as_secs_f64();
     let mut report = QuantizeReport::new(files, &plan, count, &calibration, bytes, seconds);
+    report.load = load(target, &report.output, &quantized)?;
     report.warnings = progress.warnings();
     if args.analyze {
         const IMAGES: usize = 32;

@@ -8,7 +8,7 @@ use onnx_ptq4vit::Error;
 use onnx_ptq4vit::calibrate::{Metric, Preset, Search, WeightScales};
 use onnx_ptq4vit::check::Shard;
 use onnx_ptq4vit::data::read_array;
-use onnx_ptq4vit::export::TwinForm;
+use onnx_ptq4vit::export::{Target, TwinForm};
 use onnx_ptq4vit::prepare::InputValue;
 use onnx_ptq4vit::quant::Bits;
 
@@ -214,6 +214,22 @@ pub(super) enum TwinName {
     Function,
     /// Standard nodes only, for runtimes that read no model-local functions
     Inline,
+    /// Standard nodes only, without UINT8
+    Int8,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(super) enum TargetName {
+    /// ONNX Runtime, onnxruntime-web and OpenVINO alike
+    Generic,
+    /// ONNX Runtime; each twin matmul is one node, defined by a model-local function
+    Onnxruntime,
+    /// OpenVINO
+    Openvino,
+    /// TensorRT: without UINT8, functions and packed weights
+    Tensorrt,
+    /// onnxruntime-web
+    Web,
 }
 
 impl From<PresetName> for Preset {
@@ -247,11 +263,24 @@ impl From<WeightsName> for WeightScales {
     }
 }
 
+impl From<TargetName> for Target {
+    fn from(name: TargetName) -> Self {
+        match name {
+            TargetName::Generic => Self::Generic,
+            TargetName::Onnxruntime => Self::OnnxRuntime,
+            TargetName::Openvino => Self::OpenVino,
+            TargetName::Tensorrt => Self::TensorRt,
+            TargetName::Web => Self::Web,
+        }
+    }
+}
+
 impl From<TwinName> for TwinForm {
     fn from(name: TwinName) -> Self {
         match name {
             TwinName::Function => Self::Function,
             TwinName::Inline => Self::Inline,
+            TwinName::Int8 => Self::Int8,
         }
     }
 }

@@ -1,4 +1,4 @@
-//! One recipe, two forms: the nodes of a twin in the main graph, or in the body of a model-local function.
+//! One recipe for all forms: the nodes of a twin in the main graph, or in the body of a model-local function.
 
 use super::writer::{Writer, zero_tensor};
 use crate::onnx::node::node;

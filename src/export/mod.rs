@@ -6,10 +6,12 @@
 mod body;
 mod norms;
 mod sites;
+mod target;
 mod twins;
 mod writer;
 
 use ndarray::{ArrayD, Axis};
+use serde::Deserialize;
 
 use crate::calibrate::{Calibration, SiteScales};
 use crate::onnx::proto::StringStringEntryProto;
@@ -20,13 +22,18 @@ use crate::preprocessing::RECORDED;
 use crate::quant::{Bits, Quantizer, Scale};
 use crate::{Error, Result};
 
-/// How the twin matmuls are written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub use target::Target;
+
+/// How the twin matmuls are written. The arithmetic is the same in every form.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum TwinForm {
-    /// As nodes of [`DOMAIN`](crate::onnx::DOMAIN), each defined by a model-local function: ONNX Runtime, `TensorRT`.
+    /// As nodes of [`DOMAIN`](crate::onnx::DOMAIN), each defined by a model-local function.
     Function,
-    /// As standard nodes alone, the same arithmetic: for runtimes that read no functions, such as `OpenVINO`.
+    /// As standard nodes alone, also for runtimes that read no functions.
     Inline,
+    /// As standard nodes alone, whose codes are all INT8: for `TensorRT`, which has no UINT8.
+    Int8,
 }
 
 /// Writes the quantizers of `calibration` into a copy of `model`.

@@ -1,8 +1,8 @@
 //! The twin matmuls (PTQ4ViT, Eqs. 4 and 5): `A` is split into its two ranges, each is a Q/DQ pair of its own, and the
 //! two products over one `B` are added.
 //!
-//! The non-negative ranges are UINT8 with zero point 0: the same codes, and exact on CPUs whose 8-bit products saturate
-//! when INT8 is shifted by 128.
+//! The non-negative ranges are UINT8 with zero point 0: the same codes as in INT8, and exact on CPUs whose 8-bit products
+//! saturate when INT8 is shifted by 128.
 
 use super::TwinForm;
 use super::body::{Body, FunctionBody};
@@ -48,7 +48,7 @@ impl Functions {
         };
         if self.softmax {
             let mut body = FunctionBody::default();
-            let last = TwinSoftmax::default().recipe(&mut body, "P", "V", self.bounded_v);
+            let last = TwinSoftmax::default().recipe(&mut body, "P", "V", self.bounded_v, TwinForm::Function);
             body.nodes.push(last.named("O", "O"));
             let unbounded: &[&str] = if self.bounded_v { &[] } else { &["v_min", "v_max"] };
             let unused = [&["bits", "fine", "shift", "v_bits"], unbounded].concat();
@@ -57,7 +57,7 @@ impl Functions {
         if self.gelu {
             let mut body = FunctionBody::default();
             let weight = ["W", "w_scale", "w_zero_point"];
-            let last = TwinGelu::default().recipe(&mut body, "X", weight, Some(1));
+            let last = TwinGelu::default().recipe(&mut body, "X", weight, Some(1), TwinForm::Function);
             body.nodes.push(last.named("O", "O"));
             add(GELU, &["X", "W", "w_scale", "w_zero_point"], body, &["bits", "shift"]);
         }
@@ -105,8 +105,8 @@ impl TwinGelu {
         weight: [&str; 3],
         axis: Option<i64>,
     ) -> Unnamed {
-        if form == TwinForm::Inline {
-            return self.recipe(w, x, weight, axis);
+        if form != TwinForm::Function {
+            return self.recipe(w, x, weight, axis, form);
         }
         let [codes, scale, zero_point] = weight;
         let twin = Unnamed::new(GELU, &[x, codes, scale, zero_point]).in_domain(DOMAIN);
@@ -122,7 +122,14 @@ impl TwinGelu {
     }
 
     /// R1 = the negative values by `fine`, R2 = the others by `coarse`.
-    fn recipe(&self, body: &mut dyn Body, x: &str, weight: [&str; 3], axis: Option<i64>) -> Unnamed {
+    fn recipe(
+        &self,
+        body: &mut dyn Body,
+        x: &str,
+        weight: [&str; 3],
+        axis: Option<i64>,
+        form: TwinForm,
+    ) -> Unnamed {
         let zero = body.literal("zero", 0.0);
         let fine = body.float("fine", self.fine);
         let coarse = body.float("coarse", self.coarse);
@@ -131,7 +138,7 @@ impl TwinGelu {
         let n = body.node("Clip", &[x, &fine_min, &zero], "n_clip", vec![]);
         let n = qdq(body, &n, "n", &fine, false);
         let p = body.node("Clip", &[x, &zero, &coarse_max], "p_clip", vec![]);
-        let p = qdq(body, &p, "p", &coarse, true);
+        let p = qdq(body, &p, "p", &coarse, form != TwinForm::Int8);
         let axis = || axis.map(|axis| AttributeProto::int("axis", axis)).into_iter().collect();
         let w0 = body.node("DequantizeLinear", &weight, "w_dq0", axis());
         let w1 = body.node("DequantizeLinear", &weight, "w_dq1", axis());
@@ -181,8 +188,8 @@ impl TwinSoftmax {
 
     /// `twin(p)·v`.
     pub(super) fn write(&self, w: &mut Writer, form: TwinForm, p: &str, v: &str) -> Unnamed {
-        if form == TwinForm::Inline {
-            return self.recipe(w, p, v, self.v_bits < 8);
+        if form != TwinForm::Function {
+            return self.recipe(w, p, v, self.v_bits < 8, form);
         }
         let twin = Unnamed::new(SOFTMAX, &[p, v]).in_domain(DOMAIN);
         let attributes = vec![
@@ -201,22 +208,29 @@ impl TwinSoftmax {
     }
 
     /// In units of `r1_end` (a power of two per head) R1 is `[0, 1)`, whose scale is then `coarse` for every head.
-    fn recipe(&self, body: &mut dyn Body, p: &str, v: &str, bounded_v: bool) -> Unnamed {
+    fn recipe(&self, body: &mut dyn Body, p: &str, v: &str, bounded_v: bool, form: TwinForm) -> Unnamed {
         let r1_end = body.per_head("r1_end", &self.r1_end);
         let v_scale = body.per_head("v_scale", &self.v_scale);
         let coarse = body.float("coarse", self.coarse);
         let coarse_max = body.float("coarse_max", self.coarse_max);
         let one = body.literal("one", 1.0);
 
-        let u = body.node("Div", &[p, &r1_end], "u", vec![]);
+        let unsigned = form != TwinForm::Int8;
+        let mut p = p.to_string();
+        if !unsigned {
+            // UINT8 saturates at zero by itself.
+            let zero = body.literal("zero", 0.0);
+            p = body.node("Max", &[&p, &zero], "p_floor", vec![]);
+        }
+        let u = body.node("Div", &[&p, &r1_end], "u", vec![]);
         let alpha = vec![AttributeProto::float("alpha", BELOW_ONE)];
         let hi_u = body.node("ThresholdedRelu", &[&u], "hi_u", alpha);
         let lo = body.node("Sub", &[&u, &hi_u], "lo", vec![]);
         let lo = body.node("Min", &[&lo, &coarse_max], "lo_clip", vec![]);
-        let lo = qdq(body, &lo, "lo", &coarse, true);
+        let lo = qdq(body, &lo, "lo", &coarse, unsigned);
         let hi = body.node("Mul", &[&hi_u, &r1_end], "hi", vec![]);
         let hi = body.node("Min", &[&hi, &coarse_max], "hi_clip", vec![]);
-        let hi = qdq(body, &hi, "hi", &coarse, true);
+        let hi = qdq(body, &hi, "hi", &coarse, unsigned);
 
         let mut v = v.to_string();
         if bounded_v {

@@ -4,6 +4,7 @@ mod analyze;
 mod check;
 mod formats;
 mod inspect;
+mod load;
 mod quantize;
 mod table;
 
@@ -11,6 +12,7 @@ pub use analyze::AnalyzeReport;
 pub use check::CheckReport;
 pub use formats::{Report, Test};
 pub use inspect::{InspectReport, QuantizedSite, SiteRow};
+pub use load::load;
 pub use quantize::QuantizeReport;
 pub use table::{Align, table};
 

@@ -39,6 +39,8 @@ pub struct QuantizeReport {
     pub bytes_before: u64,
     /// The quantized model with its weights.
     pub bytes_after: u64,
+    /// The lines that load the file where it will run; none if there is no file.
+    pub load: Vec<String>,
     /// What was warned of on the way.
     pub warnings: Vec<String>,
     /// How accurate it is, if that was asked for.
@@ -73,6 +75,7 @@ impl QuantizeReport {
             seconds,
             bytes_before,
             bytes_after,
+            load: Vec::new(),
             warnings: Vec::new(),
             check: None,
             analyze: None,
@@ -110,10 +113,15 @@ impl fmt::Display for QuantizeReport {
             write!(f, "\n{analyze}")?;
         }
         if let Some(check) = &self.check {
-            return write!(f, "\n{check}");
+            write!(f, "\n{check}")?;
+        } else {
+            let (model, output) = (shown(model), shown(output));
+            writeln!(f, "\nnext: onnx-ptq4vit check {model} {output} --data IMAGES")?;
         }
-        let (model, output) = (shown(model), shown(output));
-        writeln!(f, "\nnext: onnx-ptq4vit check {model} {output} --data IMAGES")
+        if !self.load.is_empty() {
+            writeln!(f, "\nto run it:")?;
+        }
+        self.load.iter().try_for_each(|line| writeln!(f, "  {}", shown(line)))
     }
 }
 

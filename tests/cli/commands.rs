@@ -3,8 +3,8 @@
 use ndarray::Array4;
 use ndarray_npy::NpzWriter;
 use onnx_ptq4vit::data::write_npy;
-use onnx_ptq4vit::onnx::AttributeProto;
 use onnx_ptq4vit::onnx::node::node;
+use onnx_ptq4vit::onnx::{AttributeProto, DataType, Model};
 
 use super::{Bench, MODEL};
 
@@ -55,6 +55,60 @@ fn help_fits_a_screen() {
         assert!(text.contains(&format!("  onnx-ptq4vit {command} ")), "{command} has an example");
         let all = bench.accepts(&format!("{command} --help-all"));
         assert!(all.contains("--config") && all.contains("--verbose"), "{all}");
+    }
+}
+
+#[test]
+fn every_option_is_documented() {
+    let (bench, page) = (Bench::new(), include_str!("../../docs/command-line.md"));
+    for command in ["quantize", "check", "analyze", "diff", "run", "bench"] {
+        let help = bench.accepts(&format!("{command} --help-all"));
+        let options = help.lines().filter_map(|line| line.trim_start().strip_prefix('-'));
+        let options =
+            options.flat_map(|line| line.split([' ', ',', '=', '.'])).filter(|word| word.starts_with('-'));
+        for option in options {
+            assert!(
+                page.contains(&format!("-{option}")),
+                "{command}: -{option} is not in docs/command-line.md"
+            );
+        }
+    }
+}
+
+/// The form of each target, and how it is said that the file is loaded there.
+#[test]
+fn a_target_chooses_the_form_and_says_how_to_load_it() {
+    let bench = Bench::new();
+    bench.accepts(&format!(
+        "quantize @{MODEL} --calib @digits_calib.npz --calib-limit 4 --bits w4a8 --checkpoint %c.json -o %q.onnx"
+    ));
+    for (target, functions, codes, words, load) in [
+        ("generic", false, true, true, "onnxruntime.InferenceSession("),
+        ("onnxruntime", true, true, true, "onnxruntime.InferenceSession("),
+        ("openvino", false, true, true, "openvino.compile_model("),
+        ("web", false, true, true, "ort.InferenceSession.create("),
+        ("tensorrt", false, false, false, "trtexec --stronglyTyped"),
+    ] {
+        let line = format!("quantize @{MODEL} --calibration %c.json --target {target} -o %q.onnx");
+        let report = bench.json(&line);
+        let lines = report["load"].as_array().unwrap();
+        assert!(
+            lines.len() == 3 && lines.iter().any(|line| line.as_str().unwrap().contains(load)),
+            "{lines:?}"
+        );
+        assert!(bench.accepts(&line).trim_end().ends_with(lines[2].as_str().unwrap()), "{target}");
+
+        let model = Model::read(&bench.path("q.onnx")).unwrap();
+        let has = |wanted: DataType| {
+            let code = i32::from(wanted);
+            model.graph().initializer.iter().any(|tensor| tensor.data_type() == code)
+        };
+        assert_eq!(!model.proto.functions.is_empty(), functions, "{target}");
+        // In the function form the zero points are in the functions.
+        assert_eq!(has(DataType::Uint8) || functions, codes, "{target}");
+        assert_eq!(has(DataType::Uint32), words, "{target}");
+        let checked = bench.json(&format!("check @{MODEL} %q.onnx --data @digits_test.npz --limit 64"));
+        assert!(checked["classifier"]["agreement"].as_f64().unwrap() > 90.0, "{target}");
     }
 }
 

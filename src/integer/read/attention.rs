@@ -49,8 +49,16 @@ impl Reader<'_> {
         let hi = self.codes(found.node("hi_q"), found.node("hi_dq"))?;
         let v = (self.uniform(found.value("v"))?, self.uniform(found.value("same_v"))?);
         let (Some(v), Some(same_v)) = v else { return Ok(None) };
-        if !lo.unsigned || !hi.unsigned || lo.scale != hi.scale {
-            return Err(wrong("its ranges are not uint8 of one scale"));
+        if lo != hi {
+            return Err(wrong("its ranges have not the same type and scale"));
+        }
+        // Codes of INT8 are not negative either: P has a bound before it is parted.
+        let (mut p, mut floor) = (found.value("p").clone(), Vec::new());
+        if !lo.unsigned {
+            let found = formulas::floored().matches(self.graph, &*p);
+            let found = found.filter(|found| found.scalar("zero") == 0.0);
+            let found = found.ok_or_else(|| wrong("its codes are int8, and P has no lower bound of 0"))?;
+            (p, floor) = (found.value("x").clone(), found.nodes);
         }
         check_v(&v, &same_v, found.floats("v_scale")).map_err(wrong)?;
         if self.graph.node(found.node("threshold")).attr_float("alpha") != Some(ALPHA) {
@@ -63,8 +71,8 @@ impl Reader<'_> {
         }
         Ok(Some(Unnamed {
             op: "TwinSoftmaxMatMul",
-            inputs: vec![found.value("p").clone(), v.value],
-            nodes: [found.nodes, v.nodes, same_v.nodes].concat(),
+            inputs: vec![p, v.value],
+            nodes: [found.nodes, floor, v.nodes, same_v.nodes].concat(),
             product: Product::Heads { a, b: v.quantizers },
         }))
     }

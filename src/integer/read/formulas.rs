@@ -22,6 +22,11 @@ pub(super) fn bounded() -> Pattern {
     op("Min", [op("Max", [var("x"), per_head("low")]), per_head("high")])
 }
 
+/// `Max(x, 0)`.
+pub(super) fn floored() -> Pattern {
+    op("Max", [var("x"), scalar("zero")])
+}
+
 /// `A·B`.
 pub(super) fn product() -> Pattern {
     op("MatMul", [var("a"), var("b")])

@@ -89,10 +89,10 @@ impl Reader<'_> {
             Ok((self.codes(node("q"), node("dq"))?, [end("min"), end("max")]))
         };
         let mut ranges = [range("n")?, range("p")?];
-        ranges.sort_by_key(|(codes, _)| codes.unsigned);
+        ranges.sort_by(|(_, [a, _]), (_, [b, _])| a.total_cmp(b));
         let [(negative, [fine_min, zero]), (positive, [other_zero, coarse_max])] = ranges;
-        if negative.unsigned || !positive.unsigned {
-            return Err(wrong("its ranges are not int8 below zero and uint8 above"));
+        if negative.unsigned {
+            return Err(wrong("its codes below zero are uint8"));
         }
         let x = found.value("x");
         if x != found.value("same_x") || zero != 0.0 || other_zero != 0.0 {

@@ -1,0 +1,38 @@
+//! What runs the file, and so which of the forms is written.
+
+use serde::Deserialize;
+
+use super::TwinForm;
+
+/// The runtime that a quantized file is for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Target {
+    /// What ONNX Runtime, onnxruntime-web, `OpenVINO` and this crate's [`Runner`](crate::Runner) all take.
+    #[default]
+    Generic,
+    /// ONNX Runtime: each twin matmul is one node, defined by a model-local function.
+    OnnxRuntime,
+    /// `OpenVINO`, which reads no model-local functions.
+    OpenVino,
+    /// `TensorRT`, whose parser has neither UINT8 codes nor UINT32 constants.
+    TensorRt,
+    /// onnxruntime-web.
+    Web,
+}
+
+impl Target {
+    /// How twin matmuls are written for it.
+    pub fn twin_form(self) -> TwinForm {
+        match self {
+            Self::OnnxRuntime => TwinForm::Function,
+            Self::Generic | Self::OpenVino | Self::Web => TwinForm::Inline,
+            Self::TensorRt => TwinForm::Int8,
+        }
+    }
+
+    /// Whether it computes the weights of [packed](super::pack) words when it loads a file.
+    pub fn packs(self) -> bool {
+        self != Self::TensorRt
+    }
+}
