@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Makes a cache of the Hugging Face hub that holds small models with random weights under the names of real ones.
 
-    python scripts/hub_cache.py FOLDER
+    python scripts/hub_cache.py FOLDER [NAME…]
     HF_HOME=FOLDER HF_HUB_OFFLINE=1 onnx-ptq4vit export google/vit-base-patch16-224 -o vit.onnx
 
 What loads a model from the hub then runs without the network, and unchanged. The models have the real sizes of images, patches
@@ -15,6 +15,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import open_clip
@@ -115,24 +116,26 @@ OPEN_CLIP = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="what HF_HOME is to name")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="the models to make; all by default")
+    args = parser.parse_args()
+    fill(args.folder, args.names or list(MODELS))
+
+
+def fill(folder: Path, names: list[str]) -> None:
+    """Adds the models of these names to the cache at `folder`."""
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
-    hub = parser.parse_args().folder / "hub"
-    for name, options in TIMM.items():
-        add(hub, f"timm/{name}", lambda folder, name=name, options=options: save_timm(folder, name, options))
-    for name, (kind, options, processor) in HUGGING_FACE.items():
-        add(hub, name, lambda folder, row=(kind, options, processor): save_hugging_face(folder, *row))
-    for name, config in OPEN_CLIP.items():
-        add(hub, name, lambda folder, config=config: save_open_clip(folder, config))
+    for name in names:
+        add(folder / "hub", name, MODELS[name])
 
 
-def save_timm(folder: Path, name: str, options: dict[str, object]) -> None:
+def save_timm(name: str, options: dict[str, object], folder: Path) -> None:
     model = timm.create_model(name, **options)
     unlike_fresh(model)
     save_for_hf(model, folder, model_args=options, safe_serialization=True)
 
 
-def save_hugging_face(folder: Path, kind: str, options: dict[str, object], processor: dict[str, object]) -> None:
+def save_hugging_face(kind: str, options: dict[str, object], processor: dict[str, object], folder: Path) -> None:
     family = getattr(transformers, kind)
     model = family(family.config_class(**options))
     unlike_fresh(model)
@@ -140,7 +143,7 @@ def save_hugging_face(folder: Path, kind: str, options: dict[str, object], proce
     (folder / "preprocessor_config.json").write_text(json.dumps(processor, indent=2))
 
 
-def save_open_clip(folder: Path, config: dict[str, object]) -> None:
+def save_open_clip(config: dict[str, object], folder: Path) -> None:
     model = open_clip.CLIP(**config["model_cfg"])
     unlike_fresh(model)
     save_file(model.state_dict(), folder / "open_clip_model.safetensors")
@@ -173,6 +176,12 @@ def add(hub: Path, name: str, save: Callable[[Path], None]) -> None:
     size = sum(blob.stat().st_size for blob in blobs.iterdir())
     print(f"{name:50} {size / 1e6:6.1f} MB", flush=True)
 
+
+MODELS = (
+    {f"timm/{name}": partial(save_timm, name, options) for name, options in TIMM.items()}
+    | {name: partial(save_hugging_face, *row) for name, row in HUGGING_FACE.items()}
+    | {name: partial(save_open_clip, config) for name, config in OPEN_CLIP.items()}
+)
 
 if __name__ == "__main__":
     main()

@@ -92,13 +92,18 @@ def _parser() -> _Parser:
 
 
 def _size(text: str) -> tuple[int, int]:
-    sides = [int(side) for side in text.split("x")]
-    if not 1 <= len(sides) <= 2:
-        raise argparse.ArgumentTypeError(f"{text}: expected such as 384 or 384x512")
+    try:
+        sides = [int(side) for side in text.split("x")]
+    except ValueError:
+        sides = []
+    if not 1 <= len(sides) <= 2 or min(sides) < 1:
+        raise argparse.ArgumentTypeError(f"{text}: expected pixels, such as 384 or 384x512")
     return sides[0], sides[-1]
 
 
 def _batch(text: str) -> int | str:
+    if text != "dynamic" and not (text.isdecimal() and int(text) >= 1):
+        raise argparse.ArgumentTypeError(f"{text}: expected a number of images, or dynamic")
     return text if text == "dynamic" else int(text)
 
 

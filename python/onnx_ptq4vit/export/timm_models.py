@@ -16,9 +16,12 @@ from .repository import Repository
 
 def load_known(name: str, request: Request) -> Loaded:
     """A model of timm's own list, `ARCHITECTURE` or `ARCHITECTURE.TAG`; without a tag it has timm's default weights."""
-    architecture, _, tag = name.partition(".")
-    known = get_pretrained_cfg(name)
-    if known is None or (tag and known.tag != tag):
+    architecture, _, _ = name.partition(".")
+    try:
+        known = get_pretrained_cfg(name)
+    except RuntimeError:  # There is no such tag.
+        known = None
+    if known is None:
         tags = [one.partition(".")[2] for one in timm.list_models(f"{architecture}.*", pretrained=True)]
         has = f"it has {', '.join(tags)}" if tags else "there are none: --random-weights makes some"
         raise UsageError(f"timm/{name}: timm knows no such weights; {has}")

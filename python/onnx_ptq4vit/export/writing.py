@@ -45,10 +45,6 @@ class Destination:
         if not model.name or model.is_dir():
             raise UsageError(f"{model}: expected the name of a file to write")
         _ensure_onnx(model)
-        try:
-            model.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise _io(error, model.parent) from error
 
     def ensure_free(self, beside: dict[str, bytes], own_weights: bool) -> None:
         """Fails if a file of the folder is about another model: these have fixed names."""
@@ -86,6 +82,10 @@ def write(loaded: Loaded, destination: Destination, batch: int | None, opset: in
     own_weights = sum(tensor.numel() * tensor.element_size() for tensor in tensors) > LARGEST_FILE
     beside = dict(loaded.beside)
     destination.ensure_free(beside, own_weights)
+    try:
+        destination.model.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _io(error, destination.model.parent) from error
     told(f"export as opset {opset}, for images [{batch or 'batch'}, {', '.join(map(str, loaded.shape))}]")
     program = _traced(loaded, batch, opset)
     try:
