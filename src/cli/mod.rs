@@ -82,6 +82,11 @@ enum Command {
     Run(run::Args),
     Bench(bench::Args),
     Manual(manual::Args),
+    /// Write a model of timm or Hugging Face as ONNX, with its preprocessing beside it (Python package alone)
+    Export {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
+        arguments: Vec<OsString>,
+    },
 }
 
 /// The version, the commit if the build knew it, and what of this CPU decides how fast the integer runner is.
@@ -140,6 +145,10 @@ fn execute(cli: Cli) -> Result<ExitCode> {
         Command::Run(args) => run::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Manual(args) => manual::run(&args, Cli::command()),
+        Command::Export { .. } => {
+            let why = "`export` is in the Python package, which has PyTorch: pip install 'onnx-ptq4vit[export]'";
+            Err(Error::usage(why).into())
+        }
     }
 }
 
