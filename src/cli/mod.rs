@@ -146,7 +146,8 @@ fn execute(cli: Cli) -> Result<ExitCode> {
         Command::Bench(args) => bench::run(&args),
         Command::Manual(args) => manual::run(&args, Cli::command()),
         Command::Export { .. } => {
-            let why = "`export` is in the Python package, which has PyTorch: pip install 'onnx-ptq4vit[export]'";
+            let why =
+                "`export` is in the Python package, which has PyTorch: pip install 'onnx-ptq4vit[export]'";
             Err(Error::usage(why).into())
         }
     }
