@@ -101,13 +101,13 @@ mod tests {
 
     #[test]
     fn paths_are_quoted_and_one_image_has_the_sizes_of_the_file() {
-        let python = "outputs = session.run(None, {\"input\": images})";
+        let python = "outputs = session.run(None, {\"images\": images})";
         assert!(lines(Target::Generic).ends_with(python), "{}", lines(Target::Generic));
         assert!(lines(Target::OpenVino).contains(r#"compile_model("a \"b\".onnx", "CPU")"#));
-        let web = "run({ \"input\": new ort.Tensor(\"float32\", pixels, [1, 1, 8, 8]) });";
+        let web = "run({ \"images\": new ort.Tensor(\"float32\", pixels, [1, 3, 8, 8]) });";
         assert!(lines(Target::Web).ends_with(web), "{}", lines(Target::Web));
         assert!(
-            lines(Target::TensorRt).contains("--shapes=\"input:1x1x8x8\""),
+            lines(Target::TensorRt).contains("--shapes=\"images:1x3x8x8\""),
             "{}",
             lines(Target::TensorRt)
         );

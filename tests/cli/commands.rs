@@ -86,7 +86,7 @@ fn a_target_chooses_the_form_and_says_how_to_load_it() {
         ("generic", false, true, true, "onnxruntime.InferenceSession("),
         ("onnxruntime", true, true, true, "onnxruntime.InferenceSession("),
         ("openvino", false, true, true, "openvino.compile_model("),
-        ("web", false, true, true, "ort.InferenceSession.create("),
+        ("web", false, true, false, "ort.InferenceSession.create("),
         ("tensorrt", false, false, false, "trtexec --stronglyTyped"),
     ] {
         let line = format!("quantize @{MODEL} --calibration %c.json --target {target} -o %q.onnx");
