@@ -8,6 +8,7 @@ A comment before a block is about that block alone:
 
     <!-- exits: 1 -->             the block ends with this code; without it, 0
     <!-- not run: REASON -->      the block is not executed, and the reason is printed
+    <!-- needs: export -->        a `sh` block runs in this environment, and the page is in another
     <!-- before: COMMAND -->      this command runs first, and readers do not see it
     <!-- output -->               the text block shows what the block before it prints: numbers may differ, words may not
     <!-- file: PATH -->           the block, of any language, is this file of the repository
@@ -23,7 +24,7 @@ EXECUTED = {"sh", "python"}
 COMMENT = re.compile(r"^\s*<!-- ([a-z ]+?)(?:: (.*))? -->$")
 FENCE = re.compile(r"^(\s*)(`{3,})(\w*)")
 PAGE_NOTES = {"setup", "environment"}
-BLOCK_NOTES = {"exits", "not run", "before", "output", "file"}
+BLOCK_NOTES = {"exits", "not run", "needs", "before", "output", "file"}
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -36,6 +37,8 @@ class Block:
     text: str
     exits: int = 0
     not_run: str = ""
+    # The environment, if it is not that of the page.
+    needs: str = ""
     before: list[str] = field(default_factory=list)
     # What the page shows of what the block prints.
     shown: list[str] = field(default_factory=list)
@@ -97,6 +100,8 @@ def block(path: Path, line: int, language: str, text: str, notes: list[tuple[str
                 made.exits = int(value)
             case "not run":
                 made.not_run = value
+            case "needs":
+                made.needs = value
             case "before":
                 made.before.append(value)
     return made

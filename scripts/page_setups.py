@@ -126,5 +126,6 @@ def loaders(folder: Path, variables: Variables) -> None:
 
 
 SETUPS = {made.__name__: made for made in [digits, quantized, repository, photos, troubles, empty, loaders]}
+# Python that runs before each block of a page, which then has a fresh folder as well: its blocks do not build on each other.
 PRELUDES = {"loaders": LOADERS}
 

@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -48,28 +49,30 @@ def main() -> None:
     parser.add_argument("--hub", type=Path, help="a folder for HF_HOME, made by hub_cache.py")
     parser.add_argument("--work", type=Path, default=ROOT / "target/site-check")
     args = parser.parse_args()
-    environments = {name: Path(folder).absolute() for name, folder in (entry.split("=") for entry in args.environment)}
     shims = args.work.absolute() / "bin"
     make_shims(shims)
+    named = (entry.split("=", 1) for entry in args.environment)
+    environments = {name: variables_of(Path(folder).absolute(), shims, args.hub) for name, folder in named}
 
     executed, faults, skipped = 0, [], []
     for name in args.pages:
         page = page_blocks.read(ROOT / name)
         page.setup = SETUPS.get(name, page.setup)
-        if not page.blocks:
-            continue
-        if page.environment in args.without:
-            skipped.append(f"{name}: {len(page.blocks)} blocks, which need the environment `{page.environment}`")
-            continue
-        if page.environment not in environments:
-            sys.exit(f"{name}: needs --environment {page.environment}=FOLDER")
-        variables = variables_of(environments[page.environment], shims, args.hub)
-        folder = args.work.absolute() / re.sub(r"\W+", "-", name.removesuffix(".md"))
-        start = time.monotonic()
+        blocks = []
         for block in page.blocks:
-            if block.not_run:
-                skipped.append(f"{name}:{block.line}: {block.not_run}")
-        count, found = execute(page, name, folder, variables)
+            needed = block.needs or page.environment
+            if needed not in environments and needed not in args.without:
+                sys.exit(f"{name}:{block.line}: needs --environment {needed}=FOLDER")
+            reason = block.not_run or ("" if needed in environments else f"needs the environment `{needed}`")
+            if reason:
+                skipped.append(f"{name}:{block.line}: {reason}")
+            else:
+                blocks.append(block)
+        if not blocks:
+            continue
+        start = time.monotonic()
+        page.blocks = blocks
+        count, found = execute(page, name, args.work.absolute() / re.sub(r"\W+", "-", name.removesuffix(".md")), environments)
         executed += count
         faults += found
         print(f"{name}: {count} blocks, {time.monotonic() - start:.1f} s", flush=True)
@@ -104,37 +107,44 @@ def variables_of(environment: Path, shims: Path, hub: Path | None) -> dict[str, 
     return variables
 
 
-def execute(page: Page, name: str, folder: Path, variables: dict[str, str]) -> tuple[int, list[str]]:
+def execute(page: Page, name: str, folder: Path, environments: dict[str, dict[str, str]]) -> tuple[int, list[str]]:
     """How many blocks ran, and what is wrong. The blocks after one that fails are not run: they would need it."""
-    subprocess.run(["rm", "-rf", folder], check=True)
-    folder.mkdir(parents=True)
-    page_setups.SETUPS[page.setup](folder, variables)
+    variables = environments[page.environment]
+    prelude = page_setups.PRELUDES.get(page.setup)
+    set_up(page.setup, folder, variables)
     worker = Worker(folder, variables)
     log = folder.with_suffix(".log")
-    count = 0
-    for block in page.blocks:
-        if block.not_run:
-            continue
+    for count, block in enumerate(page.blocks):
+        if prelude and count:
+            set_up(page.setup, folder, variables)
+        place = f"{name}:{block.line}"
         log.write_text("")
+        there = environments[block.needs or page.environment]
         for command in block.before:
-            if code := shell(command, folder, variables, log):
-                return count, [f"{name}:{block.line}: before the block, `{command}` ends with {code}\n{log.read_text()}"]
+            if code := shell(command, folder, there, log):
+                return count, [f"{place}: before the block, `{command}` ends with {code}\n{log.read_text()}"]
         log.write_text("")
         if block.language == "sh":
-            code = shell(block.text, folder, variables, log)
+            code = shell(block.text, folder, there, log)
         else:
-            if page.setup in page_setups.PRELUDES:
-                worker.run(Block(Path(page.setup), 1, "python", page_setups.PRELUDES[page.setup]), log)
+            if prelude:
+                worker.run(Block(Path(page.setup), 1, "python", prelude), log)
             code = worker.run(block, log)
         printed = log.read_text(errors="replace")
-        place = f"{name}:{block.line}"
         if code != block.exits:
             return count, [f"{place}: ends with {code}, expected {block.exits}\n{block.text}---\n{printed}"]
         if line := page_blocks.missing(block.shown, printed):
             return count, [f"{place}: the page shows a line that is not printed:\n{line}\n---\n{printed}"]
-        count += 1
     worker.end()
-    return count, []
+    return len(page.blocks), []
+
+
+def set_up(setup: str, folder: Path, variables: dict[str, str]) -> None:
+    """The folder anew; it stays the same one, since the worker is in it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.iterdir():
+        shutil.rmtree(old) if old.is_dir() and not old.is_symlink() else old.unlink()
+    page_setups.SETUPS[setup](folder, variables)
 
 
 def shell(text: str, folder: Path, variables: dict[str, str], log: Path) -> int:
