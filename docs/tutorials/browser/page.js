@@ -1,6 +1,6 @@
 import * as ort from "./node_modules/onnxruntime-web/dist/ort.wasm.min.mjs";
 
-// Several threads need a page that is cross-origin isolated; elsewhere onnxruntime-web takes one.
+// Several threads need a page that is cross-origin isolated.
 ort.env.wasm.numThreads = crossOriginIsolated ? navigator.hardwareConcurrency : 1;
 
 const SIZE = 8;
@@ -14,12 +14,13 @@ export function load(url) {
 
 /** Images [N, 3, 8, 8] to logits [N, 10], both as one Float32Array. */
 export async function run(session, images) {
-  const input = new ort.Tensor("float32", images, [images.length / (3 * SIZE * SIZE), 3, SIZE, SIZE]);
+  const count = images.length / (3 * SIZE * SIZE);
+  const input = new ort.Tensor("float32", images, [count, 3, SIZE, SIZE]);
   const results = await session.run({ [session.inputNames[0]]: input });
   return results[session.outputNames[0]].data;
 }
 
-/** An image as the model takes it: 8×8 pixels, mean 0.5, std 0.5, channel after channel. */
+/** An image as the model takes it: 8×8 pixels, mean 0.5, std 0.5, by channels. */
 export function prepare(image) {
   const context = canvas.getContext("2d", { willReadFrequently: true });
   context.drawImage(image, 0, 0, SIZE, SIZE);
@@ -40,11 +41,14 @@ function probabilities(logits) {
 }
 
 async function classify(session, file) {
-  const share = probabilities(await run(session, prepare(await createImageBitmap(file))));
+  const image = prepare(await createImageBitmap(file));
+  const share = probabilities(await run(session, image));
   const digit = share.indexOf(Math.max(...share));
   output.textContent = `This is a ${digit} (${(100 * share[digit]).toFixed(1)} %).`;
 }
 
 const session = await load("vit.int8.onnx");
 output.textContent = "Choose an image.";
-document.querySelector("input").addEventListener("change", (event) => classify(session, event.target.files[0]));
+document.querySelector("input").addEventListener("change", (event) => {
+  classify(session, event.target.files[0]);
+});
