@@ -48,8 +48,8 @@ def quantized(folder: Path, variables: Variables) -> None:
 
 
 def repository(folder: Path, variables: Variables) -> None:
-    """As `digits`, in what looks like a clone of the repository."""
-    digits(folder, variables)
+    """As `loaders`, in what looks like a clone of the repository."""
+    loaders(folder, variables)
     for name in ["fixtures", "docs", "scripts", "python"]:
         (folder / name).symlink_to(ROOT / name)
     (folder / "target").mkdir()
@@ -127,5 +127,5 @@ def loaders(folder: Path, variables: Variables) -> None:
 
 SETUPS = {made.__name__: made for made in [digits, quantized, repository, photos, troubles, empty, loaders]}
 # Python that runs before each block of a page, which then has a fresh folder as well: its blocks do not build on each other.
-PRELUDES = {"loaders": LOADERS}
+PRELUDES = {"loaders": LOADERS, "repository": LOADERS}
 
