@@ -20,6 +20,9 @@ const ENVIRONMENTS: [&str; 2] = ["VIRTUAL_ENV", "CONDA_PREFIX"];
 const WAY_OUT: &str =
     "`pip install onnxruntime` in an active virtual environment brings it, or ORT_DYLIB_PATH names it";
 
+/// Whether this program can load no library at all: musl has no dynamic linker in a static program.
+const IS_STATIC: bool = cfg!(all(target_env = "musl", target_feature = "crt-static"));
+
 /// ONNX Runtime in this process, where it stays: a process loads one.
 #[derive(Clone, Debug)]
 pub struct Library {
@@ -36,6 +39,12 @@ impl Library {
     ///
     /// An error says what was looked for, and how to get it.
     pub fn load(given: Option<&Path>) -> Result<Self> {
+        if IS_STATIC {
+            return Err(Error::usage(
+                "the library of ONNX Runtime: a static program cannot load it; \
+                 the Python package can: `pip install onnx-ptq4vit onnxruntime`",
+            ));
+        }
         let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
         let path = match given {
             Some(path) => regular(path)?,
