@@ -147,6 +147,19 @@ fn twins_as_nodes() {
         constant(g, "p_hi_max", &[], &[0.5]);
     });
     refused(max, &["node `y`", "range end"]);
+    let signed = changed(softmax(), |g| {
+        for name in ["p_lo_zero_point", "p_hi_zero_point"] {
+            g.initializer.retain(|t| t.name() != name);
+            g.initializer.push(tensor::from_i8(name, &[], &[0]));
+        }
+    });
+    refused(signed.clone(), &["node `y`", "no lower bound"]);
+    let bounded = changed(signed, |g| {
+        constant(g, "zero", &[], &[0.0]);
+        let p = std::mem::replace(&mut node_of(g, "p_u").input[0], "floor".into());
+        g.node.insert(0, node("Max", "floor", [p.as_str(), "zero"], ["floor"]));
+    });
+    assert!(sites(&Model::new(bounded).unwrap()).is_ok());
 }
 
 #[test]
