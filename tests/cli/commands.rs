@@ -64,7 +64,7 @@ fn every_option_is_documented() {
     for command in ["quantize", "check", "analyze", "diff", "run", "bench"] {
         let help = bench.accepts(&format!("{command} --help-all"));
         let options = help.lines().map(str::trim_start).filter(|line| line.starts_with('-'));
-        let words = options.flat_map(|line| line.split([' ', ',', '=', '.', ';', '`', ')']));
+        let words = options.flat_map(|line| line.split([' ', ',', '=', '.', ';', '`', ')', ']']));
         let mut count = 0;
         for option in words.filter(|word| word.starts_with("--") && word.len() > 2) {
             assert!(page.contains(option), "{command}: {option} is not in docs/command-line.md");
