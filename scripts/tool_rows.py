@@ -127,6 +127,7 @@ TOOLS = {
             "… MinMax, per channel, reduced range": runtime_static(per_channel=True, reduce_range=True),
             "… MinMax, products alone": runtime_static(op_types_to_quantize=PRODUCTS),
             "… MinMax, products alone, per channel": runtime_static(op_types_to_quantize=PRODUCTS, per_channel=True),
+            "… Entropy, products alone, per channel": runtime_static("Entropy", op_types_to_quantize=PRODUCTS, per_channel=True),
             "… Percentile, products alone, per channel": runtime_static("Percentile", op_types_to_quantize=PRODUCTS, per_channel=True),
             "`quantize_dynamic`": runtime_dynamic,
         },
