@@ -219,6 +219,7 @@ pub(super) enum TwinName {
 }
 
 #[derive(Clone, Copy, Debug, ValueEnum)]
+#[allow(clippy::doc_markdown)] // the help is no Markdown
 pub(super) enum TargetName {
     /// ONNX Runtime, onnxruntime-web and OpenVINO alike
     Generic,
