@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
-# Lints the workflows, the action, the Containerfile and the shell scripts, without the network once its environment is made.
+# Lints the workflows, the action and the Containerfile, without the network once its environment is made. With --install alone,
+# only makes the environment.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 . scripts/venv.sh
 venv workflows
+[[ "${1-}" == --install ]] && exit
 bin=target/venv-workflows/bin
 "$bin/actionlint"
 "$bin/zizmor" --offline --quiet .github action.yml

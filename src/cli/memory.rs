@@ -5,16 +5,19 @@ use std::fs::read_to_string;
 /// Half of what the process may still take, in bytes: of what is free, of what its control group leaves, and of its own
 /// address space (`ulimit -v`). 4 GiB where the system says nothing.
 pub(super) fn half_of_free() -> usize {
-    let free = sysinfo::System::new().map_or(8 << 30, |mut system| {
-        system.refresh_memory();
-        let group =
-            system.cgroup_limits().map_or(u64::MAX, |group| group.total_memory.saturating_sub(group.rss));
-        system.available_memory().min(group)
-    });
+    let free = left_by_system().unwrap_or(8 << 30);
     let limits = read_to_string("/proc/self/limits").unwrap_or_default();
     let taken = read_to_string("/proc/self/statm").unwrap_or_default();
     let free = free.min(address_space(&limits, &taken).unwrap_or(u64::MAX));
     usize::try_from(free / 2).unwrap_or(usize::MAX)
+}
+
+/// The smaller of what is free and of what the control group leaves; `None` where the system says nothing, as without `/proc`.
+fn left_by_system() -> Option<u64> {
+    let mut system = sysinfo::System::new().ok()?;
+    system.refresh_memory();
+    let group = system.cgroup_limits().map_or(u64::MAX, |group| group.total_memory.saturating_sub(group.rss));
+    (system.total_memory() > 0).then(|| system.available_memory().min(group))
 }
 
 /// What is left of the address space, by the texts of `/proc/self`; `None` if it is not limited.
