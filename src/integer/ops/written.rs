@@ -5,7 +5,9 @@
 #![allow(unsafe_code)]
 
 use std::mem::MaybeUninit;
+use std::ops::Range;
 
+use multiversion::multiversion;
 use rayon::prelude::*;
 use tract_core::internal::*;
 
@@ -74,40 +76,54 @@ fn filled<'o>(
     Ok(())
 }
 
-/// A row-major matrix that is filled from left to right, some columns of all rows at a time.
+/// A row-major matrix that is filled panel by panel: some columns of all rows, then the next, each from top to bottom.
 pub(super) struct Columns<'o> {
     out: &'o mut Unwritten,
     width: usize,
     /// The columns before this one are written.
     next: usize,
+    /// How many columns are being written, and in how many rows they are.
+    count: usize,
+    rows: usize,
 }
 
 impl<'o> Columns<'o> {
     /// The matrix in `out` whose rows are `width` long.
     pub(super) fn new(out: &'o mut Unwritten, width: usize) -> Self {
         assert!(out.len().is_multiple_of(width), "rows of {width}");
-        Self { out, width, next: 0 }
+        Self { out, width, next: 0, count: 0, rows: 0 }
     }
 
-    /// Writes the next `count` columns of every row: the first that `values` has for it.
+    /// Writes the next `count` columns of the next rows: the first that `values` has for it.
     pub(super) fn push(&mut self, count: usize, values: &[[f32; PANEL]]) {
-        assert_eq!(values.len() * self.width, self.out.len(), "values for every row");
-        let columns = self.next..self.next + count;
-        for (row, values) in self.out.chunks_exact_mut(self.width).zip(values) {
-            let row = &mut row[columns.clone()];
-            // A whole panel is copied without a loop.
-            match <&mut [MaybeUninit<f32>; PANEL]>::try_from(&mut *row) {
-                Ok(row) => row.write_copy_of_slice(values),
-                Err(_) => row.write_copy_of_slice(&values[..count]),
-            };
+        assert!(self.rows == 0 || self.count == count, "as many columns in all rows");
+        let height = self.out.len() / self.width;
+        assert!(self.rows + values.len() <= height, "no more rows than there are");
+        let out = &mut self.out[self.rows * self.width..][..values.len() * self.width];
+        write_columns(out, self.width, self.next..self.next + count, values);
+        (self.count, self.rows) = (count, self.rows + values.len());
+        if self.rows == height {
+            (self.next, self.rows) = (self.next + count, 0);
         }
-        self.next = columns.end;
     }
 
     /// The whole matrix; panics if columns are missing.
     pub(super) fn finish(self) -> &'o mut [f32] {
-        assert_eq!(self.next, self.width, "every column is written");
+        assert_eq!((self.next, self.rows), (self.width, 0), "every column is written");
         // SAFETY: `push` wrote `next` columns of every row, and that is all of them.
         unsafe { self.out.assume_init_mut() }
+    }
+}
+
+/// Writes these columns of all rows.
+#[multiversion(targets("x86_64+avx2"))]
+fn write_columns(out: &mut Unwritten, width: usize, columns: Range<usize>, values: &[[f32; PANEL]]) {
+    for (row, values) in out.chunks_exact_mut(width).zip(values) {
+        let row = &mut row[columns.clone()];
+        // A whole panel is copied without a loop.
+        match <&mut [MaybeUninit<f32>; PANEL]>::try_from(&mut *row) {
+            Ok(row) => row.write_copy_of_slice(values),
+            Err(_) => row.write_copy_of_slice(&values[..columns.len()]),
+        };
     }
 }
