@@ -120,8 +120,8 @@ impl Head {
             x,
             &self.b,
             |_| (&scales, None),
-            |Block { panel, .. }, values| {
-                out.push(self.b.columns(panel).len(), values);
+            |Block { panel, group, .. }, values| {
+                out.push(self.b.columns(panel).len(), group, values);
             },
         );
     }

@@ -115,7 +115,7 @@ impl Linear {
         // The products of the outliers come before the bias.
         let fused_bias = |panel| if channels.is_empty() { bias(panel) } else { None };
         let scales = |panel: usize| (&self.scales[panel], fused_bias(panel));
-        multiply(self.a, x, &self.b, scales, |Block { panel, rows }, values| {
+        multiply(self.a, x, &self.b, scales, |Block { panel, rows, group }, values| {
             let columns = self.b.columns(panel);
             if !channels.is_empty() {
                 let x = &of_outliers[rows.start * channels.len()..];
@@ -130,7 +130,7 @@ impl Linear {
             if let Some(residual) = residual {
                 math::add_columns(values, &residual[rows.start * n..], n, columns.start);
             }
-            out.push(columns.len(), values);
+            out.push(columns.len(), group, values);
         });
         out.finish()
     }

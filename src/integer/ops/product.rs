@@ -11,7 +11,7 @@ use crate::quant::{Quantizer, TwinScale};
 const MOST_ROWS: usize = 256;
 
 /// Rows of sums, of all panels that are computed together.
-const MOST_SUMS: usize = 512;
+const MOST_SUMS: usize = 1024;
 
 /// Rows of a panel that go from sums to the result at once: their values stay in the L1.
 const ROWS_OF_A_BLOCK: usize = 32;
@@ -64,15 +64,17 @@ fn fits(max_abs_a: i32, b: &PackedB) -> bool {
 /// What the columns of a panel are multiplied by, and the bias that is added, if there is one.
 pub(super) type Scales<'s> = (&'s [f32; PANEL], Option<&'s [f32; PANEL]>);
 
-/// A panel, and those rows of the result that are given at once.
+/// Those rows of a panel of the result that are given at once.
 #[derive(Clone)]
 pub(super) struct Block {
     pub(super) panel: usize,
     pub(super) rows: Range<usize>,
+    /// How many columns are given of these rows, one panel after the other, before the next rows.
+    pub(super) group: usize,
 }
 
-/// `(codes of x[M, K] · b) · scales + bias`, panel by panel, each from top to bottom, some rows at a time: `each` gets
-/// their values. The sums are exact; each becomes a float once.
+/// `(codes of x[M, K] · b) · scales + bias`, some panels at a time, and of these some rows at a time: `each` gets their
+/// values, panel by panel. The sums are exact; each becomes a float once.
 ///
 /// The [`Lhs`] must have been made for `b`. `scales` gives the scales of the columns of a panel.
 pub(super) fn multiply<'s>(
@@ -212,8 +214,8 @@ fn scaled_blocks<'s, const RANGES: usize>(
     if len == 0 {
         return;
     }
-    // Two at least, which AMX takes at once.
-    let at_once = (MOST_SUMS / padded_len).max(2);
+    // AMX takes two at a time.
+    let at_once = (MOST_SUMS / padded_len / 2 * 2).max(2);
     let mut values = [[0.0; PANEL]; ROWS_OF_A_BLOCK];
     for first in (0..b.panels()).step_by(at_once) {
         let panels = at_once.min(b.panels() - first);
@@ -221,17 +223,18 @@ fn scaled_blocks<'s, const RANGES: usize>(
         for (codes, sums) in codes.iter().zip(sums.chunks_exact_mut(panels * padded_len)) {
             codes.multiply(b, first, sums);
         }
-        for panel in 0..panels {
-            let (scales, bias) = scales(first + panel);
-            for start in (0..len).step_by(ROWS_OF_A_BLOCK) {
-                let rows = start..len.min(start + ROWS_OF_A_BLOCK);
-                let values = &mut values[..rows.len()];
+        let group = b.columns(first + panels - 1).end - b.columns(first).start;
+        for start in (0..len).step_by(ROWS_OF_A_BLOCK) {
+            let rows = start..len.min(start + ROWS_OF_A_BLOCK);
+            let values = &mut values[..rows.len()];
+            for panel in 0..panels {
+                let (scales, bias) = scales(first + panel);
                 let of = |range: usize| &sums[(range * panels + panel) * padded_len + start..][..rows.len()];
                 match RANGES {
                     1 => math::scale(of(0), scales, bias, values),
                     _ => math::scale_split([of(0), of(1)], shift, scales, bias, values),
                 }
-                each(Block { panel: first + panel, rows }, values);
+                each(Block { panel: first + panel, rows: rows.clone(), group }, values);
             }
         }
     }

@@ -76,40 +76,53 @@ fn filled<'o>(
     Ok(())
 }
 
-/// A row-major matrix that is filled panel by panel: some columns of all rows, then the next, each from top to bottom.
+/// A row-major matrix that is filled group by group of columns, from left to right; each group from top to bottom, some
+/// rows at a time; and these panel by panel.
 pub(super) struct Columns<'o> {
     out: &'o mut Unwritten,
     width: usize,
     /// The columns before this one are written.
     next: usize,
-    /// How many columns are being written, and in how many rows they are.
-    count: usize,
+    /// Of the group: how many columns it has, in how many rows it is written, and how many columns of the next rows.
+    group: usize,
     rows: usize,
+    columns: usize,
+    /// How many these next rows are.
+    height: usize,
 }
 
 impl<'o> Columns<'o> {
     /// The matrix in `out` whose rows are `width` long.
     pub(super) fn new(out: &'o mut Unwritten, width: usize) -> Self {
         assert!(out.len().is_multiple_of(width), "rows of {width}");
-        Self { out, width, next: 0, count: 0, rows: 0 }
+        Self { out, width, next: 0, group: 0, rows: 0, columns: 0, height: 0 }
     }
 
-    /// Writes the next `count` columns of the next rows: the first that `values` has for it.
-    pub(super) fn push(&mut self, count: usize, values: &[[f32; PANEL]]) {
-        assert!(self.rows == 0 || self.count == count, "as many columns in all rows");
-        let height = self.out.len() / self.width;
-        assert!(self.rows + values.len() <= height, "no more rows than there are");
-        let out = &mut self.out[self.rows * self.width..][..values.len() * self.width];
-        write_columns(out, self.width, self.next..self.next + count, values);
-        (self.count, self.rows) = (count, self.rows + values.len());
-        if self.rows == height {
-            (self.next, self.rows) = (self.next + count, 0);
+    /// Writes the next `count` columns of some rows, the first that `values` has for each, in a group of `group` columns.
+    pub(super) fn push(&mut self, count: usize, group: usize, values: &[[f32; PANEL]]) {
+        if self.columns == 0 {
+            self.height = values.len();
+            if self.rows == 0 {
+                self.group = group;
+            }
+        }
+        assert_eq!((self.group, self.height), (group, values.len()), "a group, and some of its rows");
+        assert!(self.columns + count <= group, "no more columns than the group has");
+        let first = self.next + self.columns;
+        let out = &mut self.out[self.rows * self.width..][..self.height * self.width];
+        write_columns(out, self.width, first..first + count, values);
+        self.columns += count;
+        if self.columns == group {
+            (self.columns, self.rows) = (0, self.rows + self.height);
+        }
+        if self.rows * self.width == self.out.len() {
+            (self.next, self.rows) = (self.next + group, 0);
         }
     }
 
     /// The whole matrix; panics if columns are missing.
     pub(super) fn finish(self) -> &'o mut [f32] {
-        assert_eq!((self.next, self.rows), (self.width, 0), "every column is written");
+        assert_eq!((self.next, self.rows, self.columns), (self.width, 0, 0), "every column is written");
         // SAFETY: `push` wrote `next` columns of every row, and that is all of them.
         unsafe { self.out.assume_init_mut() }
     }
