@@ -1,7 +1,8 @@
 //! Float arithmetic on slices, compiled once per vector unit.
 //!
 //! Nothing here contracts or reorders: sums run in [`PANEL`] lanes whatever the CPU, so that every CPU, and any
-//! division of the work, gives the same bits.
+//! division of the work, gives the same bits. What works on panels is compiled for AVX2 at most: for AVX-512, LLVM takes
+//! the rows instead of the columns of a panel into a vector, and gathers and scatters them (five times as slow).
 // What is compiled once per vector unit must be inlined into it.
 #![allow(clippy::inline_always)]
 
@@ -19,26 +20,46 @@ pub(super) enum Activation {
     TanhGelu,
 }
 
-/// Columns of a product as floats: `sum · scale`.
+/// Columns of a product as floats: `sum · scale`, plus the bias of the column if there is one.
 #[multiversion(targets("x86_64+avx2"))]
-pub(super) fn scale(sums: &[[i32; PANEL]], scales: &[f32; PANEL], values: &mut [[f32; PANEL]]) {
+pub(super) fn scale(
+    sums: &[[i32; PANEL]],
+    scales: &[f32; PANEL],
+    bias: Option<&[f32; PANEL]>,
+    values: &mut [[f32; PANEL]],
+) {
+    // x + (−0) is x, whatever its sign.
+    let bias = bias.unwrap_or(&[-0.0; PANEL]);
     for (values, sums) in values.iter_mut().zip(sums) {
-        *values = std::array::from_fn(|i| sums[i] as f32 * scales[i]);
+        *values = std::array::from_fn(|i| sums[i] as f32 * scales[i] + bias[i]);
     }
 }
 
-/// As [`scale`], for a twin whose ranges were multiplied apart: `(fine + coarse·2^shift) · scale`.
+/// As [`scale`], for a twin whose ranges were multiplied apart: the sums are `fine + coarse·2^shift`.
 pub(super) fn scale_split(
-    fine: &[[i32; PANEL]],
-    coarse: &[[i32; PANEL]],
+    [fine, coarse]: [&[[i32; PANEL]]; 2],
     shift: u8,
     scales: &[f32; PANEL],
+    bias: Option<&[f32; PANEL]>,
     values: &mut [[f32; PANEL]],
 ) {
-    for (values, (fine, coarse)) in values.iter_mut().zip(fine.iter().zip(coarse)) {
-        for (i, value) in values.iter_mut().enumerate() {
-            *value = (i64::from(fine[i]) + (i64::from(coarse[i]) << shift)) as f32 * scales[i];
-        }
+    join(fine.as_flattened(), coarse.as_flattened(), shift, values.as_flattened_mut());
+    scale_floats(values, scales, bias.unwrap_or(&[-0.0; PANEL]));
+}
+
+/// `fine + coarse·2^shift`, which is exact in f64.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
+fn join(fine: &[i32], coarse: &[i32], shift: u8, sums: &mut [f32]) {
+    let factor = f64::from(1u32 << shift);
+    for (sum, (&fine, &coarse)) in sums.iter_mut().zip(fine.iter().zip(coarse)) {
+        *sum = (f64::from(fine) + f64::from(coarse) * factor) as f32;
+    }
+}
+
+#[multiversion(targets("x86_64+avx2"))]
+fn scale_floats(values: &mut [[f32; PANEL]], scales: &[f32; PANEL], bias: &[f32; PANEL]) {
+    for values in values {
+        *values = std::array::from_fn(|i| values[i] * scales[i] + bias[i]);
     }
 }
 
@@ -50,8 +71,41 @@ pub(super) fn add_bias(values: &mut [[f32; PANEL]], bias: &[f32; PANEL]) {
     }
 }
 
-/// The activation of every value.
+/// Adds to the rows of `values` as much as the rows of `addends` have: those of a matrix of `width` columns, from
+/// `column` on.
 #[multiversion(targets("x86_64+avx2"))]
+pub(super) fn add_columns(values: &mut [[f32; PANEL]], addends: &[f32], width: usize, column: usize) {
+    for (values, row) in values.iter_mut().zip(addends.chunks_exact(width)) {
+        let row = &row[column..];
+        match row.first_chunk::<PANEL>() {
+            Some(row) => values.iter_mut().zip(row).for_each(|(value, addend)| *value += addend),
+            None => values.iter_mut().zip(row).for_each(|(value, addend)| *value += addend),
+        }
+    }
+}
+
+/// Adds to the rows of `values` the products of the rows `x[M, R]` with `weights[R, width]`, from `column` on. The
+/// products are summed first.
+#[multiversion(targets("x86_64+avx2"))]
+pub(super) fn add_products(
+    values: &mut [[f32; PANEL]],
+    x: &[f32],
+    weights: &[f32],
+    width: usize,
+    column: usize,
+) {
+    let channels = weights.len() / width;
+    for (x, values) in x.chunks_exact(channels).zip(values) {
+        let mut sums = [0f32; PANEL];
+        for (x, row) in x.iter().zip(weights.chunks_exact(width)) {
+            sums.iter_mut().zip(&row[column..]).for_each(|(sum, w)| *sum += x * w);
+        }
+        values.iter_mut().zip(sums).for_each(|(value, sum)| *value += sum);
+    }
+}
+
+/// The activation of every value.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
 pub(super) fn activate(values: &mut [f32], activation: Activation) {
     match activation {
         Activation::Gelu => values.iter_mut().for_each(|x| *x = gelu(*x)),
@@ -60,7 +114,7 @@ pub(super) fn activate(values: &mut [f32], activation: Activation) {
 }
 
 /// ONNX `Softmax` of one row, in place; with `or_zero`, a row without a number becomes zeros.
-#[multiversion(targets("x86_64+avx2"))]
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
 pub(super) fn softmax(row: &mut [f32], or_zero: bool) {
     let max = reduce(row, f32::NEG_INFINITY, |x| x, |max, x| if x > max { x } else { max });
     for x in &mut *row {
@@ -76,7 +130,7 @@ pub(super) fn softmax(row: &mut [f32], or_zero: bool) {
 }
 
 /// ONNX `LayerNormalization` of rows as long as γ and β: `(x − mean)/√(variance + ε)·γ + β`.
-#[multiversion(targets("x86_64+avx2"))]
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
 pub(super) fn layer_norm<'o>(
     x: &[f32],
     gamma: &[f32],

@@ -4,6 +4,8 @@
 //! computes the same integers: all arithmetic is modulo 2³², and equals the true product wherever [`fits_i32`] holds.
 
 #[cfg(target_arch = "x86_64")]
+mod amx;
+#[cfg(target_arch = "x86_64")]
 mod avx2;
 mod errors;
 mod packed;
@@ -15,9 +17,11 @@ mod vnni;
 use std::sync::OnceLock;
 
 #[cfg(target_arch = "x86_64")]
+use amx::Amx;
+#[cfg(target_arch = "x86_64")]
 use avx2::Avx2;
 pub use errors::{PackedTarget, squared_error};
-pub use packed::{Bytes, PANEL, PackedB, Rows};
+pub use packed::{ByteLayout, Bytes, PANEL, PackedB, Rows};
 use portable::Portable;
 use reference::Reference;
 #[cfg(target_arch = "x86_64")]
@@ -37,19 +41,28 @@ pub trait Kernel: Send + Sync {
     /// If a row of `a` is shorter than `b.k()`, `c` has not M rows, or there is no such panel.
     fn panel(&self, a: Rows, b: &PackedB, panel: usize, c: &mut [[i32; PANEL]]);
 
-    /// Whether [`byte_panel`](Self::byte_panel) is faster than [`panel`](Self::panel) for codes that fit a byte.
-    fn takes_bytes(&self) -> bool {
-        false
+    /// How [`byte_panels`](Self::byte_panels) wants an A whose codes fit a byte; `None` where bytes are not faster than
+    /// words.
+    fn byte_layout(&self) -> Option<ByteLayout> {
+        None
     }
 
-    /// As [`panel`](Self::panel), for an A whose codes fit a byte.
-    fn byte_panel(&self, a: &Bytes, b: &PackedB, panel: usize, c: &mut [[i32; PANEL]]) {
-        check_byte_panel(a, b, panel, c);
-        let widen = |row| a.row(row)[..b.k()].iter().map(|&code| i16::from(code) - i16::from(Bytes::OFFSET));
+    /// As [`panel`](Self::panel), for an A whose codes fit a byte, and for all panels from `first` on for which there is
+    /// room in `c: [panels][M, padded][16]`. The padding is overwritten with anything.
+    ///
+    /// # Panics
+    /// If the sizes disagree, or `a` has another layout than [`byte_layout`](Self::byte_layout).
+    fn byte_panels(&self, a: &Bytes, b: &PackedB, first: usize, c: &mut [[i32; PANEL]]) {
+        check_byte_panels(a, b, first, c);
+        let offset = a.layout().offset;
+        let widen = |row| a.row(row)[..b.k()].iter().map(|code| i16::from(code.wrapping_sub(offset)));
         let codes: Vec<i16> = (0..a.len()).flat_map(widen).collect();
-        match b.k() {
-            0 => c.fill([0; PANEL]),
-            k => self.panel(Rows::new(&codes, k), b, panel, c),
+        for (panel, c) in (first..).zip(c.chunks_exact_mut(a.padded_len().max(1))) {
+            let c = &mut c[..a.len()];
+            match b.k() {
+                0 => c.fill([0; PANEL]),
+                k => self.panel(Rows::new(&codes, k), b, panel, c),
+            }
         }
     }
 
@@ -124,6 +137,7 @@ pub fn cpu_features() -> String {
             ("avxvnni", std::is_x86_feature_detected!("avxvnni")),
             ("avx512f", std::is_x86_feature_detected!("avx512f")),
             ("avx512vnni", std::is_x86_feature_detected!("avx512vnni")),
+            ("amxint8", amx::has_tiles()),
         ];
         let found: Vec<&str> = has.iter().filter(|(_, has)| *has).map(|(name, _)| *name).collect();
         format!("x86_64 {}", if found.is_empty() { "without AVX2".into() } else { found.join(" ") })
@@ -136,8 +150,11 @@ pub fn cpu_features() -> String {
 fn vector_kernels() -> impl Iterator<Item = &'static dyn Kernel> {
     static AVX2: OnceLock<Option<Avx2>> = OnceLock::new();
     static VNNI: OnceLock<Option<Vnni>> = OnceLock::new();
+    static AMX: OnceLock<Option<Amx>> = OnceLock::new();
     let avx2 = AVX2.get_or_init(Avx2::new).as_ref().map(|kernel| kernel as &dyn Kernel);
-    avx2.into_iter().chain(VNNI.get_or_init(Vnni::new).as_ref().map(|kernel| kernel as &dyn Kernel))
+    let vnni = VNNI.get_or_init(Vnni::new).as_ref().map(|kernel| kernel as &dyn Kernel);
+    let amx = AMX.get_or_init(Amx::new).as_ref().map(|kernel| kernel as &dyn Kernel);
+    [avx2, vnni, amx].into_iter().flatten()
 }
 
 #[cfg(not(target_arch = "x86_64"))]
@@ -151,10 +168,13 @@ fn check_panel(a: Rows, b: &PackedB, panel: usize, c: &[[i32; PANEL]]) {
     assert!(panel < b.panels(), "panel {panel} of {}", b.panels());
 }
 
-fn check_byte_panel(a: &Bytes, b: &PackedB, panel: usize, c: &[[i32; PANEL]]) {
-    assert!(a.is_empty() || a.row(0).len() == b.k().next_multiple_of(4), "rows of K = {} codes", b.k());
-    assert_eq!(a.len(), c.len(), "C must have the rows of A");
-    assert!(panel < b.panels(), "panel {panel} of {}", b.panels());
+fn check_byte_panels(a: &Bytes, b: &PackedB, first: usize, c: &[[i32; PANEL]]) {
+    let stride = b.k().next_multiple_of(a.layout().columns);
+    assert!(a.is_empty() || a.stride() == stride, "rows of {} bytes, expected {stride}", a.stride());
+    let rows = a.padded_len();
+    assert!(c.is_empty() || (rows > 0 && c.len().is_multiple_of(rows)), "C must have the rows of A");
+    let panels = c.len() / rows.max(1);
+    assert!(first + panels <= b.panels(), "{panels} panels from {first} on, of {}", b.panels());
 }
 
 fn check_errors(a: &[i16], b: &PackedB, target: &PackedTarget, sums: &[f32]) {

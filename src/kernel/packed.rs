@@ -1,6 +1,6 @@
 //! The operands in the order in which the kernels read them.
 
-use std::ops::Range;
+use std::ops::{Range, RangeFrom};
 
 /// Columns of one panel.
 pub const PANEL: usize = 16;
@@ -55,29 +55,62 @@ impl<'a> Rows<'a> {
     }
 }
 
-/// The lhs in bytes, for codes of −128…127: each is stored as code + 128, K padded to a multiple of 4.
+/// How a kernel takes codes of −128…127 in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ByteLayout {
+    /// What is added to a code, modulo 2⁸.
+    pub offset: i8,
+    /// The number of rows is padded to a multiple of this.
+    pub rows: usize,
+    /// The length of a row is padded to a multiple of this, with zero codes.
+    pub columns: usize,
+}
+
+/// The lhs in bytes, for codes of −128…127: `[M, K]`, padded as a [`ByteLayout`] says. The memory is kept from one lhs to
+/// the next.
 pub struct Bytes {
-    codes: Vec<u8>,
+    layout: ByteLayout,
+    memory: Vec<i8>,
+    /// Where the first row begins in `memory`: at a cache line.
+    start: usize,
     stride: usize,
     len: usize,
 }
 
 impl Bytes {
-    /// What is added to a code.
-    pub(super) const OFFSET: u8 = 128;
+    const LINE: usize = 64;
+
+    /// No rows yet.
+    pub fn new(layout: ByteLayout) -> Self {
+        Self { layout, memory: Vec::new(), start: 0, stride: 0, len: 0 }
+    }
+
+    /// Makes room for `len` rows of `k` bytes, and gives them, with whatever they hold.
+    pub fn rows_mut(&mut self, len: usize, k: usize) -> impl Iterator<Item = &mut [i8]> {
+        let ByteLayout { offset, rows, columns } = self.layout;
+        (self.len, self.stride) = (len, k.next_multiple_of(columns));
+        let size = len.next_multiple_of(rows) * self.stride;
+        if self.memory.len() < size + Self::LINE {
+            self.memory.resize(size + Self::LINE, offset);
+        }
+        self.start = self.memory.as_ptr().align_offset(Self::LINE).min(Self::LINE);
+        let rows = self.memory[self.start..][..size].chunks_exact_mut(self.stride.max(1)).take(len);
+        rows.map(move |row| {
+            let (codes, padding) = row.split_at_mut(k);
+            padding.fill(offset);
+            codes
+        })
+    }
 
     /// The codes of `a: [M, K]`, each in −128…127.
     ///
     /// # Panics
     /// If `a` is not a whole number of rows of K.
-    pub fn new(a: &[i16], k: usize) -> Self {
-        let (stride, len) = (k.next_multiple_of(4), Rows::new(a, k).len());
-        let mut codes = vec![Self::OFFSET; stride * len];
-        for (to, from) in codes.chunks_exact_mut(stride.max(1)).zip(a.chunks_exact(k.max(1))) {
-            let offset = |(to, &code): (&mut u8, &i16)| *to = (code + i16::from(Self::OFFSET)) as u8;
-            to.iter_mut().zip(from).for_each(offset);
+    pub fn set(&mut self, a: &[i16], k: usize) {
+        let (offset, len) = (self.layout.offset, Rows::new(a, k).len());
+        for (to, from) in self.rows_mut(len, k).zip(a.chunks_exact(k.max(1))) {
+            to.iter_mut().zip(from).for_each(|(to, &code)| *to = (code as i8).wrapping_add(offset));
         }
-        Self { codes, stride, len }
     }
 
     /// M.
@@ -90,9 +123,28 @@ impl Bytes {
         self.len == 0
     }
 
+    /// M, padded.
+    pub fn padded_len(&self) -> usize {
+        self.len.next_multiple_of(self.layout.rows)
+    }
+
+    /// The length of a row, padded.
+    pub(super) fn stride(&self) -> usize {
+        self.stride
+    }
+
+    pub(super) fn layout(&self) -> ByteLayout {
+        self.layout
+    }
+
     /// The bytes of a row, padded.
-    pub(super) fn row(&self, row: usize) -> &[u8] {
-        &self.codes[row * self.stride..][..self.stride]
+    pub(super) fn row(&self, row: usize) -> &[i8] {
+        &self.rows(row..)[..self.stride]
+    }
+
+    /// The bytes of all rows from the first of `range` on, padded.
+    pub(super) fn rows(&self, range: RangeFrom<usize>) -> &[i8] {
+        &self.memory[self.start..][range.start * self.stride..self.padded_len() * self.stride]
     }
 }
 
@@ -104,25 +156,27 @@ pub struct PackedB {
 }
 
 impl PackedB {
+    /// Quads that follow the last panel, so that a kernel may read 16 at a time.
+    const SPARE: usize = 15;
+
     /// Packs row-major `b: [K, N]`.
     ///
     /// # Panics
     /// If `b` is not `k·n` long.
     pub fn pack(b: &[i8], k: usize, n: usize) -> Self {
         assert_eq!(Some(b.len()), k.checked_mul(n), "B must hold {k} x {n} codes");
-        let widen = |(to, &code): (&mut i16, &i8)| *to = code.into();
-        Self::pack_rows(k, n, |row, to| to.iter_mut().zip(&b[row * n..]).for_each(widen))
+        Self::pack_rows(k, n, |row, to| to.copy_from_slice(&b[row * n..][..n]))
     }
 
-    /// Packs the rows that `fill(row, codes)` writes; the codes must be those of an i8.
-    pub fn pack_rows(k: usize, n: usize, mut fill: impl FnMut(usize, &mut [i16])) -> Self {
+    /// Packs the rows that `fill(row, codes)` writes.
+    pub fn pack_rows(k: usize, n: usize, mut fill: impl FnMut(usize, &mut [i8])) -> Self {
         let quads_of_panel = k.div_ceil(4);
         let mut packed = Self::zeros(k, n);
         if n == 0 {
             return packed;
         }
         let padded = n.next_multiple_of(PANEL);
-        let mut rows = vec![0i16; 4 * padded];
+        let mut rows = vec![0; 4 * padded];
         for i in 0..quads_of_panel {
             for (row, codes) in (4 * i..).zip(rows.chunks_exact_mut(padded)) {
                 match row < k {
@@ -130,34 +184,36 @@ impl PackedB {
                     false => codes.fill(0),
                 }
             }
-            let [r0, r1, r2, r3] = [0, 1, 2, 3].map(|row| rows[row * padded..][..padded].chunks_exact(PANEL));
-            for (panel, (((r0, r1), r2), r3)) in r0.zip(r1).zip(r2).zip(r3).enumerate() {
+            let [r0, r1, r2, r3] =
+                [0, 1, 2, 3].map(|row| rows[row * padded..][..padded].as_chunks::<PANEL>().0);
+            for (panel, (((r0, r1), r2), r3)) in r0.iter().zip(r1).zip(r2).zip(r3).enumerate() {
                 let Quad(quad) = &mut packed.quads[panel * quads_of_panel + i];
                 for (column, to) in quad.iter_mut().enumerate() {
-                    *to = [r0[column], r1[column], r2[column], r3[column]].map(|code| code as i8);
+                    *to = [r0[column], r1[column], r2[column], r3[column]];
                 }
             }
         }
         packed
     }
 
-    /// Packs the columns that `fill(column, codes)` writes; the codes must be those of an i8.
-    pub fn pack_columns(k: usize, n: usize, mut fill: impl FnMut(usize, &mut [i16])) -> Self {
+    /// Packs the columns that `fill(column, codes)` writes.
+    pub fn pack_columns(k: usize, n: usize, mut fill: impl FnMut(usize, &mut [i8])) -> Self {
         let quads_of_panel = k.div_ceil(4);
         let mut packed = Self::zeros(k, n);
-        let mut codes = vec![0i16; 4 * quads_of_panel];
+        let mut codes = vec![0; 4 * quads_of_panel];
         for column in 0..n {
             fill(column, &mut codes[..k]);
             let quads = &mut packed.quads[column / PANEL * quads_of_panel..][..quads_of_panel];
-            for (Quad(quad), codes) in quads.iter_mut().zip(codes.chunks_exact(4)) {
-                quad[column % PANEL] = [codes[0], codes[1], codes[2], codes[3]].map(|code| code as i8);
+            for (Quad(quad), codes) in quads.iter_mut().zip(codes.as_chunks().0) {
+                quad[column % PANEL] = *codes;
             }
         }
         packed
     }
 
     fn zeros(k: usize, n: usize) -> Self {
-        Self { k, n, quads: vec![Quad([[0; 4]; PANEL]); n.div_ceil(PANEL) * k.div_ceil(4)] }
+        let quads = n.div_ceil(PANEL) * k.div_ceil(4) + Self::SPARE;
+        Self { k, n, quads: vec![Quad([[0; 4]; PANEL]); quads] }
     }
 
     /// Rows of B: the length of the sums.
@@ -198,5 +254,11 @@ impl PackedB {
     pub(super) fn panel(&self, panel: usize) -> &[Quad] {
         let quads = self.k.div_ceil(4);
         &self.quads[panel * quads..][..quads]
+    }
+
+    /// The quads of one panel, and so many of those that follow that their number is a multiple of 16.
+    pub(super) fn tiles(&self, panel: usize) -> &[Quad] {
+        let quads = self.k.div_ceil(4);
+        &self.quads[panel * quads..][..quads.next_multiple_of(Self::SPARE + 1)]
     }
 }

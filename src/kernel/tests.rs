@@ -13,7 +13,7 @@ fn product(a: &[i16], b: &[i8], [m, k, n]: [usize; 3]) -> Vec<i64> {
 
 fn check(a: &[i16], b: &[i8], [m, k, n]: [usize; 3], what: &str) {
     let by_column = PackedB::pack_columns(k, n, |column, codes| {
-        codes.iter_mut().zip(b.iter().skip(column).step_by(n)).for_each(|(to, &code)| *to = code.into());
+        codes.iter_mut().zip(b.iter().skip(column).step_by(n)).for_each(|(to, code)| *to = *code);
     });
     let expected: Vec<i32> = product(a, b, [m, k, n]).into_iter().map(|sum| sum as i32).collect();
     for packed in [PackedB::pack(b, k, n), by_column] {
@@ -29,27 +29,43 @@ fn check(a: &[i16], b: &[i8], [m, k, n]: [usize; 3], what: &str) {
 }
 
 fn check_bytes(kernel: &dyn Kernel, (a, k): (&[i16], usize), b: &PackedB, expected: &[i32], what: &str) {
-    let a = Bytes::new(a, k);
-    for panel in 0..b.panels() {
-        let mut c = vec![[i32::MIN; PANEL]; a.len()];
-        kernel.byte_panel(&a, b, panel, &mut c);
-        for (row, c) in c.iter().enumerate() {
-            let expected = &expected[row * b.n()..][..b.n()][panel * PANEL..];
-            let width = expected.len().min(PANEL);
-            assert_eq!(c[..width], expected[..width], "{} in bytes, K = {k}, {what}", kernel.name());
+    let layouts = all().iter().filter_map(|kernel| kernel.byte_layout());
+    let own = |layout: &ByteLayout| kernel.byte_layout().is_none_or(|own| own == *layout);
+    for layout in layouts.filter(own) {
+        let mut bytes = Bytes::new(layout);
+        // What an lhs leaves behind must not enter the next.
+        bytes.set(&vec![-77; (a.len() / k + 20) * (k + 70)], k + 70);
+        bytes.set(a, k);
+        for count in 1..=b.panels().min(3) {
+            for first in 0..=b.panels() - count {
+                let mut c = vec![[i32::MIN; PANEL]; bytes.padded_len() * count];
+                kernel.byte_panels(&bytes, b, first, &mut c);
+                for (panel, c) in (first..).zip(c.chunks_exact(bytes.padded_len().max(1))) {
+                    for (row, c) in c[..bytes.len()].iter().enumerate() {
+                        let expected = &expected[row * b.n()..][..b.n()][panel * PANEL..];
+                        let width = expected.len().min(PANEL);
+                        assert_eq!(
+                            c[..width],
+                            expected[..width],
+                            "{} in bytes, K = {k}, {what}",
+                            kernel.name()
+                        );
+                    }
+                }
+            }
         }
     }
 }
 
-/// Sizes on both sides of every edge: 6 and 12 rows, 16 columns, pairs of K, blocks of 512 rows of B.
+/// Sizes on both sides of every edge: 6, 12, 16 and 32 rows, 16 columns, pairs and 64 of K, blocks of 512 rows of B.
 #[test]
 fn every_kernel_computes_the_product() {
     let mut random = ChaCha8Rng::seed_from_u64(1);
-    let ms = [0, 1, 2, 3, 4, 5, 6, 7, 11, 12, 13];
+    let ms = [0, 1, 2, 3, 4, 5, 6, 7, 11, 12, 13, 16, 17, 33];
     let ns = [0, 1, 7, 8, 9, 15, 16, 17, 31, 32, 33];
     for m in ms {
         for n in ns {
-            for k in [0, 1, 2, 3, 4, 5, 15, 16, 17, 64] {
+            for k in [0, 1, 2, 3, 4, 5, 15, 16, 17, 63, 64, 65] {
                 check_sizes(&mut random, [m, k, n]);
             }
         }

@@ -8,11 +8,14 @@ use std::arch::x86_64::{
     _mm512_setzero_si512, _mm512_storeu_si512, _mm512_sub_epi32,
 };
 
-use super::packed::{PANEL, Quad};
-use super::{Avx2, Bytes, Kernel, PackedB, PackedTarget, Rows, check_byte_panel};
+use super::packed::{ByteLayout, PANEL, Quad};
+use super::{Avx2, Bytes, Kernel, PackedB, PackedTarget, Rows, check_byte_panels};
 
 /// Rows of A in one tile: enough independent sums to hide the latency of `vpdpbusd`.
 const ROWS: usize = 12;
+
+/// What A adds to each code, modulo 2⁸: then they are 0…255 without a sign.
+const OFFSET: i8 = i8::MIN;
 
 /// A proof that this CPU has AVX-512F and VNNI. Codes that do not fit a byte are left to AVX2.
 pub(super) struct Vnni(Avx2);
@@ -34,14 +37,18 @@ impl Kernel for Vnni {
         self.0.panel(a, b, panel, c);
     }
 
-    fn takes_bytes(&self) -> bool {
-        true
+    /// `vpdpbusd` takes A without a sign.
+    fn byte_layout(&self) -> Option<ByteLayout> {
+        Some(ByteLayout { offset: OFFSET, rows: 1, columns: 4 })
     }
 
-    fn byte_panel(&self, a: &Bytes, b: &PackedB, panel: usize, c: &mut [[i32; PANEL]]) {
-        check_byte_panel(a, b, panel, c);
-        // SAFETY: `self` exists only on a CPU with AVX-512F and VNNI.
-        unsafe { panel_of_product(a, b.panel(panel), c) }
+    fn byte_panels(&self, a: &Bytes, b: &PackedB, first: usize, c: &mut [[i32; PANEL]]) {
+        check_byte_panels(a, b, first, c);
+        assert_eq!(Some(a.layout()), self.byte_layout(), "A must have the layout of this kernel");
+        for (panel, c) in (first..).zip(c.chunks_exact_mut(a.len().max(1))) {
+            // SAFETY: `self` exists only on a CPU with AVX-512F and VNNI.
+            unsafe { panel_of_product(a, b.panel(panel), c) }
+        }
     }
 
     fn errors(&self, a: &[i16], b: &PackedB, scale: f32, target: &PackedTarget, sums: &mut [f32]) {
@@ -54,7 +61,7 @@ fn panel_of_product(a: &Bytes, quads: &[Quad], c: &mut [[i32; PANEL]]) {
     // A holds code + 128. `offset` is what the 128 adds to each column; the tiles subtract it.
     let mut offset = _mm512_setzero_si512();
     for quad in quads {
-        offset = _mm512_dpbusd_epi32(offset, _mm512_set1_epi8(Bytes::OFFSET as i8), load(quad));
+        offset = _mm512_dpbusd_epi32(offset, _mm512_set1_epi8(OFFSET), load(quad));
     }
     for (first, c) in (0..).step_by(ROWS).zip(c.chunks_mut(ROWS)) {
         match c.len() {

@@ -5,7 +5,7 @@
 
 mod slices;
 
-pub use slices::{Codes, uniform_codes};
+pub use slices::{Codes, uniform_bytes};
 
 use serde::{Deserialize, Serialize};
 

@@ -21,9 +21,16 @@ pub enum Codes {
 }
 
 /// The codes of a uniform quantizer, Eq. (2); as many as the shorter slice holds.
-#[multiversion(targets("x86_64+avx2"))]
-pub fn uniform_codes(xs: &[f32], scale: Scale, bits: Bits, codes: &mut [i16]) {
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
+fn uniform_codes(xs: &[f32], scale: Scale, bits: Bits, codes: &mut [i16]) {
     codes.iter_mut().zip(xs).for_each(|(code, &x)| *code = uniform_code(x, scale.get(), bits) as i16);
+}
+
+/// As [`uniform_codes`], in bytes, plus `offset`, modulo 2⁸.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
+pub fn uniform_bytes(xs: &[f32], scale: Scale, bits: Bits, offset: i8, codes: &mut [i8]) {
+    let byte = |x| (uniform_code(x, scale.get(), bits) as i8).wrapping_add(offset);
+    codes.iter_mut().zip(xs).for_each(|(code, &x)| *code = byte(x));
 }
 
 impl Quantizer {
@@ -34,6 +41,27 @@ impl Quantizer {
     pub fn uniform_codes(self, xs: &[f32], codes: &mut [i16]) {
         let Self::Uniform { scale, bits } = self else { panic!("a twin has two ranges") };
         uniform_codes(xs, scale, bits, codes);
+    }
+
+    /// As [`uniform_bytes`].
+    ///
+    /// # Panics
+    /// If it is a twin.
+    pub fn uniform_bytes(self, xs: &[f32], offset: i8, codes: &mut [i8]) {
+        let Self::Uniform { scale, bits } = self else { panic!("a twin has two ranges") };
+        uniform_bytes(xs, scale, bits, offset, codes);
+    }
+
+    /// The codes of a twin as in [`Codes::Split`], in bytes, plus `offset`, modulo 2⁸.
+    ///
+    /// # Panics
+    /// If it is uniform.
+    pub fn split_bytes(self, xs: &[f32], offset: i8, fine: &mut [i8], coarse: &mut [i8]) {
+        match self {
+            Self::Uniform { .. } => panic!("a uniform quantizer has one range"),
+            Self::TwinGelu { scale, bits } => gelu_bytes(xs, scale, bits, offset, fine, coarse),
+            Self::TwinSoftmax { scale, bits } => softmax_bytes(xs, scale, bits, offset, fine, coarse),
+        }
     }
 
     /// The codes of `xs`: fused if no `|code|` can exceed `max_abs_code` or `i16::MAX`, else split.
@@ -89,7 +117,7 @@ struct Factors {
 }
 
 /// Free of branches, so that it vectorizes: each clamp at 0 empties the range to which the element does not belong.
-#[multiversion(targets("x86_64+avx2"))]
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
 fn gelu_codes(xs: &[f32], scale: TwinScale, bits: Bits, factors: Factors, codes: &mut [i16]) {
     let (fine, coarse) = (scale.fine.get(), scale.coarse());
     for (code, &x) in codes.iter_mut().zip(xs) {
@@ -99,13 +127,36 @@ fn gelu_codes(xs: &[f32], scale: TwinScale, bits: Bits, factors: Factors, codes:
 }
 
 /// Free of branches, so that it vectorizes.
-#[multiversion(targets("x86_64+avx2"))]
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
 fn softmax_codes(xs: &[f32], scale: TwinScale, bits: Bits, factors: Factors, codes: &mut [i16]) {
     let (fine, coarse) = (scale.fine.get(), scale.coarse());
     let end = bits.half() as f32 * fine;
     for (code, &x) in codes.iter_mut().zip(xs) {
         let (a, b) = (magnitude(x, fine, bits) * factors.fine, magnitude(x, coarse, bits) * factors.coarse);
         *code = (if x >= end { b } else { a }) as i16;
+    }
+}
+
+/// As [`gelu_codes`], for both ranges at once.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
+fn gelu_bytes(xs: &[f32], scale: TwinScale, bits: Bits, offset: i8, fine: &mut [i8], coarse: &mut [i8]) {
+    let (fine_scale, coarse_scale) = (scale.fine.get(), scale.coarse());
+    for ((fine, coarse), &x) in fine.iter_mut().zip(coarse).zip(xs) {
+        *fine = (-magnitude(-x, fine_scale, bits) as i8).wrapping_add(offset);
+        *coarse = (magnitude(x, coarse_scale, bits) as i8).wrapping_add(offset);
+    }
+}
+
+/// As [`softmax_codes`], for both ranges at once.
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
+fn softmax_bytes(xs: &[f32], scale: TwinScale, bits: Bits, offset: i8, fine: &mut [i8], coarse: &mut [i8]) {
+    let (fine_scale, coarse_scale) = (scale.fine.get(), scale.coarse());
+    let end = bits.half() as f32 * fine_scale;
+    for ((fine, coarse), &x) in fine.iter_mut().zip(coarse).zip(xs) {
+        let (a, b) = (magnitude(x, fine_scale, bits), magnitude(x, coarse_scale, bits));
+        let is_coarse = x >= end;
+        *fine = (if is_coarse { 0 } else { a } as i8).wrapping_add(offset);
+        *coarse = (if is_coarse { b } else { 0 } as i8).wrapping_add(offset);
     }
 }
 
@@ -135,6 +186,28 @@ mod tests {
                         }
                     };
                     assert_eq!(joined, xs.iter().map(|&x| q.code(x)).collect::<Vec<_>>(), "{q:?}");
+                }
+                check_bytes(q, &xs);
+            }
+        }
+    }
+
+    fn check_bytes(q: Quantizer, xs: &[f32]) {
+        for offset in [0, i8::MIN] {
+            let check = |bytes: &[i8], codes: &[i16]| {
+                let expected = codes.iter().map(|&code| (code as i8).wrapping_add(offset));
+                assert!(bytes.iter().copied().eq(expected), "{q:?}");
+            };
+            let (mut bytes, mut coarse_bytes) = (vec![0; xs.len()], vec![0; xs.len()]);
+            match q.codes(xs, 0) {
+                Codes::Fused(codes) => {
+                    q.uniform_bytes(xs, offset, &mut bytes);
+                    check(&bytes, &codes);
+                }
+                Codes::Split { fine, coarse, .. } => {
+                    q.split_bytes(xs, offset, &mut bytes, &mut coarse_bytes);
+                    check(&bytes, &fine);
+                    check(&coarse_bytes, &coarse);
                 }
             }
         }

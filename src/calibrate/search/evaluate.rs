@@ -11,7 +11,7 @@ use super::rows::{RowBlock, Rows};
 use super::{Problem, Rhs, Settings, candidates};
 use crate::Result;
 use crate::kernel::{self, Kernel, PackedB};
-use crate::quant::{Codes, Quantizer, Scale, uniform_codes};
+use crate::quant::{Codes, Quantizer, Scale, uniform_bytes};
 
 /// A problem with its float outputs, ready to be evaluated.
 pub(super) struct Evaluator<'s> {
@@ -79,7 +79,7 @@ impl<'s> Evaluator<'s> {
         PackedB::pack_rows(b.nrows(), block.columns.len(), |row, codes| {
             let row = &b_values[row * b.ncols()..][block.columns.clone()];
             for (span, &scale) in block.spans.iter().zip(scales) {
-                uniform_codes(&row[span.clone()], scale, self.settings.b_bits, &mut codes[span.clone()]);
+                uniform_bytes(&row[span.clone()], scale, self.settings.b_bits, 0, &mut codes[span.clone()]);
             }
         })
     }

@@ -7,7 +7,10 @@ use super::heads::{Head, Heads};
 use super::product::rows_of_task;
 use super::written::{self, Columns, Unwritten};
 use crate::integer::math;
-use crate::kernel::PackedB;
+use crate::kernel::{self, PackedB};
+
+/// Rows whose scores, of one head, are computed together where kernels take bytes: the scores stay in the L1 or the L2.
+const MOST_ROWS: usize = 32;
 
 /// Where the rows `[batch, head, token]` of Q, K or V are in the value that they come from; each row is contiguous.
 #[derive(Clone, Debug)]
@@ -79,7 +82,8 @@ impl Attention {
         let packed = (0..batch * heads).into_par_iter().map(|i| self.pack(k, v, i / heads, i % heads));
         let packed: Vec<Packed> = packed.collect::<TractResult<_>>()?;
 
-        let size = rows_of_task(rows);
+        let most_rows = if kernel::best().byte_layout().is_some() { MOST_ROWS } else { rows };
+        let size = rows_of_task(rows).min(most_rows);
         written::tensor(&[batch, rows, heads, width], |out| {
             written::by_task(out, rows * heads * width, |image, out| {
                 let packed = &packed[image * heads..][..heads];

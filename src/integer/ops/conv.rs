@@ -4,7 +4,6 @@ use rayon::prelude::*;
 use tract_core::internal::*;
 
 use super::product::{by_panel, fits_codes, multiply_codes, rows_of_task};
-use crate::integer::math;
 use crate::integer::site::Weight;
 use crate::kernel::{PANEL, PackedB};
 use crate::quant::Quantizer;
@@ -172,25 +171,18 @@ impl Group {
         };
         let mut out = vec![0f32; n * rows];
         let mut rounded = Vec::new();
-        multiply_codes(
-            rows_of_codes,
-            &self.b,
-            |panel| self.scales[panel],
-            |panel, values| {
-                if let Some(bias) = &self.bias {
-                    math::add_bias(values, &bias[panel]);
-                }
-                if let Some(output) = conv.output {
-                    round(output, values.as_flattened_mut(), &mut rounded);
-                }
-                let columns = self.b.columns(panel);
-                for (i, out) in
-                    out[columns.start * rows..columns.end * rows].chunks_exact_mut(rows).enumerate()
-                {
-                    out.iter_mut().zip(values.iter()).for_each(|(out, values)| *out = values[i]);
-                }
-            },
-        );
+        let scales = |panel: usize| (&self.scales[panel], self.bias.as_ref().map(|bias| &bias[panel]));
+        multiply_codes(rows_of_codes, &self.b, scales, |block, values| {
+            if let Some(output) = conv.output {
+                round(output, values.as_flattened_mut(), &mut rounded);
+            }
+            let columns = self.b.columns(block.panel);
+            let out = out[columns.start * rows..columns.end * rows].chunks_exact_mut(rows);
+            for (i, out) in out.enumerate() {
+                let out = &mut out[block.rows.clone()];
+                out.iter_mut().zip(values.iter()).for_each(|(out, values)| *out = values[i]);
+            }
+        });
         out
     }
 }

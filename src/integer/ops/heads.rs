@@ -2,7 +2,7 @@
 
 use tract_core::internal::*;
 
-use super::product::{Lhs, multiply};
+use super::product::{Block, Lhs, multiply};
 use super::written::{self, Columns};
 use crate::kernel::{PANEL, PackedB};
 use crate::quant::Quantizer;
@@ -62,8 +62,8 @@ impl Heads {
     }
 
     /// Quantizes a row or a column of B.
-    pub(super) fn quantize_b(&self, head: usize, b: &[f32], codes: &mut [i16]) {
-        self.b[head % self.b.len()].uniform_codes(b, codes);
+    pub(super) fn quantize_b(&self, head: usize, b: &[f32], codes: &mut [i8]) {
+        self.b[head % self.b.len()].uniform_bytes(b, 0, codes);
     }
 
     /// The head of that number, counted over all images. An error if sums over the rows of `b` might overflow.
@@ -115,7 +115,14 @@ impl Head {
     /// Writes `x · B` to the next columns of `out`.
     pub(super) fn multiply(&self, x: &[f32], out: &mut Columns) {
         let scales = [self.scale; PANEL];
-        let write = |panel, values: &mut [_]| out.push(self.b.columns(panel).len(), values);
-        multiply(self.a, x, &self.b, |_| scales, write);
+        multiply(
+            self.a,
+            x,
+            &self.b,
+            |_| (&scales, None),
+            |Block { panel, group, .. }, values| {
+                out.push(self.b.columns(panel).len(), group, values);
+            },
+        );
     }
 }

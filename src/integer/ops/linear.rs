@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tract_core::internal::*;
 
-use super::product::{Lhs, by_panel, multiply, rows_of_task};
+use super::product::{Block, Lhs, by_panel, multiply, rows_of_task};
 use super::written::{self, Columns, Unwritten};
 use crate::integer::math::{self, Activation};
 use crate::integer::site::{Outliers, Weight};
@@ -106,39 +106,33 @@ impl Linear {
 
     /// The rows of one task.
     fn rows<'o>(&self, x: &[f32], residual: Option<&[f32]>, out: &'o mut Unwritten) -> &'o mut [f32] {
-        let mut out = Columns::new(out, self.n());
-        let scales = |panel: usize| self.scales[panel];
-        multiply(self.a, x, &self.b, scales, |panel, values| {
-            self.add_outliers(x, panel, values);
-            if let Some(bias) = &self.bias {
-                math::add_bias(values, &bias[panel]);
+        let (k, n) = (self.k(), self.n());
+        let Outliers { channels, rows: weights } = &self.outliers;
+        let of_outliers = x.chunks_exact(k).flat_map(|x| channels.iter().map(|&channel| x[channel]));
+        let of_outliers: Vec<f32> = if channels.is_empty() { Vec::new() } else { of_outliers.collect() };
+        let mut out = Columns::new(out, n);
+        let bias = |panel: usize| self.bias.as_ref().map(|bias| &bias[panel]);
+        // The products of the outliers come before the bias.
+        let fused_bias = |panel| if channels.is_empty() { bias(panel) } else { None };
+        let scales = |panel: usize| (&self.scales[panel], fused_bias(panel));
+        multiply(self.a, x, &self.b, scales, |Block { panel, rows, group }, values| {
+            let columns = self.b.columns(panel);
+            if !channels.is_empty() {
+                let x = &of_outliers[rows.start * channels.len()..];
+                math::add_products(values, x, weights, n, columns.start);
+                if let Some(bias) = bias(panel) {
+                    math::add_bias(values, bias);
+                }
             }
             if let Some(activation) = self.activation {
                 math::activate(values.as_flattened_mut(), activation);
             }
-            let columns = self.b.columns(panel);
             if let Some(residual) = residual {
-                add_rows(values, residual.chunks_exact(self.n()).map(|row| &row[columns.clone()]));
+                math::add_columns(values, &residual[rows.start * n..], n, columns.start);
             }
-            out.push(columns.len(), values);
+            out.push(columns.len(), group, values);
         });
         out.finish()
-    }
-
-    /// `values += x[…, channels] · rows` in the columns of a panel. The products are summed first, as in the file.
-    fn add_outliers(&self, x: &[f32], panel: usize, values: &mut [[f32; PANEL]]) {
-        let Outliers { channels, rows } = &self.outliers;
-        if channels.is_empty() {
-            return;
-        }
-        for (x, values) in x.chunks_exact(self.k()).zip(values) {
-            let mut products = [0f32; PANEL];
-            for (&channel, row) in channels.iter().zip(rows.chunks_exact(self.n())) {
-                let columns = &row[panel * PANEL..];
-                products.iter_mut().zip(columns).for_each(|(sum, w)| *sum += x[channel] * w);
-            }
-            values.iter_mut().zip(products).for_each(|(value, product)| *value += product);
-        }
     }
 }
 
@@ -147,11 +141,5 @@ impl std::fmt::Display for Linear {
         f.write_str("Linear")?;
         f.write_str(if self.bias.is_some() { " + bias" } else { "" })?;
         self.activation.map_or(Ok(()), |activation| write!(f, " + {activation:?}"))
-    }
-}
-
-fn add_rows<'r>(values: &mut [[f32; PANEL]], rows: impl Iterator<Item = &'r [f32]>) {
-    for (values, row) in values.iter_mut().zip(rows) {
-        values.iter_mut().zip(row).for_each(|(value, addend)| *value += addend);
     }
 }

@@ -1,19 +1,27 @@
 //! `codes(x) · B · Δ`, the arithmetic of every site.
 
 use std::cell::RefCell;
+use std::ops::Range;
 
 use crate::integer::math;
-use crate::kernel::{self, Bytes, PANEL, PackedB, Rows, fits_i32};
+use crate::kernel::{self, ByteLayout, Bytes, PANEL, PackedB, Rows, fits_i32};
 use crate::quant::{Quantizer, TwinScale};
 
 /// Rows that are computed together: their codes and a panel's sums stay in the L2.
 const MOST_ROWS: usize = 256;
 
+/// Rows of sums, of all panels that are computed together.
+const MOST_SUMS: usize = 1024;
+
+/// Rows of a panel that go from sums to the result at once: their values stay in the L1.
+const ROWS_OF_A_BLOCK: usize = 32;
+
 /// How many of `m` rows make one task: the tasks fill all threads equally, and have about [`MOST_ROWS`] at most.
 pub(super) fn rows_of_task(m: usize) -> usize {
     const ROWS_OF_A_TILE: usize = 6;
+    let rows_of_a_tile = kernel::best().byte_layout().map_or(1, |layout| layout.rows).max(ROWS_OF_A_TILE);
     let tasks = m.div_ceil(MOST_ROWS).next_multiple_of(rayon::current_num_threads());
-    m.div_ceil(tasks.max(1)).next_multiple_of(ROWS_OF_A_TILE)
+    m.div_ceil(tasks.max(1)).next_multiple_of(rows_of_a_tile)
 }
 
 /// The quantizer of A, and how its codes are multiplied with a given B. Where it exists, every sum is exact.
@@ -34,7 +42,7 @@ enum Product {
 impl Lhs {
     /// `None` if a sum over the rows of `b` might overflow.
     pub(super) fn new(quantizer: Quantizer, b: &PackedB) -> Option<Self> {
-        let (max_abs_code, bytes) = (quantizer.max_abs_code(), kernel::best().takes_bytes());
+        let (max_abs_code, bytes) = (quantizer.max_abs_code(), kernel::best().byte_layout().is_some());
         let product = match quantizer.twin() {
             None => fits(max_abs_code, b).then_some(Product::Fused)?,
             // Two products of bytes are as fast as one of words.
@@ -53,56 +61,78 @@ fn fits(max_abs_a: i32, b: &PackedB) -> bool {
     i64::from(max_abs_a) * max_abs_b * b.k() as i64 <= i64::from(i32::MAX) || fits_i32(max_abs_a, b)
 }
 
-/// `(codes of x[M, K] · b) · scales`, panel by panel: `each` gets the panel's number and its values `[M][16]`. The
-/// sums are exact; each becomes a float once.
+/// What the columns of a panel are multiplied by, and the bias that is added, if there is one.
+pub(super) type Scales<'s> = (&'s [f32; PANEL], Option<&'s [f32; PANEL]>);
+
+/// Those rows of a panel of the result that are given at once.
+#[derive(Clone)]
+pub(super) struct Block {
+    pub(super) panel: usize,
+    pub(super) rows: Range<usize>,
+    /// How many columns are given of these rows, one panel after the other, before the next rows.
+    pub(super) group: usize,
+}
+
+/// `(codes of x[M, K] · b) · scales + bias`, some panels at a time, and of these some rows at a time: `each` gets their
+/// values, panel by panel. The sums are exact; each becomes a float once.
 ///
 /// The [`Lhs`] must have been made for `b`. `scales` gives the scales of the columns of a panel.
-pub(super) fn multiply(
+pub(super) fn multiply<'s>(
     Lhs { quantizer, product }: Lhs,
     x: &[f32],
     b: &PackedB,
-    scales: impl Fn(usize) -> [f32; PANEL],
-    mut each: impl FnMut(usize, &mut [[f32; PANEL]]),
+    scales: impl Fn(usize) -> Scales<'s>,
+    each: impl FnMut(Block, &mut [[f32; PANEL]]),
 ) {
-    let m = x.len() / b.k().max(1);
-    SCRATCH.with_borrow_mut(|Scratch { codes, coarse_codes, sums, coarse_sums, values }| {
-        let codes = grown(codes, x.len(), 0);
-        let sums = grown(sums, m, [0; PANEL]);
-        let values = grown(values, m, [0.0; PANEL]);
-        match product {
-            Product::Fused => {
-                quantizer.fused_codes(x, codes);
-                let codes = KernelCodes::new(codes, b.k(), quantizer.twin().is_none());
-                codes.scaled_panels(b, sums, values, scales, each);
+    let (k, m) = (b.k(), x.len() / b.k().max(1));
+    let layout = kernel::best().byte_layout();
+    SCRATCH.with_borrow_mut(|Scratch { words, bytes, sums }| match (product, layout) {
+        (Product::Fused, Some(ByteLayout { offset, .. })) if quantizer.twin().is_none() => {
+            let [codes, _] = bytes;
+            let codes = codes.get_or_insert_with(new_bytes);
+            for (x, codes) in x.chunks_exact(k.max(1)).zip(codes.rows_mut(m, k)) {
+                quantizer.uniform_bytes(x, offset, codes);
             }
-            Product::Split { shift } => {
-                let coarse_codes = grown(coarse_codes, x.len(), 0);
-                let coarse_sums = grown(coarse_sums, m, [0; PANEL]);
-                quantizer.split_codes(x, codes, coarse_codes);
-                let fine = KernelCodes::new(codes, b.k(), true);
-                let coarse = KernelCodes::new(coarse_codes, b.k(), true);
-                for panel in 0..b.panels() {
-                    fine.panel(b, panel, sums);
-                    coarse.panel(b, panel, coarse_sums);
-                    math::scale_split(sums, coarse_sums, shift, &scales(panel), values);
-                    each(panel, values);
-                }
+            scaled_blocks([Codes::Bytes(codes)], b, sums, 0, scales, each);
+        }
+        (Product::Fused, _) => {
+            let words = grown(words, x.len(), 0);
+            quantizer.fused_codes(x, words);
+            scaled_blocks([Codes::Words(Rows::new(words, k))], b, sums, 0, scales, each);
+        }
+        (Product::Split { shift }, Some(ByteLayout { offset, .. })) => {
+            let [fine, coarse] = bytes.each_mut().map(|bytes| bytes.get_or_insert_with(new_bytes));
+            for ((x, fine), coarse) in
+                x.chunks_exact(k.max(1)).zip(fine.rows_mut(m, k)).zip(coarse.rows_mut(m, k))
+            {
+                quantizer.split_bytes(x, offset, fine, coarse);
             }
+            scaled_blocks([Codes::Bytes(fine), Codes::Bytes(coarse)], b, sums, shift, scales, each);
+        }
+        (Product::Split { shift }, None) => {
+            let (fine, coarse) = grown(words, 2 * x.len(), 0).split_at_mut(x.len());
+            quantizer.split_codes(x, fine, coarse);
+            let codes = [fine, coarse].map(|codes| Codes::Words(Rows::new(codes, k)));
+            scaled_blocks(codes, b, sums, shift, scales, each);
         }
     });
 }
 
 /// As [`multiply`], of the codes `[M, K]` of a uniform quantizer for which [`fits_codes`].
-pub(super) fn multiply_codes(
+pub(super) fn multiply_codes<'s>(
     codes: &[i16],
     b: &PackedB,
-    scales: impl Fn(usize) -> [f32; PANEL],
-    each: impl FnMut(usize, &mut [[f32; PANEL]]),
+    scales: impl Fn(usize) -> Scales<'s>,
+    each: impl FnMut(Block, &mut [[f32; PANEL]]),
 ) {
-    let m = codes.len() / b.k().max(1);
-    SCRATCH.with_borrow_mut(|Scratch { sums, values, .. }| {
-        let (sums, values) = (grown(sums, m, [0; PANEL]), grown(values, m, [0.0; PANEL]));
-        KernelCodes::new(codes, b.k(), true).scaled_panels(b, sums, values, scales, each);
+    SCRATCH.with_borrow_mut(|Scratch { bytes: [bytes, _], sums, .. }| {
+        if kernel::best().byte_layout().is_some() {
+            let bytes = bytes.get_or_insert_with(new_bytes);
+            bytes.set(codes, b.k());
+            scaled_blocks([Codes::Bytes(bytes)], b, sums, 0, scales, each);
+        } else {
+            scaled_blocks([Codes::Words(Rows::new(codes, b.k()))], b, sums, 0, scales, each);
+        }
     });
 }
 
@@ -118,11 +148,14 @@ thread_local! {
 /// Memory that a thread keeps from one product to the next.
 #[derive(Default)]
 struct Scratch {
-    codes: Vec<i16>,
-    coarse_codes: Vec<i16>,
+    words: Vec<i16>,
+    /// Of both ranges of a twin.
+    bytes: [Option<Bytes>; 2],
     sums: Vec<[i32; PANEL]>,
-    coarse_sums: Vec<[i32; PANEL]>,
-    values: Vec<[f32; PANEL]>,
+}
+
+fn new_bytes() -> Bytes {
+    Bytes::new(kernel::best().byte_layout().expect("the kernel takes bytes"))
 }
 
 /// The first `len` elements, with whatever they hold; the buffer grows if it is shorter.
@@ -133,40 +166,76 @@ fn grown<T: Clone>(buffer: &mut Vec<T>, len: usize, fill: T) -> &mut [T] {
     &mut buffer[..len]
 }
 
-/// The codes of A as the kernel takes them.
-enum KernelCodes<'a> {
-    Words(&'a [i16]),
-    Bytes(Bytes),
+/// The codes of A, or of one range of it, as the kernel takes them.
+enum Codes<'a> {
+    Words(Rows<'a>),
+    Bytes(&'a Bytes),
 }
 
-impl<'a> KernelCodes<'a> {
-    fn new(codes: &'a [i16], k: usize, fit_bytes: bool) -> Self {
-        match fit_bytes && kernel::best().takes_bytes() {
-            true => Self::Bytes(Bytes::new(codes, k)),
-            false => Self::Words(codes),
-        }
-    }
-
-    fn panel(&self, b: &PackedB, panel: usize, sums: &mut [[i32; PANEL]]) {
+impl Codes<'_> {
+    fn len(&self) -> usize {
         match self {
-            Self::Words(codes) => kernel::best().panel(Rows::new(codes, b.k()), b, panel, sums),
-            Self::Bytes(codes) => kernel::best().byte_panel(codes, b, panel, sums),
+            Self::Words(codes) => codes.len(),
+            Self::Bytes(codes) => codes.len(),
         }
     }
 
-    /// Every panel of the product, scaled.
-    fn scaled_panels(
-        &self,
-        b: &PackedB,
-        sums: &mut [[i32; PANEL]],
-        values: &mut [[f32; PANEL]],
-        scales: impl Fn(usize) -> [f32; PANEL],
-        mut each: impl FnMut(usize, &mut [[f32; PANEL]]),
-    ) {
-        for panel in 0..b.panels() {
-            self.panel(b, panel, sums);
-            math::scale(sums, &scales(panel), values);
-            each(panel, values);
+    /// The rows of a panel of sums.
+    fn padded_len(&self) -> usize {
+        match self {
+            Self::Words(codes) => codes.len(),
+            Self::Bytes(codes) => codes.padded_len(),
+        }
+    }
+
+    /// The panels from `first` on for which there is room in `sums`.
+    fn multiply(&self, b: &PackedB, first: usize, sums: &mut [[i32; PANEL]]) {
+        match self {
+            Self::Words(codes) => {
+                for (panel, sums) in (first..).zip(sums.chunks_exact_mut(codes.len())) {
+                    kernel::best().panel(*codes, b, panel, sums);
+                }
+            }
+            Self::Bytes(codes) => kernel::best().byte_panels(codes, b, first, sums),
+        }
+    }
+}
+
+/// Every panel of the product with one lhs, or with both ranges of a twin, `fine + coarse·2^shift`; scaled.
+fn scaled_blocks<'s, const RANGES: usize>(
+    codes: [Codes; RANGES],
+    b: &PackedB,
+    sums: &mut Vec<[i32; PANEL]>,
+    shift: u8,
+    scales: impl Fn(usize) -> Scales<'s>,
+    mut each: impl FnMut(Block, &mut [[f32; PANEL]]),
+) {
+    let (len, padded_len) = (codes[0].len(), codes[0].padded_len());
+    if len == 0 {
+        return;
+    }
+    // AMX takes two at a time.
+    let at_once = (MOST_SUMS / padded_len / 2 * 2).max(2);
+    let mut values = [[0.0; PANEL]; ROWS_OF_A_BLOCK];
+    for first in (0..b.panels()).step_by(at_once) {
+        let panels = at_once.min(b.panels() - first);
+        let sums = grown(sums, RANGES * panels * padded_len, [0; PANEL]);
+        for (codes, sums) in codes.iter().zip(sums.chunks_exact_mut(panels * padded_len)) {
+            codes.multiply(b, first, sums);
+        }
+        let group = b.columns(first + panels - 1).end - b.columns(first).start;
+        for start in (0..len).step_by(ROWS_OF_A_BLOCK) {
+            let rows = start..len.min(start + ROWS_OF_A_BLOCK);
+            let values = &mut values[..rows.len()];
+            for panel in 0..panels {
+                let (scales, bias) = scales(first + panel);
+                let of = |range: usize| &sums[(range * panels + panel) * padded_len + start..][..rows.len()];
+                match RANGES {
+                    1 => math::scale(of(0), scales, bias, values),
+                    _ => math::scale_split([of(0), of(1)], shift, scales, bias, values),
+                }
+                each(Block { panel: first + panel, rows: rows.clone(), group }, values);
+            }
         }
     }
 }

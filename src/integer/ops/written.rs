@@ -5,7 +5,9 @@
 #![allow(unsafe_code)]
 
 use std::mem::MaybeUninit;
+use std::ops::Range;
 
+use multiversion::multiversion;
 use rayon::prelude::*;
 use tract_core::internal::*;
 
@@ -74,40 +76,67 @@ fn filled<'o>(
     Ok(())
 }
 
-/// A row-major matrix that is filled from left to right, some columns of all rows at a time.
+/// A row-major matrix that is filled group by group of columns, from left to right; each group from top to bottom, some
+/// rows at a time; and these panel by panel.
 pub(super) struct Columns<'o> {
     out: &'o mut Unwritten,
     width: usize,
     /// The columns before this one are written.
     next: usize,
+    /// Of the group: how many columns it has, in how many rows it is written, and how many columns of the next rows.
+    group: usize,
+    rows: usize,
+    columns: usize,
+    /// How many these next rows are.
+    height: usize,
 }
 
 impl<'o> Columns<'o> {
     /// The matrix in `out` whose rows are `width` long.
     pub(super) fn new(out: &'o mut Unwritten, width: usize) -> Self {
         assert!(out.len().is_multiple_of(width), "rows of {width}");
-        Self { out, width, next: 0 }
+        Self { out, width, next: 0, group: 0, rows: 0, columns: 0, height: 0 }
     }
 
-    /// Writes the next `count` columns of every row: the first that `values` has for it.
-    pub(super) fn push(&mut self, count: usize, values: &[[f32; PANEL]]) {
-        assert_eq!(values.len() * self.width, self.out.len(), "values for every row");
-        let columns = self.next..self.next + count;
-        for (row, values) in self.out.chunks_exact_mut(self.width).zip(values) {
-            let row = &mut row[columns.clone()];
-            // A whole panel is copied without a loop.
-            match <&mut [MaybeUninit<f32>; PANEL]>::try_from(&mut *row) {
-                Ok(row) => row.write_copy_of_slice(values),
-                Err(_) => row.write_copy_of_slice(&values[..count]),
-            };
+    /// Writes the next `count` columns of some rows, the first that `values` has for each, in a group of `group` columns.
+    pub(super) fn push(&mut self, count: usize, group: usize, values: &[[f32; PANEL]]) {
+        if self.columns == 0 {
+            self.height = values.len();
+            if self.rows == 0 {
+                self.group = group;
+            }
         }
-        self.next = columns.end;
+        assert_eq!((self.group, self.height), (group, values.len()), "a group, and some of its rows");
+        assert!(self.columns + count <= group, "no more columns than the group has");
+        let first = self.next + self.columns;
+        let out = &mut self.out[self.rows * self.width..][..self.height * self.width];
+        write_columns(out, self.width, first..first + count, values);
+        self.columns += count;
+        if self.columns == group {
+            (self.columns, self.rows) = (0, self.rows + self.height);
+        }
+        if self.rows * self.width == self.out.len() {
+            (self.next, self.rows) = (self.next + group, 0);
+        }
     }
 
     /// The whole matrix; panics if columns are missing.
     pub(super) fn finish(self) -> &'o mut [f32] {
-        assert_eq!(self.next, self.width, "every column is written");
+        assert_eq!((self.next, self.rows, self.columns), (self.width, 0, 0), "every column is written");
         // SAFETY: `push` wrote `next` columns of every row, and that is all of them.
         unsafe { self.out.assume_init_mut() }
+    }
+}
+
+/// Writes these columns of all rows.
+#[multiversion(targets("x86_64+avx2"))]
+fn write_columns(out: &mut Unwritten, width: usize, columns: Range<usize>, values: &[[f32; PANEL]]) {
+    for (row, values) in out.chunks_exact_mut(width).zip(values) {
+        let row = &mut row[columns.clone()];
+        // A whole panel is copied without a loop.
+        match <&mut [MaybeUninit<f32>; PANEL]>::try_from(&mut *row) {
+            Ok(row) => row.write_copy_of_slice(values),
+            Err(_) => row.write_copy_of_slice(&values[..columns.len()]),
+        };
     }
 }
