@@ -27,6 +27,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=1.5, help="of each, in a round")
     args = parser.parse_args()
+    print(subprocess.run([args.binary, "--version"], check=True, capture_output=True, text=True).stdout)
     print("| model | batch | threads | ours, ms | ORT int8 / ours | tract float / ours | ORT float / ours |")
     print("|---|---|---|---|---|---|---|", flush=True)
     for threads in args.threads:

@@ -2,7 +2,7 @@
 //!
 //! Nothing here contracts or reorders: sums run in [`PANEL`] lanes whatever the CPU, so that every CPU, and any
 //! division of the work, gives the same bits. What works on panels is compiled for AVX2 at most: for AVX-512, LLVM takes
-//! the rows instead of the columns of a panel into a vector, and gathers and scatters them (five times as slow).
+//! the rows instead of the columns of a panel into a vector, and gathers and scatters them (six times as slow).
 // What is compiled once per vector unit must be inlined into it.
 #![allow(clippy::inline_always)]
 
