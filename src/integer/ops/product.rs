@@ -93,12 +93,12 @@ pub(super) fn multiply<'s>(
             for (x, codes) in x.chunks_exact(k.max(1)).zip(codes.rows_mut(m, k)) {
                 quantizer.uniform_bytes(x, offset, codes);
             }
-            scaled_blocks([Codes::Bytes(codes)], b, sums, 0, scales, each);
+            scaled_blocks(&[Codes::Bytes(codes)], b, sums, 0, scales, each);
         }
         (Product::Fused, _) => {
             let words = grown(words, x.len(), 0);
             quantizer.fused_codes(x, words);
-            scaled_blocks([Codes::Words(Rows::new(words, k))], b, sums, 0, scales, each);
+            scaled_blocks(&[Codes::Words(Rows::new(words, k))], b, sums, 0, scales, each);
         }
         (Product::Split { shift }, Some(ByteLayout { offset, .. })) => {
             let [fine, coarse] = bytes.each_mut().map(|bytes| bytes.get_or_insert_with(new_bytes));
@@ -107,13 +107,13 @@ pub(super) fn multiply<'s>(
             {
                 quantizer.split_bytes(x, offset, fine, coarse);
             }
-            scaled_blocks([Codes::Bytes(fine), Codes::Bytes(coarse)], b, sums, shift, scales, each);
+            scaled_blocks(&[Codes::Bytes(fine), Codes::Bytes(coarse)], b, sums, shift, scales, each);
         }
         (Product::Split { shift }, None) => {
             let (fine, coarse) = grown(words, 2 * x.len(), 0).split_at_mut(x.len());
             quantizer.split_codes(x, fine, coarse);
             let codes = [fine, coarse].map(|codes| Codes::Words(Rows::new(codes, k)));
-            scaled_blocks(codes, b, sums, shift, scales, each);
+            scaled_blocks(&codes, b, sums, shift, scales, each);
         }
     });
 }
@@ -129,9 +129,9 @@ pub(super) fn multiply_codes<'s>(
         if kernel::best().byte_layout().is_some() {
             let bytes = bytes.get_or_insert_with(new_bytes);
             bytes.set(codes, b.k());
-            scaled_blocks([Codes::Bytes(bytes)], b, sums, 0, scales, each);
+            scaled_blocks(&[Codes::Bytes(bytes)], b, sums, 0, scales, each);
         } else {
-            scaled_blocks([Codes::Words(Rows::new(codes, b.k()))], b, sums, 0, scales, each);
+            scaled_blocks(&[Codes::Words(Rows::new(codes, b.k()))], b, sums, 0, scales, each);
         }
     });
 }
@@ -203,7 +203,7 @@ impl Codes<'_> {
 
 /// Every panel of the product with one lhs, or with both ranges of a twin, `fine + coarse·2^shift`; scaled.
 fn scaled_blocks<'s, const RANGES: usize>(
-    codes: [Codes; RANGES],
+    codes: &[Codes; RANGES],
     b: &PackedB,
     sums: &mut Vec<[i32; PANEL]>,
     shift: u8,

@@ -86,7 +86,7 @@ pub(super) struct Columns<'o> {
     /// Of the group: how many columns it has, in how many rows it is written, and how many columns of the next rows.
     group: usize,
     rows: usize,
-    columns: usize,
+    filled: usize,
     /// How many these next rows are.
     height: usize,
 }
@@ -95,25 +95,25 @@ impl<'o> Columns<'o> {
     /// The matrix in `out` whose rows are `width` long.
     pub(super) fn new(out: &'o mut Unwritten, width: usize) -> Self {
         assert!(out.len().is_multiple_of(width), "rows of {width}");
-        Self { out, width, next: 0, group: 0, rows: 0, columns: 0, height: 0 }
+        Self { out, width, next: 0, group: 0, rows: 0, filled: 0, height: 0 }
     }
 
     /// Writes the next `count` columns of some rows, the first that `values` has for each, in a group of `group` columns.
     pub(super) fn push(&mut self, count: usize, group: usize, values: &[[f32; PANEL]]) {
-        if self.columns == 0 {
+        if self.filled == 0 {
             self.height = values.len();
             if self.rows == 0 {
                 self.group = group;
             }
         }
         assert_eq!((self.group, self.height), (group, values.len()), "a group, and some of its rows");
-        assert!(self.columns + count <= group, "no more columns than the group has");
-        let first = self.next + self.columns;
+        assert!(self.filled + count <= group, "no more columns than the group has");
+        let first = self.next + self.filled;
         let out = &mut self.out[self.rows * self.width..][..self.height * self.width];
         write_columns(out, self.width, first..first + count, values);
-        self.columns += count;
-        if self.columns == group {
-            (self.columns, self.rows) = (0, self.rows + self.height);
+        self.filled += count;
+        if self.filled == group {
+            (self.filled, self.rows) = (0, self.rows + self.height);
         }
         if self.rows * self.width == self.out.len() {
             (self.next, self.rows) = (self.next + group, 0);
@@ -122,7 +122,7 @@ impl<'o> Columns<'o> {
 
     /// The whole matrix; panics if columns are missing.
     pub(super) fn finish(self) -> &'o mut [f32] {
-        assert_eq!((self.next, self.rows, self.columns), (self.width, 0, 0), "every column is written");
+        assert_eq!((self.next, self.rows, self.filled), (self.width, 0, 0), "every column is written");
         // SAFETY: `push` wrote `next` columns of every row, and that is all of them.
         unsafe { self.out.assume_init_mut() }
     }
