@@ -26,7 +26,7 @@ fn uniform_codes(xs: &[f32], scale: Scale, bits: Bits, codes: &mut [i16]) {
     codes.iter_mut().zip(xs).for_each(|(code, &x)| *code = uniform_code(x, scale.get(), bits) as i16);
 }
 
-/// As [`uniform_codes`], in bytes, plus `offset`, modulo 2⁸.
+/// As `uniform_codes`, in bytes, plus `offset`, modulo 2⁸.
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
 pub fn uniform_bytes(xs: &[f32], scale: Scale, bits: Bits, offset: i8, codes: &mut [i8]) {
     let byte = |x| (uniform_code(x, scale.get(), bits) as i8).wrapping_add(offset);
