@@ -48,16 +48,9 @@ impl<'m> Quantize<'m> {
     /// [`Preset::Best`] with 8 bits for weights and activations.
     pub fn new(model: &'m Prepared) -> Self {
         let options = Options::new(Preset::Best);
-        let new = Self {
-            model,
-            options,
-            bits: [8, 8],
-            exclude: Vec::new(),
-            form: TwinForm::Inline,
-            packed: true,
-            memory: None,
-        };
-        new.target(Target::default())
+        let target = Target::default();
+        let (form, packed) = (target.twin_form(), target.packs());
+        Self { model, options, bits: [8, 8], exclude: Vec::new(), form, packed, memory: None }
     }
 
     /// k of weights and of activations, each 2 to 8; another number is an error of [`run`](Self::run).

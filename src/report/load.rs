@@ -51,16 +51,11 @@ pub fn load(target: Target, path: &str, model: &Model) -> Result<Vec<String>> {
 
 /// `{"input": images}`, the other inputs under their own names.
 fn python(inputs: &[Input]) -> String {
-    let value = |at: usize, input: &Input| {
-        let value = if at == 0 { "images".into() } else { identifier(input.name) };
-        format!("{:?}: {value}", input.name)
-    };
-    format!("{{{}}}", inputs.iter().enumerate().map(|(at, i)| value(at, i)).collect::<Vec<_>>().join(", "))
+    format!("{{{}}}", entries(inputs, "images", |_, variable| variable))
 }
 
 fn javascript(inputs: &[Input]) -> String {
-    let value = |at: usize, input: &Input| {
-        let values = if at == 0 { "pixels".into() } else { identifier(input.name) };
+    let tensor = |input: &Input, variable| {
         let kind = match input.element {
             DataType::Uint8 => "uint8",
             DataType::Int32 => "int32",
@@ -70,9 +65,19 @@ fn javascript(inputs: &[Input]) -> String {
             DataType::Double => "float64",
             _ => "float32",
         };
-        format!("{:?}: new ort.Tensor({kind:?}, {values}, [{}])", input.name, joined(input, ", "))
+        format!("new ort.Tensor({kind:?}, {variable}, [{}])", joined(input, ", "))
     };
-    format!("{{ {} }}", inputs.iter().enumerate().map(|(at, i)| value(at, i)).collect::<Vec<_>>().join(", "))
+    format!("{{ {} }}", entries(inputs, "pixels", tensor))
+}
+
+/// `"name": value` of each input, the value made of its variable, which is `images` for the first, and for the others is
+/// called like the input.
+fn entries(inputs: &[Input], images: &str, value: impl Fn(&Input, String) -> String) -> String {
+    let variable = |at: usize, name: &str| if at == 0 { images.into() } else { identifier(name) };
+    let entry = |(at, input): (usize, &Input)| {
+        format!("{:?}: {}", input.name, value(input, variable(at, input.name)))
+    };
+    inputs.iter().enumerate().map(entry).collect::<Vec<_>>().join(", ")
 }
 
 /// The dims of one image: a batch that is open is 1, and so is what else the file leaves open but for a height and a width.
