@@ -95,6 +95,7 @@ fn search(c: &mut Criterion) {
         beta: 1.2,
         candidates: 100,
         rounds: 3,
+        share: 1.0,
     };
     let mut group = c.benchmark_group("search of one site");
     group.sample_size(10);

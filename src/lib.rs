@@ -19,6 +19,8 @@ pub mod check;
 #[doc(hidden)]
 pub mod data;
 #[doc(hidden)]
+pub mod elementary;
+#[doc(hidden)]
 pub mod engine;
 #[doc(hidden)]
 pub mod error;

@@ -5,6 +5,7 @@ use rayon::prelude::*;
 
 use super::search::Problem;
 use crate::quant::Quantizer;
+use crate::runtime::matmul;
 
 /// What is added to a bias, and the weighted squared error that is left.
 pub(super) struct Correction {
@@ -17,7 +18,9 @@ pub(super) struct Correction {
 pub(super) fn correction(problem: &Problem, a: Quantizer, quantized: &Array2<f32>) -> Correction {
     let weight = &problem.b.matrices()[0];
     let of_image = |(image, float): (usize, &Array2<f32>)| {
-        let error = float.dot(weight) - float.mapv(|x| a.fake_quant(x)).dot(quantized);
+        let rounded = float.mapv(|x| a.fake_quant(x));
+        let error =
+            matmul::product(float.view(), weight.view()) - matmul::product(rounded.view(), quantized.view());
         let mut sums = vec![[0f64; 3]; error.ncols()];
         for (row, errors) in error.rows().into_iter().enumerate() {
             match problem.curvature.get(image) {

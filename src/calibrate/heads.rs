@@ -16,6 +16,7 @@ use super::search::{Problem, Rhs, Search, Settings};
 use crate::Result;
 use crate::plan::{Plan, ScoresLink, Source, ValuesLink};
 use crate::quant::{Bits, Quantizer, Scale};
+use crate::runtime::matmul;
 
 /// The powers of its range by which a channel may be divided.
 const STRENGTHS: [f64; 3] = [0.0, 0.5, 1.0];
@@ -364,7 +365,7 @@ fn some_images(problem: &Problem) -> Problem {
 }
 
 fn products(problem: &Problem) -> Vec<Array2<f32>> {
-    problem.a.iter().zip(problem.b.matrices()).map(|(a, b)| a.dot(b)).collect()
+    problem.a.iter().zip(problem.b.matrices()).map(|(a, b)| matmul::product(a.view(), b.view())).collect()
 }
 
 /// The range of each channel, which is an index of `axis`.

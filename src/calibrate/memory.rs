@@ -67,10 +67,9 @@ pub(super) fn divide(demand: Demand, from: usize, limits: Limits) -> Result<Divi
     for (i, ((site, weight), gram)) in sites.skip(from) {
         let curvature = if metric == Metric::Hessian { site.output } else { 0 };
         let record = (site.a + site.b + curvature) * batches;
-        // The rows as they are, the float outputs, the sorted rows and their codes; and B of every candidate, at two bytes
-        // per code (a code takes one).
+        // The rows as they are, the float outputs, the sorted rows and their codes; and the codes of B of every candidate.
         let rows = (3 * site.a + 4 * site.output) * batches / site.heads;
-        let operands = (weight + site.b * batches / site.heads) / 2 * CANDIDATES;
+        let operands = (weight + site.b * batches / site.heads) / size_of::<f32>() * CANDIDATES;
         // After the search, the rows as they are and as they are weighted, in float and quantized.
         let rounding = (3 * site.a + site.output) * batches + gram;
         let of_site = (rows + operands).max(if *gram > 0 { rounding } else { 0 });

@@ -142,6 +142,9 @@ impl Options {
             Preset::Fast => (0.0, 1),
             Preset::Base => (0.5, 1),
         };
-        Settings { metric: self.metric, a_bits, b_bits, alpha, beta: 1.2, candidates: CANDIDATES, rounds }
+        // A fifth of the tokens or fewer.
+        let share = if self.preset == Preset::Fast { 0.95 } else { 1.0 };
+        let metric = self.metric;
+        Settings { metric, a_bits, b_bits, alpha, beta: 1.2, candidates: CANDIDATES, rounds, share }
     }
 }

@@ -5,7 +5,7 @@ use std::arch::asm;
 use std::arch::x86_64::__cpuid_count;
 
 use super::packed::{ByteLayout, PANEL, Quad};
-use super::{Bytes, Kernel, PackedB, PackedTarget, Rows, Vnni, check_byte_panels};
+use super::{ByteLhs, Bytes, Kernel, PackedB, PackedTarget, Rows, Vnni, check_byte_panels, errors};
 
 /// Rows of a tile of A and of C.
 const ROWS: usize = 16;
@@ -63,6 +63,10 @@ impl Kernel for Amx {
 
     fn errors(&self, a: &[i16], b: &PackedB, scale: f32, target: &PackedTarget, sums: &mut [f32]) {
         self.0.errors(a, b, scale, target, sums);
+    }
+
+    fn byte_errors(&self, a: &ByteLhs, b: &PackedB, scale: f32, target: &PackedTarget, sums: &mut [f32]) {
+        errors::of_bytes(self, &self.0, a, b, scale, target, sums);
     }
 }
 

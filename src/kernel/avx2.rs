@@ -188,16 +188,18 @@ fn errors(a: &[i16], b: &PackedB, scale: f32, target: &PackedTarget, sums: &mut 
 fn add_errors(products: &[[i32; PANEL]], scale: f32, target: &[TargetRow], lanes: &mut [[f32; LANES]]) {
     let scale = _mm256_set1_ps(scale);
     for ((products, target), lanes) in products.iter().zip(target).zip(lanes) {
-        let mut total = load_floats(lanes);
         let (values, weights) = (halves(&target.values), halves(&target.weights));
         for ((half, value), weight) in values.into_iter().enumerate().zip(weights) {
             // SAFETY: 16 i32 are two vectors, and the load needs no alignment.
             let product = unsafe { _mm256_loadu_si256(products.as_ptr().cast::<__m256i>().add(half)) };
             let error = _mm256_sub_ps(_mm256_mul_ps(_mm256_cvtepi32_ps(product), scale), value);
-            total = _mm256_add_ps(total, _mm256_mul_ps(weight, _mm256_mul_ps(error, error)));
+            let term = _mm256_mul_ps(weight, _mm256_mul_ps(error, error));
+            // SAFETY: 16 lanes are two vectors, and neither access needs alignment.
+            unsafe {
+                let lanes = lanes.as_mut_ptr().add(half * PANEL / 2);
+                _mm256_storeu_ps(lanes, _mm256_add_ps(_mm256_loadu_ps(lanes), term));
+            }
         }
-        // SAFETY: the lanes are 32 bytes, and the store needs no alignment.
-        unsafe { _mm256_storeu_ps(lanes.as_mut_ptr(), total) };
     }
 }
 
@@ -205,14 +207,7 @@ fn add_errors(products: &[[i32; PANEL]], scale: f32, target: &[TargetRow], lanes
 #[target_feature(enable = "avx2")]
 fn halves(row: &[f32; PANEL]) -> [__m256; 2] {
     // SAFETY: the fields of a `TargetRow` are 64 bytes each, aligned to 64: two aligned vectors.
-    unsafe { [_mm256_load_ps(row.as_ptr()), _mm256_load_ps(row.as_ptr().add(LANES))] }
-}
-
-#[inline]
-#[target_feature(enable = "avx2")]
-fn load_floats(values: &[f32; LANES]) -> __m256 {
-    // SAFETY: eight floats are 32 bytes, and the load needs no alignment.
-    unsafe { _mm256_loadu_ps(values.as_ptr()) }
+    unsafe { [_mm256_load_ps(row.as_ptr()), _mm256_load_ps(row.as_ptr().add(PANEL / 2))] }
 }
 
 /// `sum += [a0·b0 + a1·b1 for each column]`, where `pair` holds a0 and a1. With |b| ≤ 128 no pair sum overflows.

@@ -20,7 +20,7 @@ use std::sync::OnceLock;
 use amx::Amx;
 #[cfg(target_arch = "x86_64")]
 use avx2::Avx2;
-pub use errors::{PackedTarget, squared_error};
+pub use errors::{ByteLhs, PackedTarget, squared_error};
 pub use packed::{ByteLayout, Bytes, PANEL, PackedB, Rows};
 use portable::Portable;
 use reference::Reference;
@@ -102,6 +102,14 @@ pub trait Kernel: Send + Sync {
             *sum = squared_error(&c[row * n..][..n], scale, &values, &weights);
         }
     }
+
+    /// As [`errors`](Self::errors), for an lhs in bytes. No sum of either range of it may overflow.
+    ///
+    /// # Panics
+    /// If the sizes disagree, or `a` has another layout than [`byte_layout`](Self::byte_layout).
+    fn byte_errors(&self, a: &ByteLhs, b: &PackedB, scale: f32, target: &PackedTarget, sums: &mut [f32]) {
+        errors::of_bytes(self, &errors::Plain, a, b, scale, target, sums);
+    }
 }
 
 /// Whether `A · B` is exact in i32 for every `A` with codes in `-max_abs_a ..= max_abs_a`:
@@ -179,6 +187,12 @@ fn check_byte_panels(a: &Bytes, b: &PackedB, first: usize, c: &[[i32; PANEL]]) {
 
 fn check_errors(a: &[i16], b: &PackedB, target: &PackedTarget, sums: &[f32]) {
     assert_eq!(Some(a.len()), target.m().checked_mul(b.k()), "A must be [{}, {}]", target.m(), b.k());
+    assert_eq!((target.n(), sums.len()), (b.n(), target.m()), "the target and the sums must fit the product");
+}
+
+fn check_byte_errors(a: &ByteLhs, b: &PackedB, target: &PackedTarget, sums: &[f32]) {
+    let ranges = std::iter::once(&a.fine).chain(a.coarse.as_ref().map(|(codes, _)| codes));
+    assert!(ranges.map(Bytes::len).all(|len| len == target.m()), "A must have {} rows", target.m());
     assert_eq!((target.n(), sums.len()), (b.n(), target.m()), "the target and the sums must fit the product");
 }
 

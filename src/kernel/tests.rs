@@ -126,6 +126,7 @@ fn every_kernel_computes_the_same_errors() {
             });
             let all: Vec<Vec<f32>> = all.collect();
             assert!(all.iter().all(|sums| *sums == all[0]), "{m}x{k}x{n}");
+            check_byte_errors(&a, [m, k, n], &packed, &target);
             for (row, &sum) in all[0].iter().enumerate() {
                 let term = |i: usize| {
                     let weight = if weighted { f64::from(weights[i]) } else { 1.0 };
@@ -133,6 +134,49 @@ fn every_kernel_computes_the_same_errors() {
                 };
                 let expected: f64 = (row * n..(row + 1) * n).map(term).sum();
                 assert!((f64::from(sum) - expected).abs() <= 1e-4 * expected, "{sum} against {expected}");
+            }
+        }
+    }
+}
+
+/// The codes of `a` in bytes, and in the two ranges of a twin, have the errors that words have.
+fn check_byte_errors(a: &[i16], [m, k, n]: [usize; 3], b: &PackedB, target: &PackedTarget) {
+    if k == 0 {
+        return;
+    }
+    let bytes = |layout, codes: &[i16]| {
+        let mut bytes = Bytes::new(layout);
+        bytes.set(codes, k);
+        bytes
+    };
+    for shift in [0, 1, 5, 23] {
+        let fine: Vec<i16> = a.iter().map(|code| code % 128).collect();
+        let coarse: Vec<i16> = a.iter().map(|code| code % 5).collect();
+        let (mut fine_sums, mut coarse_sums) = (vec![0; m * n], vec![0; m * n]);
+        Reference.gemm(&fine, m, b, &mut fine_sums);
+        Reference.gemm(&coarse, m, b, &mut coarse_sums);
+        let join = |(fine, coarse): (&i32, &i32)| (i64::from(*fine) + (i64::from(*coarse) << shift)) as f32;
+        let (of_fine, of_both): (Vec<f32>, Vec<f32>) = (
+            fine_sums.iter().map(|&sum| sum as f32).collect(),
+            fine_sums.iter().zip(&coarse_sums).map(join).collect(),
+        );
+        for (sums, is_twin) in [(of_fine, false), (of_both, true)] {
+            let expected = |row: usize| {
+                let (values, weights) = target.row(row);
+                squared_error(&sums[row * n..][..n], 1e-3, &values, &weights)
+            };
+            let expected: Vec<f32> = (0..m).map(expected).collect();
+            for kernel in all() {
+                for layout in all().iter().filter_map(|kernel| kernel.byte_layout()) {
+                    if kernel.byte_layout().is_some_and(|own| own != layout) {
+                        continue;
+                    }
+                    let coarse = is_twin.then(|| (bytes(layout, &coarse), shift));
+                    let mut found = vec![f32::NAN; m];
+                    let a = ByteLhs { fine: bytes(layout, &fine), coarse };
+                    kernel.byte_errors(&a, b, 1e-3, target, &mut found);
+                    assert_eq!(found, expected, "{} at {m}x{k}x{n}, shift {shift}", kernel.name());
+                }
             }
         }
     }

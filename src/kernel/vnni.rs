@@ -4,12 +4,17 @@
 #![allow(clippy::cast_ptr_alignment)]
 
 use std::arch::x86_64::{
-    __m512i, _mm512_dpbusd_epi32, _mm512_load_si512, _mm512_set1_epi8, _mm512_set1_epi32,
-    _mm512_setzero_si512, _mm512_storeu_si512, _mm512_sub_epi32,
+    __m512, __m512i, _mm256_castps_pd, _mm512_add_pd, _mm512_add_ps, _mm512_castpd_ps,
+    _mm512_castpd256_pd512, _mm512_castsi512_si256, _mm512_cvtepi32_pd, _mm512_cvtepi32_ps, _mm512_cvtpd_ps,
+    _mm512_dpbusd_epi32, _mm512_extracti64x4_epi64, _mm512_insertf64x4, _mm512_load_ps, _mm512_load_si512,
+    _mm512_loadu_ps, _mm512_loadu_si512, _mm512_mul_pd, _mm512_mul_ps, _mm512_set1_epi8, _mm512_set1_epi32,
+    _mm512_set1_pd, _mm512_set1_ps, _mm512_setzero_si512, _mm512_storeu_ps, _mm512_storeu_si512,
+    _mm512_sub_epi32, _mm512_sub_ps,
 };
 
+use super::errors::{self, AddErrors, LANES, Sums, TargetRow};
 use super::packed::{ByteLayout, PANEL, Quad};
-use super::{Avx2, Bytes, Kernel, PackedB, PackedTarget, Rows, check_byte_panels};
+use super::{Avx2, ByteLhs, Bytes, Kernel, PackedB, PackedTarget, Rows, check_byte_panels};
 
 /// Rows of A in one tile: enough independent sums to hide the latency of `vpdpbusd`.
 const ROWS: usize = 12;
@@ -53,6 +58,17 @@ impl Kernel for Vnni {
 
     fn errors(&self, a: &[i16], b: &PackedB, scale: f32, target: &PackedTarget, sums: &mut [f32]) {
         self.0.errors(a, b, scale, target, sums);
+    }
+
+    fn byte_errors(&self, a: &ByteLhs, b: &PackedB, scale: f32, target: &PackedTarget, sums: &mut [f32]) {
+        errors::of_bytes(self, self, a, b, scale, target, sums);
+    }
+}
+
+impl AddErrors for Vnni {
+    fn add(&self, sums: Sums, scale: f32, target: &[TargetRow], lanes: &mut [[f32; LANES]]) {
+        // SAFETY: `self` exists only on a CPU with AVX-512F.
+        unsafe { add_errors(sums, scale, target, lanes) }
     }
 }
 
@@ -111,4 +127,54 @@ fn tile<const R: usize>(a: &Bytes, first: usize, quads: &[Quad], offset: __m512i
 fn load(Quad(quad): &Quad) -> __m512i {
     // SAFETY: a `Quad` is 64 bytes, aligned to 64.
     unsafe { _mm512_load_si512(quad.as_ptr().cast()) }
+}
+
+/// A row of 16 columns at a time.
+#[target_feature(enable = "avx512f")]
+fn add_errors(sums: Sums, scale: f32, target: &[TargetRow], lanes: &mut [[f32; LANES]]) {
+    let scale = _mm512_set1_ps(scale);
+    let rows = sums.fine.iter().zip(target).zip(lanes);
+    match sums.coarse {
+        None => {
+            for ((fine, target), lanes) in rows {
+                add_error(_mm512_cvtepi32_ps(load_sums(fine)), scale, target, lanes);
+            }
+        }
+        Some((coarse, shift)) => {
+            let factor = _mm512_set1_pd(f64::from(1u32 << shift));
+            for (((fine, target), lanes), coarse) in rows.zip(coarse) {
+                // Exact in f64: rounded once, as an i64 would be.
+                let (fine, coarse) = (load_sums(fine), load_sums(coarse));
+                let join = |fine, coarse| {
+                    let coarse = _mm512_mul_pd(_mm512_cvtepi32_pd(coarse), factor);
+                    _mm512_cvtpd_ps(_mm512_add_pd(_mm512_cvtepi32_pd(fine), coarse))
+                };
+                let low = join(_mm512_castsi512_si256(fine), _mm512_castsi512_si256(coarse));
+                let high = join(_mm512_extracti64x4_epi64::<1>(fine), _mm512_extracti64x4_epi64::<1>(coarse));
+                let (low, high) = (_mm256_castps_pd(low), _mm256_castps_pd(high));
+                let both = _mm512_insertf64x4::<1>(_mm512_castpd256_pd512(low), high);
+                add_error(_mm512_castpd_ps(both), scale, target, lanes);
+            }
+        }
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn add_error(sums: __m512, scale: __m512, target: &TargetRow, lanes: &mut [f32; LANES]) {
+    // SAFETY: each of these arrays is 64 bytes; those of a `TargetRow` are aligned to 64, the other needs no alignment.
+    unsafe {
+        let (values, weights) =
+            (_mm512_load_ps(target.values.as_ptr()), _mm512_load_ps(target.weights.as_ptr()));
+        let error = _mm512_sub_ps(_mm512_mul_ps(sums, scale), values);
+        let term = _mm512_mul_ps(weights, _mm512_mul_ps(error, error));
+        _mm512_storeu_ps(lanes.as_mut_ptr(), _mm512_add_ps(_mm512_loadu_ps(lanes.as_ptr()), term));
+    }
+}
+
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn load_sums(sums: &[i32; PANEL]) -> __m512i {
+    // SAFETY: 16 i32 are 64 bytes, and the load needs no alignment.
+    unsafe { _mm512_loadu_si512(sums.as_ptr().cast()) }
 }

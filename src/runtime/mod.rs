@@ -6,6 +6,7 @@ mod autodiff;
 mod float;
 pub(crate) mod import;
 mod infer;
+pub(crate) mod matmul;
 mod session;
 
 pub use float::FloatEngine;

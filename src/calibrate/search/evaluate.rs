@@ -10,8 +10,8 @@ use super::columns::{ColumnBlock, column_blocks};
 use super::rows::{RowBlock, Rows};
 use super::{Problem, Rhs, Settings, candidates};
 use crate::Result;
-use crate::kernel::{self, Kernel, PackedB};
-use crate::quant::{Codes, Quantizer, Scale, uniform_bytes};
+use crate::kernel::{self, ByteLayout, ByteLhs, Bytes, Kernel, PackedB};
+use crate::quant::{Codes, Quantizer, Scale, TwinScale, uniform_bytes};
 
 /// A problem with its float outputs, ready to be evaluated.
 pub(super) struct Evaluator<'s> {
@@ -25,9 +25,15 @@ pub(super) struct Evaluator<'s> {
 
 /// The quantized `A` in one row block.
 pub(super) struct QuantizedLhs {
-    codes: Codes,
+    codes: LhsCodes,
     /// The scale of the codes; of a twin, the fine one.
     scale: f32,
+}
+
+/// As the kernel takes them.
+enum LhsCodes {
+    Words(Codes),
+    Bytes(ByteLhs),
 }
 
 /// The quantized `B`.
@@ -50,7 +56,7 @@ impl<'s> Evaluator<'s> {
         let b = this.quantize_rhs(&scales);
         let losses = |rows_of_block| this.row_losses(&rows.block(rows_of_block, &this.column_blocks), a, &b);
         let losses: Vec<f64> = rows.in_order().par_iter().flat_map_iter(losses).collect();
-        this.row_blocks = rows.largest_loss_first(&losses, &this.column_blocks);
+        this.row_blocks = rows.largest_loss_first(&losses, settings.share, &this.column_blocks);
         Ok(this)
     }
 
@@ -89,12 +95,26 @@ impl<'s> Evaluator<'s> {
         self.quantize_block(&self.row_blocks[row_block], quantizer)
     }
 
-    /// The codes are fused only where the product then fits i32.
     fn quantize_block(&self, rows: &RowBlock, quantizer: Quantizer) -> QuantizedLhs {
+        let codes = match self.byte_layout() {
+            Some(layout) => LhsCodes::Bytes(bytes(rows, quantizer, layout)),
+            None => LhsCodes::Words(self.words(rows, quantizer)),
+        };
+        QuantizedLhs { codes, scale: quantizer.scale() }
+    }
+
+    /// That of the kernel, where errors of whole blocks of columns are all that is asked for.
+    fn byte_layout(&self) -> Option<ByteLayout> {
+        let whole = self.column_blocks.iter().all(|block| block.groups.len() == 1);
+        self.kernel.byte_layout().filter(|_| whole && !self.settings.metric.is_rowwise())
+    }
+
+    /// The codes are fused only where the product then fits i32.
+    fn words(&self, rows: &RowBlock, quantizer: Quantizer) -> Codes {
         // A column of B sums at most K·2^(k−1) in magnitude.
         let column = (rows.a.len() / rows.len) as i64 * i64::from(self.settings.b_bits.half());
         let max_abs_code = (i64::from(i32::MAX) / column.max(1)).min(i16::MAX.into()) as i32;
-        QuantizedLhs { codes: quantizer.codes(&rows.a, max_abs_code), scale: quantizer.scale() }
+        quantizer.codes(&rows.a, max_abs_code)
     }
 
     /// The loss of one row block in all columns.
@@ -138,12 +158,14 @@ impl<'s> Evaluator<'s> {
         let packed = b.packed[rows.rhs][column_block].get_or_init(|| self.pack(rows.rhs, block, b_scales));
         let scales: Vec<f32> = b_scales.iter().map(|scale| a.scale * scale.get()).collect();
         match (&a.codes, &scales[..]) {
-            (Codes::Fused(codes), &[scale]) if !self.settings.metric.is_rowwise() => {
-                let mut sums = vec![0f32; rows.len];
-                self.kernel.errors(codes, packed, scale, target, &mut sums);
-                sums.into_iter().map(|sum| worst_if_nan(sum.into())).collect()
+            (LhsCodes::Bytes(codes), &[scale]) => {
+                by_row(rows.len, |sums| self.kernel.byte_errors(codes, packed, scale, target, sums))
             }
-            (codes, _) => {
+            (LhsCodes::Bytes(_), _) => unreachable!("a block of columns has one scale"),
+            (LhsCodes::Words(Codes::Fused(codes)), &[scale]) if !self.settings.metric.is_rowwise() => {
+                by_row(rows.len, |sums| self.kernel.errors(codes, packed, scale, target, sums))
+            }
+            (LhsCodes::Words(codes), _) => {
                 let mut losses = Vec::with_capacity(rows.len * scales.len());
                 let product = self.product(codes, rows.len, packed);
                 for (i, acc) in product.chunks_exact(packed.n()).enumerate() {
@@ -174,6 +196,31 @@ impl<'s> Evaluator<'s> {
             }
         }
     }
+}
+
+/// The codes of the rows in bytes; those of a twin range by range.
+fn bytes(rows: &RowBlock, quantizer: Quantizer, layout: ByteLayout) -> ByteLhs {
+    let k = rows.a.len() / rows.len;
+    let xs = rows.a.chunks_exact(k.max(1));
+    let mut fine = Bytes::new(layout);
+    let Some(TwinScale { shift, .. }) = quantizer.twin() else {
+        for (xs, codes) in xs.zip(fine.rows_mut(rows.len, k)) {
+            quantizer.uniform_bytes(xs, layout.offset, codes);
+        }
+        return ByteLhs { fine, coarse: None };
+    };
+    let mut coarse = Bytes::new(layout);
+    for ((xs, fine), coarse) in xs.zip(fine.rows_mut(rows.len, k)).zip(coarse.rows_mut(rows.len, k)) {
+        quantizer.split_bytes(xs, layout.offset, fine, coarse);
+    }
+    ByteLhs { fine, coarse: Some((coarse, shift)) }
+}
+
+/// The losses that `fill` gives for each of `len` rows.
+fn by_row(len: usize, fill: impl FnOnce(&mut [f32])) -> Vec<f64> {
+    let mut sums = vec![0f32; len];
+    fill(&mut sums);
+    sums.into_iter().map(|sum| worst_if_nan(sum.into())).collect()
 }
 
 /// A loss that overflowed on the way, which compares with nothing, is the worst of all.

@@ -95,6 +95,9 @@ pub struct Settings {
     pub candidates: usize,
     /// How often `A` and then `B` is searched.
     pub rounds: usize,
+    /// The share of the loss at the initial scales whose rows are evaluated, those of the largest loss first; all rows
+    /// for 1. What is left out was less than the rest of the loss there.
+    pub share: f64,
 }
 
 /// The scales found, and their loss.

@@ -12,11 +12,12 @@ use rayon::prelude::*;
 use super::columns::ColumnBlock;
 use super::{Problem, Rhs};
 use crate::kernel::PackedTarget;
+use crate::runtime::matmul;
 
-/// The rows of a block…
-const ROWS: usize = 48;
+/// The rows of a block: of whole tiles of AMX…
+const ROWS: usize = 64;
 /// …and of the first blocks of each rhs, after which most candidates are known to be bad.
-const FIRST_ROWS: [usize; 3] = [12, 12, 24];
+const FIRST_ROWS: [usize; 3] = [16, 16, 32];
 
 /// All rows of `A`, `O` and the curvature, in their own order.
 pub(super) struct Rows {
@@ -54,7 +55,11 @@ impl Rows {
     /// The rows of `problem`, with their float products; leaves `problem` without rows.
     pub(super) fn new(problem: &mut Problem) -> Self {
         let (k, n) = problem.b.matrices()[0].dim();
-        let products = problem.a.par_iter().enumerate().map(|(image, a)| a.dot(problem.b.of_image(image)));
+        let products = problem
+            .a
+            .par_iter()
+            .enumerate()
+            .map(|(image, a)| matmul::product(a.view(), problem.b.of_image(image).view()));
         let reference = flat(products.collect());
         let mut by_rhs = Vec::new();
         let mut rows = 0;
@@ -96,13 +101,22 @@ impl Rows {
     }
 
     /// Sorts the rows of each rhs by their `losses`, the largest first, and cuts them into blocks. Rows without curvature
-    /// are left out: their loss is exactly zero, whatever the quantizers.
-    pub(super) fn largest_loss_first(self, losses: &[f64], column_blocks: &[ColumnBlock]) -> Vec<RowBlock> {
+    /// are left out: their loss is exactly zero, whatever the quantizers. So are those beyond the `share` of all losses.
+    pub(super) fn largest_loss_first(
+        self,
+        losses: &[f64],
+        share: f64,
+        column_blocks: &[ColumnBlock],
+    ) -> Vec<RowBlock> {
+        let least = least_of_share(losses, share);
         let mut blocks = Vec::new();
         for (rhs, rows) in self.by_rhs.iter().enumerate() {
             let counts = |&row: &usize| {
-                self.curvature.is_empty()
-                    || self.curvature[row * self.n..][..self.n].iter().any(|&g2| g2 != 0.0)
+                // A loss that is no number counts.
+                let is_left_out = losses[row] < least;
+                !is_left_out
+                    && (self.curvature.is_empty()
+                        || self.curvature[row * self.n..][..self.n].iter().any(|&g2| g2 != 0.0))
             };
             let mut rows: Vec<usize> = rows.clone().filter(counts).collect();
             rows.sort_by(|&i, &j| losses[j].total_cmp(&losses[i]));
@@ -113,6 +127,22 @@ impl Rows {
         blocks.sort_by_cached_key(|block| Reverse(mean(&block.rows).to_bits()));
         blocks.par_iter().map(|block| self.block(block, column_blocks)).collect()
     }
+}
+
+/// The least of the largest `losses` that together make `share` of their sum; 0 if that is all of them.
+fn least_of_share(losses: &[f64], share: f64) -> f64 {
+    if share >= 1.0 {
+        return 0.0;
+    }
+    let mut sorted = losses.to_vec();
+    sorted.sort_by(|i, j| j.total_cmp(i));
+    // Not a number if a loss is infinite: then all of them count.
+    let mut rest = share * sorted.iter().sum::<f64>();
+    let reaches = |loss: &&f64| {
+        rest -= **loss;
+        rest <= 0.0
+    };
+    sorted.iter().find(reaches).copied().unwrap_or(0.0)
 }
 
 fn cut(mut rows: &[usize], rhs: usize) -> Vec<BlockIndices> {
@@ -137,4 +167,20 @@ fn flat(matrices: Vec<Array2<f32>>) -> Vec<f32> {
         all.extend_from_slice(matrix.as_slice().expect("problems hold standard layout"));
     }
     all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_share_is_of_the_largest_losses() {
+        let losses = [1.0, 5.0, 0.0, 3.0, 1.0];
+        for (share, least) in [(0.5, 5.0), (0.51, 3.0), (0.8, 3.0), (0.95, 1.0), (1.0, 0.0)] {
+            assert_eq!(least_of_share(&losses, share), least, "{share}");
+        }
+        assert_eq!(least_of_share(&[], 0.95), 0.0);
+        assert_eq!(least_of_share(&[0.0, 0.0], 0.95), 0.0);
+        assert_eq!(least_of_share(&[1.0, f64::INFINITY], 0.95), 0.0);
+    }
 }

@@ -2,8 +2,9 @@
 
 use tract_core::internal::*;
 use tract_core::ops::einsum::EinSum;
-use tract_ndarray::linalg::general_mat_mul;
 use tract_ndarray::{ArrayBase, ArrayD, ArrayViewD, ArrayViewMutD, Axis, CowArray, Data, IxDyn};
+
+use crate::runtime::matmul;
 
 /// The axis of the seeds, which is no letter of tract's.
 const SEEDS: char = '*';
@@ -230,7 +231,7 @@ impl Groups {
             let c = if m == 0 { c.insert_axis(Axis(0)) } else { c };
             let c = if n == 0 { c.insert_axis(Axis(1)) } else { c };
             let (a, b) = (a.into_dimensionality()?, b.into_dimensionality()?);
-            general_mat_mul(1.0, &a, &b, 1.0, &mut c.into_dimensionality()?);
+            matmul::add(a, b, c.into_dimensionality()?);
         }
         Ok(())
     }

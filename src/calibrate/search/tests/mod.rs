@@ -39,7 +39,7 @@ fn problem(a_kind: LhsKind, weight: bool, groups: &[usize], seed: u64) -> Proble
 
 fn settings(metric: Metric, k: u8, alpha: f64, rounds: usize) -> Settings {
     let bits = Bits::new(k).unwrap();
-    Settings { metric, a_bits: bits, b_bits: bits, alpha, beta: 1.2, candidates: 100, rounds }
+    Settings { metric, a_bits: bits, b_bits: bits, alpha, beta: 1.2, candidates: 100, rounds, share: 1.0 }
 }
 
 fn check(name: &str, mut problem: Problem, metric: Metric, k: u8, alpha: f64, rounds: usize) {
@@ -53,6 +53,28 @@ fn check(name: &str, mut problem: Problem, metric: Metric, k: u8, alpha: f64, ro
     let plain = float::search(&problem, &settings).unwrap();
     let difference = (fast.loss - plain.loss).abs();
     assert!(difference <= LOSS_TOLERANCE * plain.loss, "{name}: {} against {}", fast.loss, plain.loss);
+}
+
+/// Rows that carry next to nothing of the loss change nothing; where they carry all of it, they are what is searched.
+#[test]
+fn a_share_of_the_loss_leaves_out_the_other_rows() {
+    let mut problem = problem(LhsKind::Uniform, true, &[6], 5);
+    let quiet = problem.curvature.remove(2) * 1e-9;
+    problem.a[2] *= 0.5; // The candidates depend on the largest value of all rows.
+    let settings = Settings { share: 0.95, ..settings(Metric::Hessian, 6, 0.0, 3) };
+    let alone = |images: std::ops::Range<usize>, curvature: Vec<Array2<f32>>| Problem {
+        a: problem.a[images].to_vec(),
+        curvature,
+        ..problem.clone()
+    };
+    let mut curvature = problem.curvature.clone();
+    let loud = Search::Pruned.run(alone(0..2, curvature.clone()), &settings).unwrap();
+    curvature.push(quiet);
+    let all = Search::Pruned.run(alone(0..3, curvature.clone()), &settings).unwrap();
+    let exhaustive = Search::Exhaustive.run(alone(0..3, curvature), &settings).unwrap();
+    assert_eq!(all, exhaustive);
+    assert_eq!(all.b, loud.b);
+    assert_eq!(all.loss, loud.loss);
 }
 
 #[test]

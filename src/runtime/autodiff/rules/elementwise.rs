@@ -1,6 +1,6 @@
 //! Rules of ops that compute each element from one element of each operand.
 
-use std::f32::consts::PI;
+use std::f32::consts::{FRAC_2_SQRT_PI, PI};
 
 use tract_core::internal::*;
 use tract_core::ops::element_wise::ElementWiseOp;
@@ -8,27 +8,34 @@ use tract_core::ops::nn::LeakyRelu;
 use tract_ndarray::{ArrayD, ArrayViewD, Zip};
 
 use super::{Grads, Saved, op_as};
+use crate::elementary::exp;
 
 /// `dx = dy ⊙ f(kept)`, where the rule keeps x or y, and not both.
 pub(super) fn unary(mut dy: ArrayD<f32>, saved: &Saved, slope: impl Fn(f32) -> f32) -> Grads {
     let kept = if saved.output.is_some() { saved.output_array()? } else { saved.input_array(0)? };
-    let slopes = kept.mapv(slope);
+    let mut slopes = kept.to_owned();
+    slopes.mapv_inplace(slope);
     for mut dy in dy.outer_iter_mut() {
         dy *= &slopes;
     }
     Ok(vec![Some(dy)])
 }
 
+/// The derivative of `erf(x)`.
+pub(super) fn erf_slope(x: f32) -> f32 {
+    FRAC_2_SQRT_PI * exp(-x * x)
+}
+
 /// The derivative of `x·½(1 + tanh(√(2/π)·(x + 0.044715·x³)))`.
 pub(super) fn gelu_tanh_slope(x: f32) -> f32 {
     let c = (2.0 / PI).sqrt();
-    let t = (c * (x + 0.044_715 * x * x * x)).tanh();
+    let t = 1.0 - 2.0 / (1.0 + exp(2.0 * c * (x + 0.044_715 * x * x * x)));
     0.5 * (1.0 + t) + 0.5 * x * (1.0 - t * t) * c * (1.0 + 3.0 * 0.044_715 * x * x)
 }
 
 /// The derivative of `x·σ(x)`.
 pub(super) fn silu_slope(x: f32) -> f32 {
-    let y = 1.0 / (1.0 + (-x).exp());
+    let y = 1.0 / (1.0 + exp(-x));
     y * (1.0 + x * (1.0 - y))
 }
 

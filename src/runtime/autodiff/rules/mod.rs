@@ -8,15 +8,13 @@ mod layout;
 mod reduce;
 mod scatter;
 
-use std::f32::consts::FRAC_2_SQRT_PI;
-
 use tract_core::internal::*;
 use tract_core::ops::einsum::EinSum;
 use tract_core::ops::nn::GridSample;
 use tract_ndarray::{ArrayD, ArrayViewD};
 
 use self::elementwise::{
-    binary, gelu_tanh_slope, hard_swish_slope, leaky_relu_slope, select, silu_slope, sum, unary,
+    binary, erf_slope, gelu_tanh_slope, hard_swish_slope, leaky_relu_slope, select, silu_slope, sum, unary,
 };
 use self::layout::{concat, gather, move_axis, moved_elements, pad, same_elements, slice, top_k};
 use self::reduce::{cumulative_sum, extreme, mean_of_squares, product, softmax, summed};
@@ -114,7 +112,7 @@ pub(super) const RULES: &[(&str, Keep, Rule)] = &[
     ("Sqrt",    Keep::Output, |dy, s| unary(dy, s, |y| 0.5 / y)),
     ("Rsqrt",   Keep::Output, |dy, s| unary(dy, s, |y| -0.5 * y * y * y)),
     ("Recip",   Keep::Output, |dy, s| unary(dy, s, |y| -y * y)),
-    ("Erf",     Keep::Inputs, |dy, s| unary(dy, s, |x| FRAC_2_SQRT_PI * (-x * x).exp())),
+    ("Erf",     Keep::Inputs, |dy, s| unary(dy, s, erf_slope)),
     ("Sin",     Keep::Inputs, |dy, s| unary(dy, s, f32::cos)),
     ("Cos",     Keep::Inputs, |dy, s| unary(dy, s, |x| -x.sin())),
     ("Tan",     Keep::Output, |dy, s| unary(dy, s, |y| 1.0 + y * y)),
