@@ -131,7 +131,19 @@ pub(crate) fn hush_guarded_panics() {
     }));
 }
 
+/// An error if the environment names a kernel that this CPU cannot run.
+fn ensure_kernel() -> Result<()> {
+    let Some(asked) = std::env::var_os(kernel::VARIABLE).filter(|asked| *asked != kernel::best().name())
+    else {
+        return Ok(());
+    };
+    let names: Vec<&str> = kernel::all().iter().map(|kernel| kernel.name()).collect();
+    let place = format!("{}={}", kernel::VARIABLE, asked.display());
+    Err(Error::usage(format!("{place}: the kernels that this CPU can run are {}", names.join(", "))).into())
+}
+
 fn execute(cli: Cli) -> Result<ExitCode> {
+    ensure_kernel()?;
     if let Some(threads) = cli.threads {
         rayon::ThreadPoolBuilder::new().num_threads(threads.into()).build_global()?;
     }

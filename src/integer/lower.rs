@@ -1,5 +1,6 @@
 //! From the file to a tract plan: nodes of ours for the sites, floats for the rest.
 
+use rayon::prelude::*;
 use tract_onnx::prelude::*;
 use tract_onnx::tract_hir::internal::*;
 use tract_onnx::tract_hir::ops::expandable::expand;
@@ -15,8 +16,10 @@ use crate::runtime::{import, rewriting, runnable};
 /// The graph of `model` for inputs of `shape`, with the outputs of the file: a node for each site, and our own for
 /// what tract does more slowly.
 pub(super) fn lower(model: &Model, sites: &[Site], shape: [usize; 4]) -> Result<TypedModel> {
-    let ops = sites.iter().enumerate().map(|(index, site)| SiteOp::new(index, site));
-    let ops: Vec<SiteOp> = ops.collect::<Result<_>>()?;
+    let ops = sites.par_iter().enumerate().map(|(index, site)| SiteOp::new(index, site));
+    // The first error in order, on any number of threads.
+    let ops: Vec<Result<SiteOp>> = ops.collect();
+    let ops: Vec<SiteOp> = ops.into_iter().collect::<Result<_>>()?;
     let model = with_placeholders(model, sites)?;
     let typed = import::typed(&model, shape, &|inference, outlets| {
         for (site, op) in sites.iter().zip(&ops) {

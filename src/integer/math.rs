@@ -118,12 +118,24 @@ pub(super) fn activate(values: &mut [f32], activation: Activation) {
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
 pub(super) fn softmax(row: &mut [f32], or_zero: bool) {
     let max = reduce(row, f32::NEG_INFINITY, |x| x, |max, x| if x > max { x } else { max });
+    let mut sums = [0f32; PANEL];
+    let mut exponentiate = |chunk: &mut [f32; PANEL]| {
+        for (x, sum) in chunk.iter_mut().zip(&mut sums) {
+            *x = exp(*x - max);
+            *sum += *x;
+        }
+    };
+    let (chunks, rest) = row.as_chunks_mut::<PANEL>();
+    chunks.iter_mut().for_each(&mut exponentiate);
+    // The rest as a chunk, filled up with what adds nothing to the sum: one by one, it would take as long as all others.
+    let mut last = [f32::NEG_INFINITY; PANEL];
+    last[..rest.len()].copy_from_slice(rest);
+    exponentiate(&mut last);
+    rest.copy_from_slice(&last[..rest.len()]);
+    let sum = join_lanes(sums, |a, b| a + b);
+    let factor = 1.0 / sum;
     for x in &mut *row {
-        *x = exp(*x - max);
-    }
-    let sum = sum(row, |x| x);
-    for x in &mut *row {
-        *x /= sum;
+        *x *= factor;
     }
     if or_zero && sum.is_nan() {
         row.iter_mut().filter(|x| x.is_nan()).for_each(|x| *x = 0.0);
@@ -167,7 +179,20 @@ fn reduce(row: &[f32], neutral: f32, term: impl Fn(f32) -> f32, join: impl Fn(f3
         }
     }
     lanes.iter_mut().zip(rest).for_each(|(lane, &x)| *lane = join(*lane, term(x)));
-    lanes[1..].iter().fold(lanes[0], |total, &lane| join(total, lane))
+    join_lanes(lanes, join)
+}
+
+/// One value of all lanes: half of them with the other half, until one is left.
+#[inline(always)]
+fn join_lanes(mut lanes: [f32; PANEL], join: impl Fn(f32, f32) -> f32) -> f32 {
+    let mut half = PANEL / 2;
+    while half > 0 {
+        for i in 0..half {
+            lanes[i] = join(lanes[i], lanes[i + half]);
+        }
+        half /= 2;
+    }
+    lanes[0]
 }
 
 #[inline(always)]

@@ -1,7 +1,9 @@
 //! What the reader finds.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 
+use bytes::Bytes;
 use serde::Serialize;
 
 use crate::onnx::NodeId;
@@ -63,8 +65,8 @@ pub(super) struct Outliers {
 
 /// A constant rhs.
 pub(super) struct Weight {
-    /// `[K, N]` row-major.
-    pub(super) codes: Vec<i8>,
+    /// `[K, N]` row-major, INT8.
+    pub(super) codes: Bytes,
     pub(super) k: usize,
     pub(super) n: usize,
     /// Δ: one, or one per column.
@@ -72,6 +74,12 @@ pub(super) struct Weight {
 }
 
 impl Weight {
+    /// Writes the codes of some columns of a row.
+    pub(super) fn copy_row(&self, row: usize, columns: Range<usize>, to: &mut [i8]) {
+        let codes = &self.codes[row * self.n..][columns];
+        to.iter_mut().zip(codes).for_each(|(to, &code)| *to = code as i8);
+    }
+
     /// Δ of a column.
     pub(super) fn scale(&self, column: usize) -> f32 {
         self.scales[if self.scales.len() == 1 { 0 } else { column }]
@@ -79,7 +87,9 @@ impl Weight {
 
     /// The smallest k that holds all codes.
     pub(super) fn bits(&self) -> Bits {
-        let holds = |bits: &Bits| self.codes.iter().all(|&c| (-bits.half()..bits.half()).contains(&c.into()));
+        let holds = |bits: &Bits| {
+            self.codes.iter().all(|&c| (-bits.half()..bits.half()).contains(&i32::from(c as i8)))
+        };
         widths().find(holds).expect("8 bits hold every int8")
     }
 }

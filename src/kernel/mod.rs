@@ -120,9 +120,17 @@ pub fn fits_i32(max_abs_a: i32, b: &PackedB) -> bool {
         .is_some_and(|bound| bound <= i64::from(i32::MAX))
 }
 
-/// The fastest kernel that this CPU can run.
+/// The variable of the environment that names a kernel, to measure it where there are faster ones.
+pub const VARIABLE: &str = "ONNX_PTQ4VIT_KERNEL";
+
+/// The kernel that is used: the one that [`VARIABLE`] names, or else the fastest one that this CPU can run.
 pub fn best() -> &'static dyn Kernel {
-    all().last().copied().unwrap_or(&Portable)
+    static BEST: OnceLock<&'static dyn Kernel> = OnceLock::new();
+    *BEST.get_or_init(|| {
+        let asked = std::env::var(VARIABLE).ok();
+        let named = all().iter().find(|kernel| asked.as_deref() == Some(kernel.name()));
+        named.or(all().last()).copied().unwrap_or(&Portable)
+    })
 }
 
 /// Every kernel that this CPU can run, the slowest first.

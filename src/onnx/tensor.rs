@@ -1,5 +1,6 @@
 //! Tensors: their elements as numbers, and tensors made of numbers.
 
+use bytes::Bytes;
 use half::{bf16, f16};
 
 use super::proto::TensorProto;
@@ -48,6 +49,15 @@ pub fn i64s(tensor: &TensorProto) -> Result<Vec<i64>> {
         (INT32 | INT16 | INT8 | UINT16 | UINT8, None) => from_ints(tensor, i64::from),
         _ => return Err(wrong_type(tensor, "an integer tensor")),
     })
+}
+
+/// The elements of an INT8 tensor, a byte each, without a copy where the tensor has them so.
+pub fn i8_bytes(tensor: &TensorProto) -> Result<Bytes> {
+    match (tensor.data_type(), &tensor.raw_data) {
+        (INT8, Some(bytes)) if raw(tensor).is_some() => Ok(bytes.clone()),
+        (INT8, _) => Ok(from_ints(tensor, |x| x as u8).into()),
+        _ => Err(wrong_type(tensor, "an INT8 tensor")),
+    }
 }
 
 /// The elements of a BOOL tensor; `None` for other types.

@@ -116,48 +116,58 @@ struct Factors {
     coarse: i32,
 }
 
-/// Free of branches, so that it vectorizes: each clamp at 0 empties the range to which the element does not belong.
+/// Free of branches, so that it vectorizes; the division, which takes longest, is by the scale of the element's range.
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
 fn gelu_codes(xs: &[f32], scale: TwinScale, bits: Bits, factors: Factors, codes: &mut [i16]) {
-    let (fine, coarse) = (scale.fine.get(), scale.coarse());
     for (code, &x) in codes.iter_mut().zip(xs) {
-        let (a, b) = (magnitude(-x, fine, bits) * factors.fine, magnitude(x, coarse, bits) * factors.coarse);
-        *code = (b - a) as i16;
+        let (fine, coarse) = gelu_ranges(x, scale, bits);
+        *code = (fine * factors.fine + coarse * factors.coarse) as i16;
     }
 }
 
-/// Free of branches, so that it vectorizes.
+/// As [`gelu_codes`].
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
 fn softmax_codes(xs: &[f32], scale: TwinScale, bits: Bits, factors: Factors, codes: &mut [i16]) {
-    let (fine, coarse) = (scale.fine.get(), scale.coarse());
-    let end = bits.half() as f32 * fine;
     for (code, &x) in codes.iter_mut().zip(xs) {
-        let (a, b) = (magnitude(x, fine, bits) * factors.fine, magnitude(x, coarse, bits) * factors.coarse);
-        *code = (if x >= end { b } else { a }) as i16;
+        let (fine, coarse) = softmax_ranges(x, scale, bits);
+        *code = (fine * factors.fine + coarse * factors.coarse) as i16;
     }
 }
 
 /// As [`gelu_codes`], for both ranges at once.
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
 fn gelu_bytes(xs: &[f32], scale: TwinScale, bits: Bits, offset: i8, fine: &mut [i8], coarse: &mut [i8]) {
-    let (fine_scale, coarse_scale) = (scale.fine.get(), scale.coarse());
     for ((fine, coarse), &x) in fine.iter_mut().zip(coarse).zip(xs) {
-        *fine = (-magnitude(-x, fine_scale, bits) as i8).wrapping_add(offset);
-        *coarse = (magnitude(x, coarse_scale, bits) as i8).wrapping_add(offset);
+        let (a, b) = gelu_ranges(x, scale, bits);
+        (*fine, *coarse) = ((a as i8).wrapping_add(offset), (b as i8).wrapping_add(offset));
     }
 }
 
-/// As [`softmax_codes`], for both ranges at once.
+/// As [`gelu_codes`], for both ranges at once.
 #[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
 fn softmax_bytes(xs: &[f32], scale: TwinScale, bits: Bits, offset: i8, fine: &mut [i8], coarse: &mut [i8]) {
-    let (fine_scale, coarse_scale) = (scale.fine.get(), scale.coarse());
-    let end = bits.half() as f32 * fine_scale;
     for ((fine, coarse), &x) in fine.iter_mut().zip(coarse).zip(xs) {
-        let (a, b) = (magnitude(x, fine_scale, bits), magnitude(x, coarse_scale, bits));
-        let is_coarse = x >= end;
-        *fine = (if is_coarse { 0 } else { a } as i8).wrapping_add(offset);
-        *coarse = (if is_coarse { b } else { 0 } as i8).wrapping_add(offset);
+        let (a, b) = softmax_ranges(x, scale, bits);
+        (*fine, *coarse) = ((a as i8).wrapping_add(offset), (b as i8).wrapping_add(offset));
     }
+}
+
+/// The codes in R1, which is below 0, and in R2.
+#[inline(always)]
+#[allow(clippy::inline_always)] // must be inlined into what is compiled once per vector unit
+fn gelu_ranges(x: f32, scale: TwinScale, bits: Bits) -> (i32, i32) {
+    let is_fine = x < 0.0;
+    let code = magnitude(x.abs(), if is_fine { scale.fine.get() } else { scale.coarse() }, bits);
+    if is_fine { (-code, 0) } else { (0, code) }
+}
+
+/// The codes in R1, which ends at `2^(k−1)` of its steps, and in R2.
+#[inline(always)]
+#[allow(clippy::inline_always)] // must be inlined into what is compiled once per vector unit
+fn softmax_ranges(x: f32, scale: TwinScale, bits: Bits) -> (i32, i32) {
+    let is_coarse = x >= bits.half() as f32 * scale.fine.get();
+    let code = magnitude(x, if is_coarse { scale.coarse() } else { scale.fine.get() }, bits);
+    if is_coarse { (0, code) } else { (code, 0) }
 }
 
 #[cfg(test)]

@@ -51,13 +51,11 @@ impl Conv {
         let n = weight.n / windows.groups();
         let group = |group: usize| {
             let columns = group * n..(group + 1) * n;
-            let mut codes = Vec::with_capacity(weight.k * n);
             // The channels of a pixel lie together.
-            for (tap, channel) in (0..taps).flat_map(|tap| (0..of_group).map(move |channel| (tap, channel))) {
-                let row = &weight.codes[(channel * taps + tap) * weight.n..][..weight.n];
-                codes.extend_from_slice(&row[columns.clone()]);
-            }
-            let b = PackedB::pack(&codes, weight.k, n);
+            let b = PackedB::pack_rows(weight.k, n, |row, codes| {
+                let (tap, channel) = (row / of_group, row % of_group);
+                weight.copy_row(channel * taps + tap, columns.clone(), codes);
+            });
             if !fits_codes(a, &b) {
                 let why = format!("sums over {} codes overflow", weight.k);
                 return Err(Error::unsupported(format!("site `{name}`"), why));

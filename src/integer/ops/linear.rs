@@ -28,7 +28,7 @@ pub(super) struct Linear {
 
 impl Linear {
     pub(super) fn new(name: &str, a: Quantizer, weight: &Weight) -> Result<Self> {
-        let b = PackedB::pack(&weight.codes, weight.k, weight.n);
+        let b = PackedB::pack_rows(weight.k, weight.n, |row, to| weight.copy_row(row, 0..weight.n, to));
         let overflow =
             || Error::unsupported(format!("site `{name}`"), format!("sums over {} codes overflow", weight.k));
         let scales: Vec<f32> = (0..weight.n).map(|column| a.scale() * weight.scale(column)).collect();

@@ -17,6 +17,10 @@ fn bits(k: u8) -> Bits {
     Bits::new(k).unwrap()
 }
 
+fn bytes(codes: &[i8]) -> bytes::Bytes {
+    codes.iter().map(|&code| code as u8).collect()
+}
+
 fn scale(delta: f32) -> Scale {
     Scale::new(delta).unwrap()
 }
@@ -120,7 +124,7 @@ fn linear_is_the_product_of_what_qdq_makes() {
             let b: Vec<f64> = codes.iter().enumerate().map(|(i, &c)| f64::from(c) * at(i)).collect();
             let a: Vec<f64> = x.iter().map(|&x| naive(q, x)).collect();
             let case = format!("{q:?}, {} scales", scales.len());
-            let weight = Weight { codes: codes.clone(), k, n, scales };
+            let weight = Weight { codes: bytes(&codes), k, n, scales };
             let op = Compute::Linear(Linear::new("fc", q, &weight).unwrap());
             check(op, &[(&[1, m, k], &x)], &product(&a, &b, k, n), &case);
         }
@@ -191,7 +195,7 @@ fn conv_is_a_linear_layer_on_patches() {
         }
     }
     let windows = windows(&[m, c, kh, kw], &[("strides", &[2, 4])]);
-    let weight = Weight { codes, k, n: m, scales: vec![0.01] };
+    let weight = Weight { codes: bytes(&codes), k, n: m, scales: vec![0.01] };
     let op = Compute::Conv(Conv::new("patch", q, &weight, windows, Some(&bias), None).unwrap());
     check(op, &[(&[2, c, h, w], &x)], &expected, "conv");
 }
@@ -238,7 +242,7 @@ fn windows_may_overlap_and_groups_see_their_channels() {
         expected.push((sum as f32 / output.get()).round_ties_even().clamp(-128.0, 127.0) * output.get());
     }
     let expected: Vec<f64> = expected.into_iter().map(f64::from).collect();
-    let weight = Weight { codes, k, n: m, scales };
+    let weight = Weight { codes: bytes(&codes), k, n: m, scales };
     let output = Some(Quantizer::Uniform { scale: output, bits: bits(8) });
     let op = Compute::Conv(Conv::new("conv", q, &weight, windows, Some(&bias), output).unwrap());
     check(op, &[(&[1, c, h, w], &x)], &expected, "conv");
@@ -249,7 +253,7 @@ fn shapes_that_disagree_are_refused() {
     let q = Quantizer::Uniform { scale: scale(0.1), bits: bits(8) };
     let dims = |shape: &[usize]| shape.iter().map(tract_core::prelude::ToDim::to_dim).collect::<Vec<_>>();
     let linear =
-        || Linear::new("fc", q, &Weight { codes: vec![1; 6], k: 3, n: 2, scales: vec![0.1] }).unwrap();
+        || Linear::new("fc", q, &Weight { codes: bytes(&[1; 6]), k: 3, n: 2, scales: vec![0.1] }).unwrap();
     assert!(linear().output_shape(&dims(&[1, 2])).is_err());
     assert!(linear().output_shape(&[]).is_err());
     let heads = Heads::new(vec![q; 3], vec![q; 3]);
@@ -257,7 +261,7 @@ fn shapes_that_disagree_are_refused() {
     assert!(heads.output_shape(&dims(&[1, 2, 4, 5]), &dims(&[1, 2, 5, 6])).is_err());
     assert!(heads.output_shape(&dims(&[2, 4, 5]), &dims(&[2, 5, 6])).is_err());
     assert!(heads.output_shape(&dims(&[1, 3, 4, 5]), &dims(&[1, 3, 4, 6])).is_err());
-    let pixels = Weight { codes: vec![1; 6], k: 3, n: 2, scales: vec![0.1] };
+    let pixels = Weight { codes: bytes(&[1; 6]), k: 3, n: 2, scales: vec![0.1] };
     let conv = Conv::new("conv", q, &pixels, windows(&[2, 3, 1, 1], &[]), None, None).unwrap();
     assert!(conv.output_shape(&dims(&[1, 4, 2, 2])).is_err());
 }
@@ -266,7 +270,8 @@ fn shapes_that_disagree_are_refused() {
 fn sums_that_might_overflow_are_refused_at_load() {
     let q = Quantizer::Uniform { scale: scale(0.1), bits: bits(8) };
     let k = (i32::MAX / (128 * 128)) as usize + 1;
-    let long = |k: usize| Linear::new("fc", q, &Weight { codes: vec![-128; k], k, n: 1, scales: vec![0.1] });
+    let long =
+        |k: usize| Linear::new("fc", q, &Weight { codes: bytes(&vec![-128; k]), k, n: 1, scales: vec![0.1] });
     assert!(long(k - 1).is_ok());
     assert!(long(k).is_err());
 }
@@ -289,7 +294,7 @@ fn what_follows_a_linear_layer_changes_no_bit() {
         let outliers = Outliers { channels: vec![0, 4], rows: floats(&mut rng, 2 * n, -1.0..1.0) };
         let q = quantizers(8)[0];
         for outliers in [Outliers::default(), outliers] {
-            let weight = Weight { codes: codes.clone(), k, n, scales: vec![0.01] };
+            let weight = Weight { codes: bytes(&codes), k, n, scales: vec![0.01] };
             let linear = Linear::new("fc", q, &weight).unwrap().with_outliers(outliers);
             let plain = SiteOp::of(vec![0], Compute::Linear(linear));
             let (shape, mut expected) = evaluated(&plain, &[(&[1, m, k], &x)]);

@@ -89,7 +89,7 @@ impl Reader<'_> {
         if self.zero_point(label, inputs.get(2), &scale_dims)? {
             return Err(Error::unsupported(label, "the codes of a weight are INT8, its zero point is UINT8"));
         }
-        let codes = tensor::i64s(tensor)?.into_iter().map(|code| code as i8).collect();
+        let codes = tensor::i8_bytes(tensor)?;
         let n = dims[channels];
         let k = dims.iter().product::<usize>() / n;
         Ok((Weight { codes, k, n, scales }, dims))
