@@ -4,7 +4,7 @@ use std::hint::black_box;
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use ndarray::Array2;
-use onnx_ptq4vit::calibrate::search::{LhsKind, Problem, Rhs, Settings};
+use onnx_ptq4vit::calibrate::search::{LhsKind, Matrix, Problem, Rhs, Settings};
 use onnx_ptq4vit::calibrate::{Metric, Options, Preset, Run, Search, calibrate};
 use onnx_ptq4vit::data::{Dataset, Preprocess, Selection};
 use onnx_ptq4vit::kernel::{self, PackedB, PackedTarget};
@@ -66,7 +66,7 @@ fn fake_quantize(c: &mut Criterion) {
 fn problem() -> Problem {
     let (images, m, k, n) = (8, 50, 64, 128);
     let matrix = |rows, columns, seed| {
-        Array2::from_shape_vec((rows, columns), floats(rows * columns, seed)).expect("the shape fits")
+        Matrix::from_shape_vec((rows, columns), floats(rows * columns, seed)).expect("the shape fits")
     };
     let curvature = |seed| {
         let mut matrix = matrix(m, n, seed);
@@ -81,6 +81,7 @@ fn problem() -> Problem {
         b: Rhs::Weight(matrix(k, n, 6)),
         groups: std::iter::once(0..n).collect(),
         curvature: (0..images).map(|i| curvature(30 + i)).collect(),
+        units: vec![],
     }
 }
 

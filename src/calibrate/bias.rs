@@ -3,7 +3,7 @@
 use ndarray::{Array2, Zip};
 use rayon::prelude::*;
 
-use super::search::Problem;
+use super::search::{Matrix, Problem};
 use crate::quant::Quantizer;
 use crate::runtime::matmul;
 
@@ -17,7 +17,7 @@ pub(super) struct Correction {
 /// plain mean, the last layers of a classifier would get the bias of tokens that no one reads.)
 pub(super) fn correction(problem: &Problem, a: Quantizer, quantized: &Array2<f32>) -> Correction {
     let weight = &problem.b.matrices()[0];
-    let of_image = |(image, float): (usize, &Array2<f32>)| {
+    let of_image = |(image, float): (usize, &Matrix)| {
         let rounded = float.mapv(|x| a.fake_quant(x));
         let error =
             matmul::product(float.view(), weight.view()) - matmul::product(rounded.view(), quantized.view());
@@ -60,7 +60,7 @@ fn add(sums: &mut [f64; 3], error: f32, weight: f32) {
 
 #[cfg(test)]
 mod tests {
-    use ndarray::array;
+    use ndarray::{array, rcarr2};
 
     use super::super::search::{LhsKind, Rhs};
     use super::*;
@@ -68,13 +68,14 @@ mod tests {
 
     #[test]
     fn the_weighted_mean_error_goes_into_the_bias() {
-        let weight = array![[1.0, 2.0], [0.5, -1.0]];
+        let weight = rcarr2(&[[1.0, 2.0], [0.5, -1.0]]);
         let problem = Problem {
-            a: vec![array![[1.0, 0.4], [0.6, 1.2]], array![[-0.3, 2.2]]],
+            a: vec![rcarr2(&[[1.0, 0.4], [0.6, 1.2]]), rcarr2(&[[-0.3, 2.2]])],
             a_kind: LhsKind::Uniform,
             b: Rhs::Weight(weight),
             groups: std::iter::once(0..2).collect(),
-            curvature: vec![array![[1.0, 0.0], [3.0, 0.0]], array![[0.5, 0.0]]],
+            curvature: vec![rcarr2(&[[1.0, 0.0], [3.0, 0.0]]), rcarr2(&[[0.5, 0.0]])],
+            units: vec![],
         };
         let a = Quantizer::Uniform { scale: Scale::new(1.0).unwrap(), bits: Bits::new(4).unwrap() };
         let quantized = array![[1.0, 2.0], [0.0, -1.0]];

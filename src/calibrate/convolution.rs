@@ -9,7 +9,7 @@ use super::calibration::SiteScales;
 use super::options::SiteBits;
 use super::problems::{ensure_finite, place};
 use super::record::SiteRecord;
-use super::search::{LhsKind, Problem, Rhs, Search};
+use super::search::{LhsKind, Matrix, Problem, Rhs, Search};
 use super::{Options, WeightScales, linear, shares};
 use crate::onnx::{Graph, tensor};
 use crate::plan::{Site, SiteKind};
@@ -135,8 +135,15 @@ pub(super) fn problem(graph: &Graph, site: &Site, windows: &Windows, record: &Si
     }
     let n = weight.nrows() / groups;
     let columns = |group: usize| group * n..(group + 1) * n;
-    let mut b: Vec<Array2<f32>> = (0..groups)
-        .map(|group| weight.slice(s![columns(group), ..]).reversed_axes().as_standard_layout().into_owned())
+    let mut b: Vec<Matrix> = (0..groups)
+        .map(|group| {
+            weight
+                .slice(s![columns(group), ..])
+                .reversed_axes()
+                .as_standard_layout()
+                .into_owned()
+                .into_shared()
+        })
         .collect();
     let stacked = |arrays: &[ArrayViewD<f32>]| {
         let all = ndarray::concatenate(Axis(0), arrays).expect("matrices of one width");
@@ -144,17 +151,17 @@ pub(super) fn problem(graph: &Graph, site: &Site, windows: &Windows, record: &Si
     };
     let of_group = |group: usize| {
         let arrays: Vec<_> = record.a.iter().map(|array| array.index_axis(Axis(0), group)).collect();
-        stacked(&arrays)
+        stacked(&arrays).into_shared()
     };
-    let a: Vec<Array2<f32>> = (0..groups).map(of_group).collect();
-    let mut curvature: Vec<Array2<f32>> = Vec::new();
+    let a: Vec<Matrix> = (0..groups).map(of_group).collect();
+    let mut curvature: Vec<Matrix> = Vec::new();
     if !record.curvature.is_empty() {
         let all = stacked(&record.curvature.iter().map(|x| x.view()).collect::<Vec<_>>());
-        curvature = (0..groups).map(|group| all.slice(s![.., columns(group)]).to_owned()).collect();
+        curvature = (0..groups).map(|group| all.slice(s![.., columns(group)]).to_shared()).collect();
     }
     let scaled = std::iter::once(0..n).collect();
     let b = if groups == 1 { Rhs::Weight(b.remove(0)) } else { Rhs::Activation(b) };
-    Ok(Problem { a, a_kind: LhsKind::Uniform, b, groups: scaled, curvature })
+    Ok(Problem { a, a_kind: LhsKind::Uniform, b, groups: scaled, curvature, units: vec![] })
 }
 
 /// The scale of the 8-bit codes of the output: of some shares of its largest value, the one of the least error.

@@ -12,7 +12,7 @@ use super::metric::Row;
 use super::options::SiteBits;
 use super::problems::{attention, lhs_kind};
 use super::record::{Recorder, SiteRecord};
-use super::search::{LhsKind, Problem, Rhs, Settings, lhs_candidates};
+use super::search::{LhsKind, Matrix, Problem, Rhs, Settings, lhs_candidates};
 use super::{Groups, Metric, Options, convolution, heads, linear, outliers};
 use crate::Result;
 use crate::data::Dataset;
@@ -121,11 +121,11 @@ fn problems(
 
 /// Leaves [`ROWS`] rows at most, evenly over the images.
 fn thin(problem: &mut Problem) {
-    let rows: usize = problem.a.iter().map(Array2::nrows).sum();
+    let rows: usize = problem.a.iter().map(Matrix::nrows).sum();
     let stride = rows.div_ceil(ROWS).max(1);
     for matrix in problem.a.iter_mut().chain(&mut problem.curvature) {
         let kept: Vec<usize> = (0..matrix.nrows()).step_by(stride).collect();
-        *matrix = matrix.select(Axis(0), &kept);
+        *matrix = matrix.select(Axis(0), &kept).into_shared();
     }
 }
 
@@ -179,7 +179,7 @@ struct Side {
 impl Side {
     fn new(problem: &Problem, scales: &SiteScales, head: usize) -> Self {
         let matrices = problem.b.matrices();
-        let product = |(image, a): (usize, &Array2<f32>)| a.dot(&matrices[image.min(matrices.len() - 1)]);
+        let product = |(image, a): (usize, &Matrix)| a.dot(&matrices[image.min(matrices.len() - 1)]);
         let products = problem.a.iter().enumerate().map(product).collect();
         let b = match &problem.b {
             Rhs::Weight(_) => vec![linear::dequantized(scales, problem)],
@@ -219,7 +219,7 @@ fn losses_of(problem: &Problem, side: &Side, quantizer: Quantizer) -> [f64; 4] {
     let mut losses = [0.0; 4];
     for (image, (a, product)) in problem.a.iter().zip(&side.products).enumerate() {
         let found = a.mapv(|x| quantizer.fake_quant(x)).dot(&side.b[image.min(side.b.len() - 1)]);
-        let ones = Array2::ones(product.dim());
+        let ones = Matrix::ones(product.dim());
         let curvature = problem.curvature.get(image).unwrap_or(&ones);
         for row in 0..found.nrows() {
             let [acc, reference] = [&found, product].map(|of| of.row(row).to_vec());

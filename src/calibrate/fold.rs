@@ -3,11 +3,11 @@
 //!
 //! The reparametrization of RepQ-ViT (Li et al., arXiv 2212.08254), with a strength that each site chooses by its loss.
 
-use ndarray::{Array2, Axis, s};
+use ndarray::{ArrayBase, Axis, DataMut, Ix2, s};
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use super::search::{Problem, Rhs, Search, Settings};
+use super::search::{Matrix, Problem, Rhs, Search, Settings};
 use super::{outliers, shares};
 use crate::Result;
 use crate::plan::Norm;
@@ -77,7 +77,7 @@ fn spans(problem: &Problem, can_shift: bool, bits: Bits) -> Vec<Span> {
     let mut weights: Vec<f32> =
         problem.curvature.iter().flat_map(|c| c.rows()).map(|row| row.sum()).collect();
     if weights.iter().all(|&weight| weight == 0.0) {
-        weights = vec![1.0; problem.a.iter().map(Array2::nrows).sum()];
+        weights = vec![1.0; problem.a.iter().map(Matrix::nrows).sum()];
     }
     let of_channel = |channel: usize| {
         let values: Vec<f32> = problem.a.iter().flat_map(|a| a.column(channel)).copied().collect();
@@ -123,14 +123,14 @@ impl Fold {
     }
 
     /// The weight `[K, N]` that takes the values of the other ranges.
-    pub(crate) fn scale_rows(&self, weight: &mut Array2<f32>) {
+    pub(crate) fn scale_rows<S: DataMut<Elem = f32>>(&self, weight: &mut ArrayBase<S, Ix2>) {
         for (mut row, &scale) in weight.rows_mut().into_iter().zip(&self.scale) {
             row *= scale;
         }
     }
 
     /// What the products with `weight` `[K, N]`, as it was, lack of the former ones.
-    pub(super) fn lost(&self, weight: &Array2<f32>) -> Vec<f32> {
+    pub(super) fn lost(&self, weight: &Matrix) -> Vec<f32> {
         let mut sums = vec![0f64; weight.ncols()];
         for (row, &shift) in weight.rows().into_iter().zip(&self.shift) {
             sums.iter_mut().zip(row).for_each(|(sum, &w)| *sum += f64::from(shift) * f64::from(w));
@@ -175,15 +175,15 @@ pub(super) fn choose(
 
 /// The rows of `problem` that weigh most, of all images.
 fn judged(problem: &Problem) -> Problem {
-    let of_image = |(image, a): (usize, &Array2<f32>)| {
+    let of_image = |(image, a): (usize, &Matrix)| {
         let weight = |row: usize| problem.curvature.get(image).map_or(1.0, |c| c.row(row).sum());
         (0..a.nrows()).map(|row| (weight(row), image, row)).collect::<Vec<_>>()
     };
     let mut rows: Vec<(f32, usize, usize)> = problem.a.iter().enumerate().flat_map(of_image).collect();
     rows.sort_by(|x, y| y.0.total_cmp(&x.0).then((x.1, x.2).cmp(&(y.1, y.2))));
     rows.truncate(((rows.len() as f64 * JUDGED).ceil() as usize).max(1));
-    let take = |from: &[Array2<f32>]| {
-        let mut matrix = Array2::zeros((rows.len(), from[0].ncols()));
+    let take = |from: &[Matrix]| {
+        let mut matrix = Matrix::zeros((rows.len(), from[0].ncols()));
         for (at, (_, image, row)) in rows.iter().enumerate() {
             matrix.slice_mut(s![at, ..]).assign(&from[*image].row(*row));
         }
@@ -202,15 +202,22 @@ mod tests {
     use crate::onnx::testing::{graph, model};
     use crate::plan::RowConstant;
 
-    fn problem(a: Array2<f32>) -> Problem {
-        let weight = Array2::from_shape_fn((a.ncols(), 3), |(i, j)| ((i * 3 + j) % 5) as f32 - 1.7);
+    fn problem(a: Matrix) -> Problem {
+        let weight = Matrix::from_shape_fn((a.ncols(), 3), |(i, j)| ((i * 3 + j) % 5) as f32 - 1.7);
         let groups = std::iter::once(0..3).collect();
-        Problem { a: vec![a], a_kind: LhsKind::Uniform, b: Rhs::Weight(weight), groups, curvature: vec![] }
+        Problem {
+            a: vec![a],
+            a_kind: LhsKind::Uniform,
+            b: Rhs::Weight(weight),
+            groups,
+            curvature: vec![],
+            units: vec![],
+        }
     }
 
     /// Channels of these ranges, around these centres.
-    fn values(ranges: &[f32], centres: &[f32]) -> Array2<f32> {
-        Array2::from_shape_fn((60, ranges.len()), |(row, channel)| {
+    fn values(ranges: &[f32], centres: &[f32]) -> Matrix {
+        Matrix::from_shape_fn((60, ranges.len()), |(row, channel)| {
             let phase = ((row * (2 * channel + 3)) % 59) as f32 / 29.0 - 1.0;
             centres[channel] + ranges[channel] * phase
         })
@@ -238,7 +245,7 @@ mod tests {
         let (node, _) = graph.as_ref().unwrap().nodes().next().unwrap();
         let constant = || RowConstant { node, input: 0, values: vec![] };
         let norm = Norm { value: "x".into(), gain: constant(), bias: Some(constant()) };
-        let chosen = |a: Array2<f32>| choose(&problem(a), &norm, true, false, &settings).unwrap();
+        let chosen = |a: Matrix| choose(&problem(a), &norm, true, false, &settings).unwrap();
         let fold = chosen(values(&[1.0, 30.0, 0.5, 1.0], &[0.0, 20.0, 0.0, 3.0])).unwrap();
         assert!(fold.scale[1] > 5.0 * fold.scale[0], "{:?}", fold.scale);
         assert!((fold.shift[3] - 3.0).abs() < 0.2, "{:?}", fold.shift);

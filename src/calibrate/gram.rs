@@ -5,7 +5,7 @@ use faer::linalg::solvers::{Llt, Solve};
 use ndarray::{Array2, s};
 use rayon::prelude::*;
 
-use super::search::Problem;
+use super::search::{Matrix, Problem};
 use crate::quant::Quantizer;
 use crate::runtime::matmul;
 
@@ -29,7 +29,7 @@ pub(super) struct Rows {
 impl Rows {
     /// The rows of `problem`, whose rhs is one weight, with `A` quantized by `a`.
     pub(super) fn new(problem: &Problem, a: Quantizer) -> Self {
-        let count: usize = problem.a.iter().map(Array2::nrows).sum();
+        let count: usize = problem.a.iter().map(Matrix::nrows).sum();
         let depth = problem.a[0].ncols();
         let (mut quantized, mut float) = (Array2::zeros((count, depth)), Array2::zeros((count, depth)));
         let mut first = 0;
@@ -80,7 +80,7 @@ impl Rows {
 }
 
 /// The mean of each row.
-fn row_means(matrix: &Array2<f32>) -> impl Iterator<Item = f64> {
+fn row_means(matrix: &Matrix) -> impl Iterator<Item = f64> {
     matrix.rows().into_iter().map(|row| row.iter().map(|&x| f64::from(x)).sum::<f64>() / row.len() as f64)
 }
 
@@ -112,7 +112,7 @@ pub(super) fn factor(gram: &Mat<f64>, order: &[usize]) -> Option<Mat<f64>> {
 pub(super) fn ridge_target(
     gram: &Mat<f64>,
     cross: &Mat<f64>,
-    weight: &Array2<f32>,
+    weight: &Matrix,
     rho: f64,
 ) -> Option<Array2<f32>> {
     let ridge = rho * mean_diagonal(gram);
@@ -126,16 +126,23 @@ pub(super) fn ridge_target(
 
 #[cfg(test)]
 mod tests {
-    use ndarray::array;
+    use ndarray::{ArrayView2, rcarr2};
 
     use super::super::search::{LhsKind, Rhs};
     use super::*;
     use crate::quant::{Bits, Scale};
 
-    fn problem(curvature: Vec<Array2<f32>>) -> Problem {
-        let a = vec![array![[1.0, 2.0], [3.0, 4.0]], array![[0.0, -1.0]]];
-        let b = Rhs::Weight(array![[1.0], [1.0]]);
-        Problem { a, a_kind: LhsKind::Uniform, b, groups: std::iter::once(0..1).collect(), curvature }
+    fn problem(curvature: Vec<Matrix>) -> Problem {
+        let a = vec![rcarr2(&[[1.0, 2.0], [3.0, 4.0]]), rcarr2(&[[0.0, -1.0]])];
+        let b = Rhs::Weight(rcarr2(&[[1.0], [1.0]]));
+        Problem {
+            a,
+            a_kind: LhsKind::Uniform,
+            b,
+            groups: std::iter::once(0..1).collect(),
+            curvature,
+            units: vec![],
+        }
     }
 
     fn exact() -> Quantizer {
@@ -154,7 +161,7 @@ mod tests {
     fn half_of_it_is_plain_whatever_the_unit_of_the_curvature() {
         for unit in [1.0, 1e-30] {
             // Only the first row counts for the loss.
-            let curvature = vec![array![[unit], [0.0]], array![[0.0]]];
+            let curvature = vec![rcarr2(&[[unit], [0.0]]), rcarr2(&[[0.0]])];
             let gram = Rows::new(&problem(curvature), exact()).gram();
             // tr H = 31 either way; H_F = [1 2; 2 4] has trace 5.
             let expected = |plain: f64, fisher: f64| 0.5 * plain + 0.5 * fisher * 31.0 / 5.0;
@@ -167,7 +174,7 @@ mod tests {
 
     #[test]
     fn the_ridge_target_is_where_its_gradient_is_zero() {
-        let (a, weight) = (problem(vec![]), array![[0.3], [-0.7]]);
+        let (a, weight) = (problem(vec![]), rcarr2(&[[0.3], [-0.7]]));
         let coarse = Quantizer::Uniform { scale: Scale::new(1.5).unwrap(), bits: Bits::MAX };
         let rows = Rows::new(&a, coarse);
         let (gram, cross) = (rows.gram(), rows.cross());
@@ -175,10 +182,11 @@ mod tests {
         let ridge = 0.1 * mean_diagonal(&gram);
         for i in 0..2 {
             // H W* + ρ (W* − W) = G W.
-            let of =
-                |m: &Mat<f64>, w: &Array2<f32>| (0..2).map(|j| m[(i, j)] * f64::from(w[[j, 0]])).sum::<f64>();
+            let of = |m: &Mat<f64>, w: ArrayView2<f32>| {
+                (0..2).map(|j| m[(i, j)] * f64::from(w[[j, 0]])).sum::<f64>()
+            };
             let change = ridge * f64::from(target[[i, 0]] - weight[[i, 0]]);
-            let gradient = of(&gram, &target) + change - of(&cross, &weight);
+            let gradient = of(&gram, target.view()) + change - of(&cross, weight.view());
             assert!(gradient.abs() < 1e-5, "{gradient}");
         }
         assert!(target != weight);

@@ -12,7 +12,7 @@ use super::calibration::SiteScales;
 use super::fold::{Fold, Span, powers};
 use super::linear::{self, own_bias};
 use super::problems::Solver;
-use super::search::{Problem, Rhs, Search, Settings};
+use super::search::{Matrix, Problem, Rhs, Search, Settings};
 use crate::Result;
 use crate::plan::{Plan, ScoresLink, Source, ValuesLink};
 use crate::quant::{Bits, Quantizer, Scale};
@@ -354,13 +354,14 @@ fn weighed(
 
 /// Every [`STRIDE`]-th image of a problem of two activations.
 fn some_images(problem: &Problem) -> Problem {
-    let some = |all: &[Array2<f32>]| all.iter().step_by(STRIDE).cloned().collect::<Vec<_>>();
+    let some = |all: &[Matrix]| all.iter().step_by(STRIDE).cloned().collect::<Vec<_>>();
     Problem {
         a: some(&problem.a),
         a_kind: problem.a_kind,
         b: Rhs::Activation(some(problem.b.matrices())),
         groups: problem.groups.clone(),
         curvature: some(&problem.curvature),
+        units: vec![],
     }
 }
 
@@ -369,7 +370,7 @@ fn products(problem: &Problem) -> Vec<Array2<f32>> {
 }
 
 /// The range of each channel, which is an index of `axis`.
-fn along(matrices: &[Array2<f32>], axis: Axis, can_shift: bool, bits: Bits) -> Vec<Span> {
+fn along(matrices: &[Matrix], axis: Axis, can_shift: bool, bits: Bits) -> Vec<Span> {
     let of_channel = |channel: usize| {
         let values: Vec<f32> =
             matrices.iter().flat_map(|matrix| matrix.index_axis(axis, channel).to_vec()).collect();

@@ -9,7 +9,7 @@ use super::gram::Rows;
 use super::options::SiteBits;
 use super::problems::{Solver, ensure_finite, lhs_kind, place, rows};
 use super::record::SiteRecord;
-use super::search::{Problem, Rhs};
+use super::search::{Matrix, Problem, Rhs};
 use super::{Options, WeightScales, bias, outliers, rounding, shares};
 use crate::onnx::Graph;
 use crate::plan::{BiasPlace, Norm, RhsOperand, ScaleOf, Site, WeightLayout};
@@ -142,8 +142,8 @@ pub(super) fn problem(graph: &Graph, site: &Site, record: SiteRecord, options: &
         ScaleOf::Thirds if n.is_multiple_of(3) => (0..3).map(|i| i * n / 3..(i + 1) * n / 3).collect(),
         _ => std::iter::once(0..n).collect(),
     };
-    let matrices = |values: Vec<ArrayD<f32>>| -> Result<Vec<Array2<f32>>> {
-        values.into_iter().map(rows).collect::<Result<_, _>>().map_err(misshapen)
+    let matrices = |values: Vec<ArrayD<f32>>| -> Result<Vec<Matrix>> {
+        values.into_iter().map(|x| Ok(rows(x)?.into_shared())).collect::<Result<_, _>>().map_err(misshapen)
     };
     let (a, curvature) = (matrices(record.a)?, matrices(record.curvature)?);
     let agree = a.iter().all(|a| a.ncols() == b.nrows())
@@ -152,7 +152,7 @@ pub(super) fn problem(graph: &Graph, site: &Site, record: SiteRecord, options: &
         let why = format!("operands {:?} and {:?} do not multiply", a[0].dim(), b.dim());
         return Err(Error::model(place(site), why));
     }
-    Ok(Problem { a, a_kind, b: Rhs::Weight(b), groups, curvature })
+    Ok(Problem { a, a_kind, b: Rhs::Weight(b.into_shared()), groups, curvature, units: vec![] })
 }
 
 /// The weight of a linear layer as `[K, N]`.

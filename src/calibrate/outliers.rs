@@ -46,7 +46,7 @@ fn find(largest: &[f32]) -> Vec<usize> {
 
 #[cfg(test)]
 mod tests {
-    use ndarray::array;
+    use ndarray::rcarr2;
 
     use super::super::search::LhsKind;
     use super::*;
@@ -73,14 +73,15 @@ mod tests {
     #[test]
     fn outliers_leave_both_operands() {
         let mut problem = Problem {
-            a: vec![array![[1.0, -8.0]], array![[0.5, 0.0]]],
+            a: vec![rcarr2(&[[1.0, -8.0]]), rcarr2(&[[0.5, 0.0]])],
             a_kind: LhsKind::Uniform,
-            b: Rhs::Weight(array![[1.0, 2.0], [3.0, 4.0]]),
+            b: Rhs::Weight(rcarr2(&[[1.0, 2.0], [3.0, 4.0]])),
             groups: std::iter::once(0..2).collect(),
             curvature: vec![],
+            units: vec![],
         };
         assert_eq!(take(&mut problem), [1]);
-        assert_eq!(problem.a, [array![[1.0, 0.0]], array![[0.5, 0.0]]]);
-        assert!(matches!(problem.b, Rhs::Weight(b) if b == array![[1.0, 2.0], [0.0, 0.0]]));
+        assert_eq!(problem.a, [rcarr2(&[[1.0, 0.0]]), rcarr2(&[[0.5, 0.0]])]);
+        assert!(matches!(problem.b, Rhs::Weight(b) if b == rcarr2(&[[1.0, 2.0], [0.0, 0.0]])));
     }
 }

@@ -8,14 +8,14 @@ use super::calibration::SiteScales;
 use super::fold::Fold;
 use super::options::SiteBits;
 use super::record::SiteRecord;
-use super::search::{LhsKind, Problem, Rhs, Search};
+use super::search::{LhsKind, Matrix, Problem, Rhs, Search};
 use super::{Options, convolution, heads, linear};
 use crate::onnx::{Graph, tensor};
 use crate::plan::{LhsSource, Norm, Plan, RhsOperand, Site, WeightLayout};
 use crate::{Error, Result};
 
 /// An operand or the curvature of one problem, for each image or batch.
-type Matrices = Vec<Array2<f32>>;
+type Matrices = Vec<Matrix>;
 
 /// Calibrates one site after another, in the order of the graph.
 pub(super) struct Solver<'s> {
@@ -181,7 +181,7 @@ pub(super) fn attention(site: &Site, record: &SiteRecord, a_kind: LhsKind) -> Re
     let problem = |head: usize| {
         let [a, b, curvature] = [&mut a, &mut b, &mut curvature].map(|all| std::mem::take(&mut all[head]));
         let groups = std::iter::once(0..b[0].ncols()).collect();
-        Problem { a, a_kind, b: Rhs::Activation(b), groups, curvature }
+        Problem { a, a_kind, b: Rhs::Activation(b), groups, curvature, units: vec![] }
     };
     Ok((0..heads).map(problem).collect())
 }
@@ -204,7 +204,7 @@ fn matrices(value: &ArrayD<f32>, leading: &[usize]) -> Option<Matrices> {
     let count = leading.iter().product();
     let whole = value.broadcast(IxDyn(&[leading, &[rows, columns]].concat()))?;
     let stacked = whole.to_shape((count, rows, columns)).ok()?;
-    Some(stacked.outer_iter().map(|matrix| matrix.to_owned()).collect())
+    Some(stacked.outer_iter().map(|matrix| matrix.to_shared()).collect())
 }
 
 /// Deals the matrices of all batches out to the heads.

@@ -8,6 +8,7 @@ use ndarray::{Array2, ArrayView2};
 use rayon::prelude::*;
 
 use super::gram::{Rows, factor, ridge_target};
+use super::search::Matrix;
 use crate::Result;
 use crate::quant::{Bits, Scale};
 
@@ -32,7 +33,7 @@ pub(super) struct Rounded {
 /// the values say too little.
 pub(super) fn round(
     rows: &Rows,
-    weight: &Array2<f32>,
+    weight: &Matrix,
     scales: &[Scale],
     bits: Bits,
     each: bool,
@@ -129,15 +130,15 @@ mod tests {
     use super::*;
     use crate::quant::Quantizer;
 
-    fn random(rows: usize, columns: usize, seed: u64) -> Array2<f32> {
+    fn random(rows: usize, columns: usize, seed: u64) -> Matrix {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        Array2::from_shape_fn((rows, columns), |_| rng.next_u32() as f32 / u32::MAX as f32 - 0.5)
+        Matrix::from_shape_fn((rows, columns), |_| rng.next_u32() as f32 / u32::MAX as f32 - 0.5)
     }
 
     /// Channels that go together: there rounding in turn has something to gain.
     fn problem() -> (Problem, Quantizer) {
-        let a: Vec<Array2<f32>> = (0..3).map(|image| random(40, 4, image).dot(&random(4, 12, 9))).collect();
-        let curvature = (0..3).map(|image| random(40, 5, 20 + image).mapv(|x| x * x)).collect();
+        let a = (0..3).map(|image| random(40, 4, image).dot(&random(4, 12, 9)).into_shared()).collect();
+        let curvature = (0..3).map(|image| random(40, 5, 20 + image).mapv(|x| x * x).into_shared()).collect();
         let weight = random(12, 5, 7);
         let problem = Problem {
             a,
@@ -145,6 +146,7 @@ mod tests {
             b: Rhs::Weight(weight),
             groups: std::iter::once(0..5).collect(),
             curvature,
+            units: vec![],
         };
         (problem, Quantizer::Uniform { scale: Scale::new(0.01).unwrap(), bits: Bits::MAX })
     }
@@ -214,7 +216,7 @@ mod tests {
         let (bits, scales) = (Bits::new(3).unwrap(), vec![Scale::new(0.12).unwrap(); 5]);
         let rounded = round(&Rows::new(&problem, a), weight, &scales, bits, true).unwrap().unwrap();
         let error = |quantized: Array2<f32>| -> f64 {
-            let of_image = |(x, g): (&Array2<f32>, &Array2<f32>)| {
+            let of_image = |(x, g): (&Matrix, &Matrix)| {
                 let errors = x.dot(weight) - x.mapv(|x| a.fake_quant(x)).dot(&quantized);
                 errors.iter().zip(g).map(|(e, g)| f64::from(e * e * g)).sum::<f64>()
             };
@@ -236,7 +238,8 @@ mod tests {
         let scales = vec![Scale::new(0.12).unwrap(); 5];
         let found = round(&Rows::new(&problem, a), weight, &scales, Bits::new(4).unwrap(), true).unwrap();
         assert!(found.is_none());
-        let target = ridge_target(&Mat::identity(1, 1), &Mat::identity(1, 1), &array![[2.0]], 0.1);
+        let target =
+            ridge_target(&Mat::identity(1, 1), &Mat::identity(1, 1), &ndarray::rcarr2(&[[2.0]]), 0.1);
         assert_eq!(target, Some(array![[2.0]]), "nothing to gain");
     }
 }

@@ -1,10 +1,7 @@
 //! A scale per channel at the price of one: the largest weight of each channel, times a share that all channels of a group
 //! have in common, and that is searched.
 
-use ndarray::Array2;
-
-use super::Metric;
-use super::search::{Problem, Search, Settings, Solution, column_maxima};
+use super::search::{Matrix, Problem, Search, Settings, Solution, column_maxima};
 use crate::Result;
 use crate::quant::Scale;
 
@@ -12,9 +9,10 @@ use crate::quant::Scale;
 /// those of the first.
 pub(super) fn run(mut problem: Problem, settings: &Settings, search: Search) -> Result<Solution> {
     let groups = problem.groups.clone();
-    let maxima = divide(&mut problem, settings.metric);
-    let metric = if problem.curvature.is_empty() { settings.metric } else { Metric::Hessian };
-    let solution = search.run(problem, &Settings { metric, ..*settings })?;
+    // The curvature makes up for the larger outputs.
+    problem.units = divide(problem.b.matrices_mut());
+    let maxima = problem.units.clone();
+    let solution = search.run(problem, settings)?;
     let n = groups.last().map_or(0, |columns| columns.end);
     let share = |channel: usize| {
         let group = groups.iter().position(|columns| columns.contains(&(channel % n)));
@@ -24,11 +22,8 @@ pub(super) fn run(mut problem: Problem, settings: &Settings, search: Search) -> 
     Ok(Solution { b: maxima.iter().enumerate().map(scale).collect::<Result<_>>()?, ..solution })
 }
 
-/// Divides every column of `B` by its largest magnitude, which makes the outputs larger: the curvature makes up for it.
-/// Gives the magnitudes.
-fn divide(problem: &mut Problem, metric: Metric) -> Vec<f32> {
-    let matrices = problem.b.matrices_mut();
-    let one_matrix = matrices.len() == 1;
+/// Divides every column by its largest magnitude. Gives the magnitudes.
+fn divide(matrices: &mut [Matrix]) -> Vec<f32> {
     let mut maxima = Vec::new();
     for b in matrices {
         let of_columns = column_maxima(std::slice::from_ref(b));
@@ -37,16 +32,6 @@ fn divide(problem: &mut Problem, metric: Metric) -> Vec<f32> {
             let max = if max > 0.0 { max } else { 1.0 };
             column /= max;
             maxima.push(max);
-        }
-    }
-    let n = problem.groups.last().map_or(0, |columns| columns.end);
-    if problem.curvature.is_empty() && metric == Metric::Mse {
-        problem.curvature = problem.a.iter().map(|a| Array2::ones((a.nrows(), n))).collect();
-    }
-    for (i, curvature) in problem.curvature.iter_mut().enumerate() {
-        let first = if one_matrix { 0 } else { i * n };
-        for ((_, column), x) in curvature.indexed_iter_mut() {
-            *x *= maxima[first + column] * maxima[first + column];
         }
     }
     maxima

@@ -47,6 +47,19 @@ impl PackedTarget {
         Self { m, n, rows }
     }
 
+    /// Multiplies the weights of each column by its unit, squared.
+    ///
+    /// # Panics
+    /// If there are not N units.
+    pub fn weigh_columns(&mut self, units: &[f32]) {
+        assert_eq!(units.len(), self.n, "a unit for each column");
+        for (rows, units) in self.rows.chunks_exact_mut(self.m.max(1)).zip(units.chunks(PANEL)) {
+            for row in rows {
+                row.weights.iter_mut().zip(units).for_each(|(weight, unit)| *weight *= unit * unit);
+            }
+        }
+    }
+
     /// M.
     pub fn m(&self) -> usize {
         self.m

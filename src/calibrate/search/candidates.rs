@@ -1,8 +1,8 @@
 //! The candidates of Algorithm 1 for each kind of operand.
 
-use ndarray::Array2;
+use rayon::prelude::*;
 
-use super::{LhsKind, Problem, Settings};
+use super::{LhsKind, Matrix, Problem, Settings};
 use crate::Result;
 use crate::quant::{Bits, Quantizer, Scale, TwinScale};
 
@@ -12,7 +12,10 @@ const SOFTMAX_CANDIDATES: u8 = 11;
 /// The quantizers tried for `A`.
 pub(in super::super) fn lhs(problem: &Problem, settings: &Settings) -> Result<Vec<Quantizer>> {
     let bits = settings.a_bits;
-    let largest = |f: fn(f32) -> f32| problem.a.iter().flatten().fold(0f32, |m, &x| m.max(f(x)));
+    let largest = |f: fn(f32) -> f32| {
+        let of_image = |a: &Matrix| largest(a.as_slice().expect("problems hold standard layout"), f);
+        problem.a.par_iter().map(of_image).reduce(|| 0.0, f32::max)
+    };
     match problem.a_kind {
         LhsKind::Uniform => {
             let scales = linear(largest(f32::abs), bits, settings)?;
@@ -27,6 +30,17 @@ pub(in super::super) fn lhs(problem: &Problem, settings: &Settings) -> Result<Ve
             coarse.into_iter().map(|c| Ok(Quantizer::TwinGelu { scale: twin(c)?, bits })).collect()
         }
     }
+}
+
+/// The largest `f(x)`, or 0. In lanes, so that it vectorizes.
+fn largest(values: &[f32], f: impl Fn(f32) -> f32) -> f32 {
+    let mut lanes = [0f32; 16];
+    let (chunks, rest) = values.as_chunks::<16>();
+    for chunk in chunks {
+        lanes.iter_mut().zip(chunk).for_each(|(max, &x)| *max = max.max(f(x)));
+    }
+    lanes.iter_mut().zip(rest).for_each(|(max, &x)| *max = max.max(f(x)));
+    lanes.into_iter().fold(0.0, f32::max)
 }
 
 /// The scales tried for `B`, `[candidate][column group]`.
@@ -69,8 +83,8 @@ fn group_maxima(problem: &Problem) -> Vec<f32> {
 }
 
 /// The largest `|x|` of each column, over all of `matrices`.
-pub(in super::super) fn column_maxima(matrices: &[Array2<f32>]) -> Vec<f32> {
-    let mut maxima = vec![0f32; matrices.first().map_or(0, Array2::ncols)];
+pub(in super::super) fn column_maxima(matrices: &[Matrix]) -> Vec<f32> {
+    let mut maxima = vec![0f32; matrices.first().map_or(0, Matrix::ncols)];
     for row in matrices.iter().flat_map(|matrix| matrix.rows()) {
         maxima.iter_mut().zip(row).for_each(|(max, x)| *max = max.max(x.abs()));
     }

@@ -13,7 +13,7 @@ mod rows;
 
 use std::ops::Range;
 
-use ndarray::Array2;
+use ndarray::ArcArray2;
 
 pub(super) use candidates::{column_maxima, lhs as lhs_candidates};
 
@@ -54,20 +54,23 @@ impl Search {
     }
 }
 
+/// A matrix of floats that its clones share until one is changed.
+pub type Matrix = ArcArray2<f32>;
+
 /// The rhs.
 #[derive(Clone)]
 pub enum Rhs {
     /// A weight `[K, N]`.
-    Weight(Array2<f32>),
+    Weight(Matrix),
     /// An activation `[K, N]` of each image.
-    Activation(Vec<Array2<f32>>),
+    Activation(Vec<Matrix>),
 }
 
 /// One matrix product `O = A·B` to quantize, for each image.
 #[derive(Clone)]
 pub struct Problem {
     /// `A`, `[M, K]` of each image.
-    pub a: Vec<Array2<f32>>,
+    pub a: Vec<Matrix>,
     /// What `A` is.
     pub a_kind: LhsKind,
     /// `B`.
@@ -75,7 +78,10 @@ pub struct Problem {
     /// The ranges of columns of `B` that have one scale each; they cover `0..N` in order.
     pub groups: Vec<Range<usize>>,
     /// `(∂L/∂O)²`, `[M, N]` of each image; empty unless the metric is [`Metric::Hessian`].
-    pub curvature: Vec<Array2<f32>>,
+    pub curvature: Vec<Matrix>,
+    /// The factors, squared, of the columns of the curvature; those of a second matrix of `B` after those of the first.
+    /// Empty for 1.
+    pub units: Vec<f32>,
 }
 
 /// The parameters of Algorithm 1.
@@ -112,7 +118,7 @@ pub struct Solution {
 }
 
 impl Rhs {
-    fn of_image(&self, image: usize) -> &Array2<f32> {
+    fn of_image(&self, image: usize) -> &Matrix {
         match self {
             Self::Weight(b) => b,
             Self::Activation(b) => &b[image],
@@ -120,14 +126,14 @@ impl Rhs {
     }
 
     /// The distinct matrices.
-    pub(super) fn matrices(&self) -> &[Array2<f32>] {
+    pub(super) fn matrices(&self) -> &[Matrix] {
         match self {
             Self::Weight(b) => std::slice::from_ref(b),
             Self::Activation(b) => b,
         }
     }
 
-    pub(super) fn matrices_mut(&mut self) -> &mut [Array2<f32>] {
+    pub(super) fn matrices_mut(&mut self) -> &mut [Matrix] {
         match self {
             Self::Weight(b) => std::slice::from_mut(b),
             Self::Activation(b) => b,
@@ -144,6 +150,7 @@ impl Problem {
             b: self.b.clone(),
             groups: self.groups.clone(),
             curvature: vec![],
+            units: vec![],
         }
     }
 }

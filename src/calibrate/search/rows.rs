@@ -6,11 +6,10 @@
 use std::cmp::Reverse;
 use std::ops::Range;
 
-use ndarray::Array2;
 use rayon::prelude::*;
 
 use super::columns::ColumnBlock;
-use super::{Problem, Rhs};
+use super::{Matrix, Problem, Rhs};
 use crate::kernel::PackedTarget;
 use crate::runtime::matmul;
 
@@ -21,16 +20,44 @@ const FIRST_ROWS: [usize; 3] = [16, 16, 32];
 
 /// All rows of `A`, `O` and the curvature, in their own order.
 pub(super) struct Rows {
-    k: usize,
-    n: usize,
-    /// `[rows, K]`.
-    a: Vec<f32>,
-    /// `O`, `[rows, N]`.
-    reference: Vec<f32>,
-    /// `[rows, N]`; empty for weights of 1.
-    curvature: Vec<f32>,
+    a: Stack,
+    /// `O`.
+    reference: Stack,
+    /// Empty for weights of 1.
+    curvature: Stack,
+    /// Of [`Problem::units`].
+    units: Vec<f32>,
     /// The rows that each rhs matrix multiplies.
     by_rhs: Vec<Range<usize>>,
+}
+
+/// Matrices of one width, one below the other.
+struct Stack {
+    matrices: Vec<Matrix>,
+    /// The first row of each, and the end of the last.
+    starts: Vec<usize>,
+}
+
+impl Stack {
+    fn new(matrices: Vec<Matrix>) -> Self {
+        let mut starts = vec![0];
+        starts.extend(matrices.iter().scan(0, |end, matrix| {
+            *end += matrix.nrows();
+            Some(*end)
+        }));
+        Self { matrices, starts }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.matrices.is_empty()
+    }
+
+    fn row(&self, row: usize) -> &[f32] {
+        let matrix = self.starts.partition_point(|&start| start <= row) - 1;
+        let (row, matrix) = (row - self.starts[matrix], &self.matrices[matrix]);
+        let values = matrix.as_slice().expect("problems hold standard layout");
+        &values[row * matrix.ncols()..][..matrix.ncols()]
+    }
 }
 
 /// Some rows that share a rhs matrix, ready for the kernels.
@@ -54,28 +81,21 @@ pub(super) struct BlockIndices {
 impl Rows {
     /// The rows of `problem`, with their float products; leaves `problem` without rows.
     pub(super) fn new(problem: &mut Problem) -> Self {
-        let (k, n) = problem.b.matrices()[0].dim();
-        let products = problem
-            .a
-            .par_iter()
-            .enumerate()
-            .map(|(image, a)| matmul::product(a.view(), problem.b.of_image(image).view()));
-        let reference = flat(products.collect());
-        let mut by_rhs = Vec::new();
-        let mut rows = 0;
-        for a in &problem.a {
-            by_rhs.push(rows..rows + a.nrows());
-            rows += a.nrows();
-        }
+        let b = &problem.b;
+        let product =
+            |(image, a): (usize, &Matrix)| matmul::product(a.view(), b.of_image(image).view()).into_shared();
+        let reference: Vec<Matrix> = problem.a.par_iter().enumerate().map(product).collect();
+        let a = Stack::new(std::mem::take(&mut problem.a));
+        let mut by_rhs: Vec<Range<usize>> = a.starts.windows(2).map(|at| at[0]..at[1]).collect();
         if matches!(problem.b, Rhs::Weight(_)) {
-            by_rhs = std::iter::once(0..rows).collect();
+            by_rhs = std::iter::once(0..*a.starts.last().expect("an end")).collect();
         }
-        let a = flat(std::mem::take(&mut problem.a));
-        let mut curvature = flat(std::mem::take(&mut problem.curvature));
-        if curvature.iter().all(|&g2| g2 == 0.0) {
+        let mut curvature = std::mem::take(&mut problem.curvature);
+        if curvature.par_iter().all(|curvature| curvature.iter().all(|&g2| g2 == 0.0)) {
             curvature.clear(); // The loss is blind to this site: all that is left is the error itself.
         }
-        Self { k, n, a, reference, curvature, by_rhs }
+        let units = std::mem::take(&mut problem.units);
+        Self { a, reference: Stack::new(reference), curvature: Stack::new(curvature), units, by_rhs }
     }
 
     /// All rows, cut into blocks in their own order.
@@ -87,17 +107,26 @@ impl Rows {
     /// The rows of one block.
     pub(super) fn block(&self, indices: &BlockIndices, column_blocks: &[ColumnBlock]) -> RowBlock {
         let BlockIndices { rhs, rows } = indices;
-        let mut a = Vec::with_capacity(rows.len() * self.k);
-        for &row in rows {
-            a.extend_from_slice(&self.a[row * self.k..][..self.k]);
-        }
+        let mut a = Vec::with_capacity(rows.first().map_or(0, |&row| rows.len() * self.a.row(row).len()));
+        rows.iter().for_each(|&row| a.extend_from_slice(self.a.row(row)));
         let target = |ColumnBlock { columns, .. }: &ColumnBlock| {
-            PackedTarget::pack(rows.len(), columns.len(), |i| {
-                let at = rows[i] * self.n + columns.start..rows[i] * self.n + columns.end;
-                (&self.reference[at.clone()], self.curvature.get(at))
-            })
+            let mut target = PackedTarget::pack(rows.len(), columns.len(), |i| {
+                let curvature =
+                    (!self.curvature.is_empty()).then(|| &self.curvature.row(rows[i])[columns.clone()]);
+                (&self.reference.row(rows[i])[columns.clone()], curvature)
+            });
+            if !self.units.is_empty() {
+                target.weigh_columns(&self.units_of(*rhs)[columns.clone()]);
+            }
+            target
         };
         RowBlock { rhs: *rhs, len: rows.len(), a, targets: column_blocks.iter().map(target).collect() }
+    }
+
+    /// The units of the columns of a rhs matrix.
+    fn units_of(&self, rhs: usize) -> &[f32] {
+        let n = self.units.len() / self.by_rhs.len();
+        &self.units[rhs * n..][..n]
     }
 
     /// Sorts the rows of each rhs by their `losses`, the largest first, and cuts them into blocks. Rows without curvature
@@ -115,8 +144,7 @@ impl Rows {
                 // A loss that is no number counts.
                 let is_left_out = losses[row] < least;
                 !is_left_out
-                    && (self.curvature.is_empty()
-                        || self.curvature[row * self.n..][..self.n].iter().any(|&g2| g2 != 0.0))
+                    && (self.curvature.is_empty() || self.curvature.row(row).iter().any(|&g2| g2 != 0.0))
             };
             let mut rows: Vec<usize> = rows.clone().filter(counts).collect();
             rows.sort_by(|&i, &j| losses[j].total_cmp(&losses[i]));
@@ -158,15 +186,6 @@ fn cut(mut rows: &[usize], rhs: usize) -> Vec<BlockIndices> {
         rows = rest;
     }
     blocks
-}
-
-/// The elements of all matrices, row by row; each matrix is freed once it is copied.
-fn flat(matrices: Vec<Array2<f32>>) -> Vec<f32> {
-    let mut all = Vec::with_capacity(matrices.iter().map(Array2::len).sum());
-    for matrix in matrices {
-        all.extend_from_slice(matrix.as_slice().expect("problems hold standard layout"));
-    }
-    all
 }
 
 #[cfg(test)]

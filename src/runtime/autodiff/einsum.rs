@@ -4,7 +4,7 @@ use tract_core::internal::*;
 use tract_core::ops::einsum::EinSum;
 use tract_ndarray::{ArrayBase, ArrayD, ArrayViewD, ArrayViewMutD, Axis, CowArray, Data, IxDyn};
 
-use crate::runtime::matmul;
+use crate::runtime::matmul::{self, Accum};
 
 /// The axis of the seeds, which is no letter of tract's.
 const SEEDS: char = '*';
@@ -148,7 +148,7 @@ fn contract(s: &Pair, a: &ArrayViewD<f32>, b: &ArrayViewD<f32>) -> TractResult<A
     let mut c = out.view_mut().permuted_axes(axes(s.out, &[&batch[..], &m, &n].concat()));
     let groups = Groups { batch: batch.len(), m: m.len(), n: n.len(), k: k.len() };
     groups.merge(&mut a, &mut b, &mut c);
-    groups.multiply(a, b, c)?;
+    groups.multiply(a, b, c, Accum::Replace)?;
     Ok(out)
 }
 
@@ -195,33 +195,36 @@ impl Groups {
         }
     }
 
-    /// `c += a · b`: loops over the axes of the batch, and over all but the last of `m`, `n` and `k`.
+    /// `c = a · b` or `c += a · b`: loops over the axes of the batch, and over all but the last of `m`, `n` and `k`. (To add
+    /// to new zeros costs two faults per page: one to read, one to write.)
     fn multiply(
         mut self,
         a: ArrayViewD<f32>,
         b: ArrayViewD<f32>,
         mut c: ArrayViewMutD<f32>,
+        mut accum: Accum,
     ) -> TractResult<()> {
         let Self { batch, m, n, k } = self;
         if batch > 0 {
             self.batch -= 1;
             for ((a, b), c) in a.outer_iter().zip(b.outer_iter()).zip(c.outer_iter_mut()) {
-                self.multiply(a, b, c)?;
+                self.multiply(a, b, c, accum)?;
             }
         } else if m > 1 {
             self.m -= 1;
             for (a, c) in a.outer_iter().zip(c.outer_iter_mut()) {
-                self.multiply(a, b.clone(), c)?;
+                self.multiply(a, b.clone(), c, accum)?;
             }
         } else if n > 1 {
             self.n -= 1;
             for (b, c) in b.axis_iter(Axis(k)).zip(c.axis_iter_mut(Axis(m))) {
-                self.multiply(a.clone(), b, c)?;
+                self.multiply(a.clone(), b, c, accum)?;
             }
         } else if k > 1 {
             self.k -= 1;
             for (a, b) in a.axis_iter(Axis(m)).zip(b.outer_iter()) {
-                self.multiply(a, b, c.view_mut())?;
+                self.multiply(a, b, c.view_mut(), accum)?;
+                accum = Accum::Add;
             }
         } else {
             let a = if m == 0 { a.insert_axis(Axis(0)) } else { a };
@@ -231,7 +234,7 @@ impl Groups {
             let c = if m == 0 { c.insert_axis(Axis(0)) } else { c };
             let c = if n == 0 { c.insert_axis(Axis(1)) } else { c };
             let (a, b) = (a.into_dimensionality()?, b.into_dimensionality()?);
-            matmul::add(a, b, c.into_dimensionality()?);
+            matmul::multiply(a, b, c.into_dimensionality()?, accum);
         }
         Ok(())
     }

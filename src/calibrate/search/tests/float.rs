@@ -1,7 +1,5 @@
 //! Algorithm 1 as plain loops over fake-quantized floats: the independent reference of the tests.
 
-use ndarray::Array2;
-
 use super::super::super::metric::Row;
 use super::super::{Problem, Settings, Solution, candidates};
 use crate::Result;
@@ -42,7 +40,7 @@ fn losses(problem: &Problem, settings: &Settings, a: Quantizer, b: &[Scale]) -> 
     let references = problem.a.iter().enumerate().map(|(p, a)| a.dot(problem.b.of_image(p)));
     for (image, reference) in references.enumerate() {
         let a_quantized = problem.a[image].mapv(|x| a.fake_quant(x));
-        let mut b_quantized: Array2<f32> = problem.b.of_image(image).clone();
+        let mut b_quantized = problem.b.of_image(image).clone();
         for (group, &scale) in problem.groups.iter().zip(b) {
             let quantizer = Quantizer::Uniform { scale, bits: settings.b_bits };
             for column in group.clone() {

@@ -8,10 +8,10 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 /// The float reference rounds its products, which may swap near-ties: losses agree to this, relatively.
 const LOSS_TOLERANCE: f64 = 1e-5;
 
-fn random(rows: usize, columns: usize, rng: &mut ChaCha8Rng, f: impl Fn(f32) -> f32) -> Array2<f32> {
+fn random(rows: usize, columns: usize, rng: &mut ChaCha8Rng, f: impl Fn(f32) -> f32) -> Matrix {
     // A sum of uniforms: bell-shaped, with mild tails.
     let mut uniform = || rng.next_u32() as f32 / u32::MAX as f32 - 0.5;
-    Array2::from_shape_simple_fn((rows, columns), || f(uniform() + uniform() + uniform() * 3.0))
+    Matrix::from_shape_simple_fn((rows, columns), || f(uniform() + uniform() + uniform() * 3.0))
 }
 
 fn gelu(x: f32) -> f32 {
@@ -34,7 +34,7 @@ fn problem(a_kind: LhsKind, weight: bool, groups: &[usize], seed: u64) -> Proble
     let curvature = (0..images).map(|_| random(m, n, rng, |x| x * x * 1e-3)).collect();
     let starts = std::iter::once(0).chain(groups.iter().copied());
     let groups = starts.zip(groups).map(|(start, &end)| start..end).collect();
-    Problem { a, a_kind, b, groups, curvature }
+    Problem { a, a_kind, b, groups, curvature, units: vec![] }
 }
 
 fn settings(metric: Metric, k: u8, alpha: f64, rounds: usize) -> Settings {
@@ -59,10 +59,10 @@ fn check(name: &str, mut problem: Problem, metric: Metric, k: u8, alpha: f64, ro
 #[test]
 fn a_share_of_the_loss_leaves_out_the_other_rows() {
     let mut problem = problem(LhsKind::Uniform, true, &[6], 5);
-    let quiet = problem.curvature.remove(2) * 1e-9;
+    let quiet = (problem.curvature.remove(2) * 1e-9).to_shared();
     problem.a[2] *= 0.5; // The candidates depend on the largest value of all rows.
     let settings = Settings { share: 0.95, ..settings(Metric::Hessian, 6, 0.0, 3) };
-    let alone = |images: std::ops::Range<usize>, curvature: Vec<Array2<f32>>| Problem {
+    let alone = |images: std::ops::Range<usize>, curvature: Vec<Matrix>| Problem {
         a: problem.a[images].to_vec(),
         curvature,
         ..problem.clone()
