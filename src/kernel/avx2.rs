@@ -12,9 +12,13 @@ use std::arch::x86_64::{
 };
 use std::mem::MaybeUninit;
 
+use super::avx2_bytes as bytes;
 use super::errors::{LANES, TargetRow, sum_of_lanes};
-use super::packed::{PANEL, Quad};
-use super::{Kernel, PackedB, PackedTarget, Portable, Rows, check_errors, check_panel};
+use super::packed::{ByteLayout, PANEL, Quad};
+use super::{
+    Bytes, Kernel, PackedB, PackedTarget, Portable, Rows, check_byte_panels, check_errors, check_panel,
+    panels_of_words,
+};
 
 /// Rows of A in one tile: 6 × 2 accumulators, with B, A and a product beside them, fill the 16 registers.
 const ROWS: usize = 6;
@@ -46,6 +50,25 @@ impl Kernel for Avx2 {
         check_panel(a, b, panel, c);
         // SAFETY: `self` exists only on a CPU with AVX2.
         unsafe { panel_of_product(a, b, panel, c) }
+    }
+
+    /// Where no sum of two products of bytes saturates: one of them has 7 bits or fewer.
+    fn byte_layout_for(&self, half: i32, b: &PackedB) -> Option<ByteLayout> {
+        let layout = ByteLayout { offset: u8::try_from(half).ok()?.cast_signed(), rows: 1, columns: 4 };
+        (half > 0 && half <= 128 && bytes::most_pairs(layout, b) > 0).then_some(layout)
+    }
+
+    fn byte_panels(&self, a: &Bytes, b: &PackedB, first: usize, c: &mut [[i32; PANEL]]) {
+        check_byte_panels(a, b, first, c);
+        let ByteLayout { offset, rows, columns } = a.layout();
+        let pairs = bytes::most_pairs(a.layout(), b);
+        if offset == 0 || (rows, columns) != (1, 4) || pairs == 0 {
+            return panels_of_words(self, a, b, first, c);
+        }
+        for (panel, c) in (first..).zip(c.chunks_exact_mut(a.len().max(1))) {
+            // SAFETY: `self` exists only on a CPU with AVX2.
+            unsafe { bytes::panel(a, b.panel(panel), pairs, c) }
+        }
     }
 
     fn errors(&self, a: &[i16], b: &PackedB, scale: f32, target: &PackedTarget, sums: &mut [f32]) {

@@ -7,6 +7,8 @@
 mod amx;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx2_bytes;
 mod errors;
 mod packed;
 mod portable;
@@ -41,29 +43,26 @@ pub trait Kernel: Send + Sync {
     /// If a row of `a` is shorter than `b.k()`, `c` has not M rows, or there is no such panel.
     fn panel(&self, a: Rows, b: &PackedB, panel: usize, c: &mut [[i32; PANEL]]);
 
-    /// How [`byte_panels`](Self::byte_panels) wants an A whose codes fit a byte; `None` where bytes are not faster than
-    /// words.
+    /// How [`byte_panels`](Self::byte_panels) wants an A whose codes fit a byte, whatever A and B hold; `None` where bytes
+    /// are not faster than words.
     fn byte_layout(&self) -> Option<ByteLayout> {
         None
+    }
+
+    /// As [`byte_layout`](Self::byte_layout), for an A with codes in `-half..half` and this B, which may be all that the
+    /// kernel multiplies in bytes.
+    fn byte_layout_for(&self, half: i32, b: &PackedB) -> Option<ByteLayout> {
+        let _ = (half, b);
+        self.byte_layout()
     }
 
     /// As [`panel`](Self::panel), for an A whose codes fit a byte, and for all panels from `first` on for which there is
     /// room in `c: [panels][M, padded][16]`. The padding is overwritten with anything.
     ///
     /// # Panics
-    /// If the sizes disagree, or `a` has another layout than [`byte_layout`](Self::byte_layout).
+    /// If the sizes disagree, or `a` has another layout than [`byte_layout_for`](Self::byte_layout_for) gives.
     fn byte_panels(&self, a: &Bytes, b: &PackedB, first: usize, c: &mut [[i32; PANEL]]) {
-        check_byte_panels(a, b, first, c);
-        let offset = a.layout().offset;
-        let widen = |row| a.row(row)[..b.k()].iter().map(|code| i16::from(code.wrapping_sub(offset)));
-        let codes: Vec<i16> = (0..a.len()).flat_map(widen).collect();
-        for (panel, c) in (first..).zip(c.chunks_exact_mut(a.padded_len().max(1))) {
-            let c = &mut c[..a.len()];
-            match b.k() {
-                0 => c.fill([0; PANEL]),
-                k => self.panel(Rows::new(&codes, k), b, panel, c),
-            }
-        }
+        panels_of_words(self, a, b, first, c);
     }
 
     /// Overwrites `c` with `C[M, N] = A[M, K] · B[K, N]`, all row-major.
@@ -176,6 +175,27 @@ fn vector_kernels() -> impl Iterator<Item = &'static dyn Kernel> {
 #[cfg(not(target_arch = "x86_64"))]
 fn vector_kernels() -> impl Iterator<Item = &'static dyn Kernel> {
     std::iter::empty()
+}
+
+/// [`Kernel::byte_panels`] of any layout, by [`Kernel::panel`].
+fn panels_of_words(
+    kernel: &(impl Kernel + ?Sized),
+    a: &Bytes,
+    b: &PackedB,
+    first: usize,
+    c: &mut [[i32; PANEL]],
+) {
+    check_byte_panels(a, b, first, c);
+    let offset = a.layout().offset;
+    let widen = |row| a.row(row)[..b.k()].iter().map(|code| i16::from(code.wrapping_sub(offset)));
+    let codes: Vec<i16> = (0..a.len()).flat_map(widen).collect();
+    for (panel, c) in (first..).zip(c.chunks_exact_mut(a.padded_len().max(1))) {
+        let c = &mut c[..a.len()];
+        match b.k() {
+            0 => c.fill([0; PANEL]),
+            k => kernel.panel(Rows::new(&codes, k), b, panel, c),
+        }
+    }
 }
 
 fn check_panel(a: Rows, b: &PackedB, panel: usize, c: &[[i32; PANEL]]) {

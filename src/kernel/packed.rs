@@ -1,6 +1,7 @@
 //! The operands in the order in which the kernels read them.
 
 use std::ops::{Range, RangeFrom};
+use std::sync::OnceLock;
 
 /// Columns of one panel.
 pub const PANEL: usize = 16;
@@ -85,6 +86,11 @@ impl Bytes {
         Self { layout, memory: Vec::new(), start: 0, stride: 0, len: 0 }
     }
 
+    /// No rows, in another layout.
+    pub fn clear(&mut self, layout: ByteLayout) {
+        *self = Self { memory: std::mem::take(&mut self.memory), ..Self::new(layout) };
+    }
+
     /// Makes room for `len` rows of `k` bytes, and gives them, with whatever they hold.
     pub fn rows_mut(&mut self, len: usize, k: usize) -> impl Iterator<Item = &mut [i8]> {
         let ByteLayout { offset, rows, columns } = self.layout;
@@ -138,11 +144,13 @@ impl Bytes {
     }
 
     /// The bytes of a row, padded.
+    #[inline]
     pub(super) fn row(&self, row: usize) -> &[i8] {
         &self.rows(row..)[..self.stride]
     }
 
     /// The bytes of all rows from the first of `range` on, padded.
+    #[inline]
     pub(super) fn rows(&self, range: RangeFrom<usize>) -> &[i8] {
         &self.memory[self.start..][range.start * self.stride..self.padded_len() * self.stride]
     }
@@ -153,6 +161,8 @@ pub struct PackedB {
     k: usize,
     n: usize,
     quads: Vec<Quad>,
+    /// Known once it was asked for.
+    max_abs: OnceLock<u8>,
 }
 
 impl PackedB {
@@ -213,7 +223,7 @@ impl PackedB {
 
     fn zeros(k: usize, n: usize) -> Self {
         let quads = n.div_ceil(PANEL) * k.div_ceil(4) + Self::SPARE;
-        Self { k, n, quads: vec![Quad([[0; 4]; PANEL]); quads] }
+        Self { k, n, quads: vec![Quad([[0; 4]; PANEL]); quads], max_abs: OnceLock::new() }
     }
 
     /// Rows of B: the length of the sums.
@@ -248,6 +258,15 @@ impl PackedB {
             sums.into_iter().max().unwrap_or(0)
         };
         (0..self.panels()).map(sum_of_panel).max().unwrap_or(0).into()
+    }
+
+    /// The largest `|b|`.
+    pub(super) fn max_abs(&self) -> u8 {
+        *self.max_abs.get_or_init(|| {
+            let of_quad =
+                |Quad(quad): &Quad| quad.as_flattened().iter().fold(0, |max, b| b.unsigned_abs().max(max));
+            self.quads.iter().map(of_quad).max().unwrap_or(0)
+        })
     }
 
     /// The `⌈K/4⌉` quads of one panel.

@@ -83,6 +83,47 @@ fn check_sizes(random: &mut ChaCha8Rng, [m, k, n]: [usize; 3]) {
     check(&a, &b, [m, k, n], "random bytes");
 }
 
+/// Codes of few bits, the largest ones included, of which sums of bytes may be taken in 16 bits.
+#[test]
+fn codes_of_few_bits_are_multiplied_in_bytes() {
+    let mut random = ChaCha8Rng::seed_from_u64(3);
+    let mut in_bytes = 0;
+    for (a_bits, b_bits) in (2..=8).flat_map(|a| (2..=8).map(move |b| (a, b))) {
+        let (a_half, b_half) = (1i16 << (a_bits - 1), 1i16 << (b_bits - 1));
+        for [m, k, n] in [[1, 1, 1], [6, 64, 16], [7, 35, 33], [13, 300, 17]] {
+            let ends = |half: i16, negative| if negative { -half } else { half - 1 };
+            for case in 0..5 {
+                let a: Vec<i16> = match case {
+                    0 => (0..m * k).map(|_| random.random_range(-a_half..a_half)).collect(),
+                    _ => vec![ends(a_half, case % 2 == 0); m * k],
+                };
+                let b: Vec<i8> = match case {
+                    0 => (0..k * n).map(|_| random.random_range(-b_half..b_half) as i8).collect(),
+                    _ => vec![ends(b_half, case > 2) as i8; k * n],
+                };
+                let packed = PackedB::pack(&b, k, n);
+                let expected: Vec<i32> =
+                    product(&a, &b, [m, k, n]).into_iter().map(|sum| sum as i32).collect();
+                for kernel in all() {
+                    let Some(layout) = kernel.byte_layout_for(a_half.into(), &packed) else { continue };
+                    in_bytes += 1;
+                    let mut bytes = Bytes::new(layout);
+                    bytes.set(&a, k);
+                    let mut c = vec![[i32::MIN; PANEL]; bytes.padded_len() * packed.panels()];
+                    kernel.byte_panels(&bytes, &packed, 0, &mut c);
+                    for (i, &expected) in expected.iter().enumerate() {
+                        let (row, column) = (i / n, i % n);
+                        let found = c[column / PANEL * bytes.padded_len() + row][column % PANEL];
+                        assert_eq!(found, expected, "{}: {a_bits} x {b_bits} bits", kernel.name());
+                    }
+                }
+            }
+        }
+    }
+    let avx2 = all().iter().any(|kernel| kernel.name() == "avx2");
+    assert!(in_bytes > 0 || !avx2);
+}
+
 /// The largest sums that fit, and sums that wrap in the same way in every kernel.
 #[test]
 fn extreme_codes() {

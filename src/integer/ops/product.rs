@@ -29,6 +29,8 @@ pub(super) fn rows_of_task(m: usize) -> usize {
 pub(super) struct Lhs {
     quantizer: Quantizer,
     product: Product,
+    /// Of the codes, or of those of each range; `None` for words.
+    layout: Option<ByteLayout>,
 }
 
 #[derive(Clone, Copy)]
@@ -42,16 +44,26 @@ enum Product {
 impl Lhs {
     /// `None` if a sum over the rows of `b` might overflow.
     pub(super) fn new(quantizer: Quantizer, b: &PackedB) -> Option<Self> {
-        let (max_abs_code, bytes) = (quantizer.max_abs_code(), kernel::best().byte_layout().is_some());
-        let product = match quantizer.twin() {
-            None => fits(max_abs_code, b).then_some(Product::Fused)?,
-            // Two products of bytes are as fast as one of words.
-            Some(_) if !bytes && max_abs_code <= i16::MAX.into() && fits(max_abs_code, b) => Product::Fused,
+        let (max_abs_code, kernel) = (quantizer.max_abs_code(), kernel::best());
+        let (product, layout) = match quantizer.twin() {
+            None => (
+                fits(max_abs_code, b).then_some(Product::Fused)?,
+                kernel.byte_layout_for(quantizer.bits().half(), b),
+            ),
+            // Two products of bytes are as fast as one of words where all are multiplied in bytes, but not elsewhere.
+            Some(_)
+                if kernel.byte_layout().is_none()
+                    && max_abs_code <= i16::MAX.into()
+                    && fits(max_abs_code, b) =>
+            {
+                (Product::Fused, None)
+            }
             Some(TwinScale { shift, .. }) => {
-                fits(quantizer.bits().half() - 1, b).then_some(Product::Split { shift })?
+                let product = fits(quantizer.bits().half() - 1, b).then_some(Product::Split { shift })?;
+                (product, kernel.byte_layout())
             }
         };
-        Some(Self { quantizer, product })
+        Some(Self { quantizer, product, layout })
     }
 }
 
@@ -78,34 +90,33 @@ pub(super) struct Block {
 ///
 /// The [`Lhs`] must have been made for `b`. `scales` gives the scales of the columns of a panel.
 pub(super) fn multiply<'s>(
-    Lhs { quantizer, product }: Lhs,
+    Lhs { quantizer, product, layout }: Lhs,
     x: &[f32],
     b: &PackedB,
     scales: impl Fn(usize) -> Scales<'s>,
     each: impl FnMut(Block, &mut [[f32; PANEL]]),
 ) {
     let (k, m) = (b.k(), x.len() / b.k().max(1));
-    let layout = kernel::best().byte_layout();
     SCRATCH.with_borrow_mut(|Scratch { words, bytes, sums }| match (product, layout) {
-        (Product::Fused, Some(ByteLayout { offset, .. })) if quantizer.twin().is_none() => {
+        (Product::Fused, Some(layout)) => {
             let [codes, _] = bytes;
-            let codes = codes.get_or_insert_with(new_bytes);
+            let codes = cleared(codes, layout);
             for (x, codes) in x.chunks_exact(k.max(1)).zip(codes.rows_mut(m, k)) {
-                quantizer.uniform_bytes(x, offset, codes);
+                quantizer.uniform_bytes(x, layout.offset, codes);
             }
             scaled_blocks(&[Codes::Bytes(codes)], b, sums, 0, scales, each);
         }
-        (Product::Fused, _) => {
+        (Product::Fused, None) => {
             let words = grown(words, x.len(), 0);
             quantizer.fused_codes(x, words);
             scaled_blocks(&[Codes::Words(Rows::new(words, k))], b, sums, 0, scales, each);
         }
-        (Product::Split { shift }, Some(ByteLayout { offset, .. })) => {
-            let [fine, coarse] = bytes.each_mut().map(|bytes| bytes.get_or_insert_with(new_bytes));
+        (Product::Split { shift }, Some(layout)) => {
+            let [fine, coarse] = bytes.each_mut().map(|bytes| cleared(bytes, layout));
             for ((x, fine), coarse) in
                 x.chunks_exact(k.max(1)).zip(fine.rows_mut(m, k)).zip(coarse.rows_mut(m, k))
             {
-                quantizer.split_bytes(x, offset, fine, coarse);
+                quantizer.split_bytes(x, layout.offset, fine, coarse);
             }
             scaled_blocks(&[Codes::Bytes(fine), Codes::Bytes(coarse)], b, sums, shift, scales, each);
         }
@@ -126,8 +137,8 @@ pub(super) fn multiply_codes<'s>(
     each: impl FnMut(Block, &mut [[f32; PANEL]]),
 ) {
     SCRATCH.with_borrow_mut(|Scratch { bytes: [bytes, _], sums, .. }| {
-        if kernel::best().byte_layout().is_some() {
-            let bytes = bytes.get_or_insert_with(new_bytes);
+        if let Some(layout) = kernel::best().byte_layout() {
+            let bytes = cleared(bytes, layout);
             bytes.set(codes, b.k());
             scaled_blocks(&[Codes::Bytes(bytes)], b, sums, 0, scales, each);
         } else {
@@ -154,8 +165,11 @@ struct Scratch {
     sums: Vec<[i32; PANEL]>,
 }
 
-fn new_bytes() -> Bytes {
-    Bytes::new(kernel::best().byte_layout().expect("the kernel takes bytes"))
+/// No rows yet, in the memory of those before.
+fn cleared(bytes: &mut Option<Bytes>, layout: ByteLayout) -> &mut Bytes {
+    let bytes = bytes.get_or_insert_with(|| Bytes::new(layout));
+    bytes.clear(layout);
+    bytes
 }
 
 /// The first `len` elements, with whatever they hold; the buffer grows if it is shorter.
