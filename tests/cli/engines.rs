@@ -139,3 +139,35 @@ fn an_engine_beside_ours_may_be_ours() {
         assert_eq!((&model["engine"], &model["model"]), (&json!("builtin"), &json!(path.to_str().unwrap())));
     }
 }
+
+/// Every kernel of this CPU finds the same scales and gives the same results; the name of another one is an error.
+#[test]
+#[cfg(unix)]
+fn the_environment_names_a_kernel() {
+    let bench = Bench::new();
+    let refused = bench.shell("ONNX_PTQ4VIT_KERNEL=abacus \"$BIN\" inspect \"$MODEL\"");
+    let said = String::from_utf8(refused.stderr).unwrap();
+    assert_eq!(refused.status.code(), Some(2), "{said}");
+    let (_, names) = said.trim().rsplit_once(" are ").expect(&said);
+    let mut results = Vec::new();
+    for kernel in names.split(", ").filter(|&name| name != "reference") {
+        for bits in ["w8a8", "w6a6"] {
+            let script = format!(
+                "export ONNX_PTQ4VIT_KERNEL={kernel}
+                \"$BIN\" --version | grep -q 'kernel: {kernel}$' &&
+                \"$BIN\" quantize \"$MODEL\" --calib \"$DATA\" --calib-limit 4 --bits {bits} -o {kernel}.{bits}.onnx -q &&
+                \"$BIN\" run {kernel}.{bits}.onnx --input \"$DATA\" -o {kernel}.{bits}.npy -q"
+            );
+            let done = bench.shell(&script);
+            assert!(done.status.success(), "{kernel}: {}", String::from_utf8_lossy(&done.stderr));
+            let read =
+                |suffix: &str| std::fs::read(bench.path(&format!("{kernel}.{bits}.{suffix}"))).unwrap();
+            results.push((bits, read("onnx"), read("npy")));
+        }
+    }
+    for bits in ["w8a8", "w6a6"] {
+        let mut of_kernels = results.iter().filter(|(of, ..)| *of == bits);
+        let first = of_kernels.next().expect("there is a portable kernel");
+        assert!(of_kernels.all(|other| other == first), "{bits}");
+    }
+}
