@@ -19,8 +19,7 @@ pub(super) fn correction(problem: &Problem, a: Quantizer, quantized: &Array2<f32
     let weight = &problem.b.matrices()[0];
     let of_image = |(image, float): (usize, &Matrix)| {
         let rounded = float.mapv(|x| a.fake_quant(x));
-        let error =
-            matmul::product(float.view(), weight.view()) - matmul::product(rounded.view(), quantized.view());
+        let error = matmul::product(float, weight) - matmul::product(&rounded, quantized);
         let mut sums = vec![[0f64; 3]; error.ncols()];
         for (row, errors) in error.rows().into_iter().enumerate() {
             match problem.curvature.get(image) {

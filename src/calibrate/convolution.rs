@@ -170,7 +170,7 @@ fn output_scale(problem: &Problem, bias: Option<&[f32]>) -> Result<Scale> {
     // Each output, and the weight of its squared error.
     let mut outputs: Vec<(f32, f32)> = Vec::new();
     for (group, (a, b)) in problem.a.iter().zip(problem.b.matrices()).enumerate() {
-        for ((row, i), product) in matmul::product(a.view(), b.view()).indexed_iter() {
+        for ((row, i), product) in matmul::product(a, b).indexed_iter() {
             let bias = bias.map_or(0.0, |bias| bias[group * b.ncols() + i]);
             let weight = problem.curvature.get(group).map_or(1.0, |curvature| curvature[[row, i]]);
             outputs.push((product + bias, weight));

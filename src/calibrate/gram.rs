@@ -87,7 +87,7 @@ fn row_means(matrix: &Matrix) -> impl Iterator<Item = f64> {
 /// `XᵀY`, a panel of columns at a time.
 fn product(x: &Array2<f32>, y: &Array2<f32>) -> Mat<f64> {
     let (rows, columns) = (x.ncols(), y.ncols());
-    let panel = |first: usize| matmul::product(x.t(), y.slice(s![.., first..columns.min(first + PANEL)]));
+    let panel = |first: usize| matmul::product(&x.t(), &y.slice(s![.., first..columns.min(first + PANEL)]));
     let panels: Vec<Array2<f32>> =
         (0..columns.div_ceil(PANEL)).into_par_iter().map(|at| panel(at * PANEL)).collect();
     Mat::from_fn(rows, columns, |i, j| panels[j / PANEL][[i, j % PANEL]].into())

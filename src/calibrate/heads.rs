@@ -366,7 +366,7 @@ fn some_images(problem: &Problem) -> Problem {
 }
 
 fn products(problem: &Problem) -> Vec<Array2<f32>> {
-    problem.a.iter().zip(problem.b.matrices()).map(|(a, b)| matmul::product(a.view(), b.view())).collect()
+    problem.a.iter().zip(problem.b.matrices()).map(|(a, b)| matmul::product(a, b)).collect()
 }
 
 /// The range of each channel, which is an index of `axis`.

@@ -82,8 +82,7 @@ impl Rows {
     /// The rows of `problem`, with their float products; leaves `problem` without rows.
     pub(super) fn new(problem: &mut Problem) -> Self {
         let b = &problem.b;
-        let product =
-            |(image, a): (usize, &Matrix)| matmul::product(a.view(), b.of_image(image).view()).into_shared();
+        let product = |(image, a): (usize, &Matrix)| matmul::product(a, b.of_image(image)).into_shared();
         let reference: Vec<Matrix> = problem.a.par_iter().enumerate().map(product).collect();
         let a = Stack::new(std::mem::take(&mut problem.a));
         let mut by_rhs: Vec<Range<usize>> = a.starts.windows(2).map(|at| at[0]..at[1]).collect();
@@ -108,7 +107,9 @@ impl Rows {
     pub(super) fn block(&self, indices: &BlockIndices, column_blocks: &[ColumnBlock]) -> RowBlock {
         let BlockIndices { rhs, rows } = indices;
         let mut a = Vec::with_capacity(rows.first().map_or(0, |&row| rows.len() * self.a.row(row).len()));
-        rows.iter().for_each(|&row| a.extend_from_slice(self.a.row(row)));
+        for &row in rows {
+            a.extend_from_slice(self.a.row(row));
+        }
         let target = |ColumnBlock { columns, .. }: &ColumnBlock| {
             let mut target = PackedTarget::pack(rows.len(), columns.len(), |i| {
                 let curvature =

@@ -234,7 +234,7 @@ impl Groups {
             let c = if m == 0 { c.insert_axis(Axis(0)) } else { c };
             let c = if n == 0 { c.insert_axis(Axis(1)) } else { c };
             let (a, b) = (a.into_dimensionality()?, b.into_dimensionality()?);
-            matmul::multiply(a, b, c.into_dimensionality()?, accum);
+            matmul::multiply(&a, &b, c.into_dimensionality()?, accum);
         }
         Ok(())
     }
