@@ -1,9 +1,9 @@
 """What more cores would give the integer runner: its own times on one thread, divided as it divides its work.
 
 A simulation: each operator of the profile takes as long as its longest thread, every core is as fast as the one that was
-measured, and memory is not a limit. The line for the number of cores of this machine is measured, too.
+measured, and memory is not a limit. The lines for the cores of this machine are measured, too. One image; the images of a batch run side by side.
 
-    python scripts/scaling.py MODEL [--tokens 197] [--batches 1 8] [--threads 1 2 4 8 16 64]
+    python scripts/scaling.py MODEL [--tokens 197] [--threads 1 2 4 8 16 64]
 """
 
 import argparse
@@ -24,35 +24,27 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("--tokens", type=int, default=197)
     parser.add_argument("--tile", type=int, default=16, help="rows of a tile: 16 for AMX, 6 for other kernels")
-    parser.add_argument("--batches", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2, 4, 8, 16, 64])
     parser.add_argument("--binary", type=Path, default=REPOSITORY / "target/release/onnx-ptq4vit")
     args = parser.parse_args()
-    print("| batch | threads | simulated, ms per run | times as fast as one | measured |")
-    print("|---|---|---|---|---|")
-    for batch in args.batches:
-        operators = bench(args, batch, 1)["profile"]
-        one = sum(operator["seconds"] for operator in operators)
-        for threads in args.threads:
-            seconds = sum(simulated(operator, args, batch, threads) for operator in operators)
-            measured = ""
-            if threads <= cpu_count():
-                measured = f"{bench(args, batch, threads)['models'][0]['p50_ms']:.1f}"
-            print(f"| {batch} | {threads} | {seconds * 1000:.1f} | {one / seconds:.1f} | {measured} |", flush=True)
+    print("| threads | simulated, ms per run | times as fast as one | measured, ms |")
+    print("|---|---|---|---|")
+    operators = bench(args, 1)["profile"]
+    one = sum(operator["seconds"] for operator in operators)
+    for threads in args.threads:
+        seconds = sum(simulated(operator, args, threads) for operator in operators)
+        measured = f"{bench(args, threads)['models'][0]['p50_ms']:.1f}" if threads <= cpu_count() else ""
+        print(f"| {threads} | {seconds * 1000:.1f} | {one / seconds:.1f} | {measured} |", flush=True)
 
 
-def simulated(operator: dict, args: argparse.Namespace, batch: int, threads: int) -> float:
+def simulated(operator: dict, args: argparse.Namespace, threads: int) -> float:
     """Seconds of all nodes of an operator."""
-    name = operator["operator"]
-    if name == "Attention":
-        rows = args.tokens
-        size = min(rows_of_task(rows, threads, args.tile), ROWS_OF_ATTENTION)
-        tasks = batch * ceil(rows / size)
-        return operator["seconds"] * share(tasks, size, batch * rows, threads)
+    name, rows = operator["operator"], args.tokens
     if name in SERIAL:
         return operator["seconds"]
-    rows = batch * args.tokens
     size = rows_of_task(rows, threads, args.tile)
+    if name == "Attention":
+        size = min(size, ROWS_OF_ATTENTION)
     return operator["seconds"] * share(ceil(rows / size), size, rows, threads)
 
 
@@ -66,8 +58,8 @@ def share(tasks: int, size: int, rows: int, threads: int) -> float:
     return min(ceil(tasks / threads) * size / rows, 1.0)
 
 
-def bench(args: argparse.Namespace, batch: int, threads: int) -> dict:
-    command = [args.binary, "bench", args.model, "--batch", batch, "--threads", threads, "--seconds", 2]
+def bench(args: argparse.Namespace, threads: int) -> dict:
+    command = [args.binary, "bench", args.model, "--threads", threads, "--seconds", 2]
     command += ["--profile", "--json", "--quiet"]
     run = subprocess.run(list(map(str, command)), check=True, capture_output=True, text=True)
     return json.loads(run.stdout)
