@@ -55,11 +55,11 @@ fn horner<const N: usize>(coefficients: &[f32; N], x: f32) -> f32 {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
 
     /// The Maclaurin series, in f64.
-    fn exact_erf(x: f64) -> f64 {
+    pub(crate) fn exact_erf(x: f64) -> f64 {
         if x.abs() > 5.0 {
             return x.signum();
         }
@@ -72,7 +72,8 @@ mod tests {
         sum * std::f64::consts::FRAC_2_SQRT_PI
     }
 
-    fn points(end: f32) -> impl Iterator<Item = f32> {
+    /// From `-end` to `end`.
+    pub(crate) fn points(end: f32) -> impl Iterator<Item = f32> {
         (-20_000..=20_000).map(move |i| end * i as f32 / 20_000.0)
     }
 

@@ -211,24 +211,7 @@ fn tanh_gelu(x: f32) -> f32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// The Maclaurin series, in f64.
-    fn exact_erf(x: f64) -> f64 {
-        if x.abs() > 5.0 {
-            return x.signum();
-        }
-        let mut term = x;
-        let mut sum = x;
-        for n in 1..200 {
-            term *= -x * x / f64::from(n);
-            sum += term / f64::from(2 * n + 1);
-        }
-        sum * std::f64::consts::FRAC_2_SQRT_PI
-    }
-
-    fn points(end: f32) -> impl Iterator<Item = f32> {
-        (-20_000..=20_000).map(move |i| end * i as f32 / 20_000.0)
-    }
+    use crate::elementary::tests::{exact_erf, points};
 
     fn worst(xs: impl Iterator<Item = f32>, ours: impl Fn(f32) -> f32, exact: impl Fn(f64) -> f64) -> f64 {
         xs.map(|x| (f64::from(ours(x)) - exact(x.into())).abs()).fold(0.0, f64::max)
