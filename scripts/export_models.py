@@ -14,6 +14,7 @@ MODELS = {
     "vit_small": "vit_small_patch16_224",
     "vit_base": "vit_base_patch16_224",
     "vit_base_384": "vit_base_patch16_384",
+    "vit_large": "vit_large_patch16_224",
 }
 REPOSITORY = Path(__file__).resolve().parent.parent
 

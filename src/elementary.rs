@@ -17,23 +17,36 @@ pub fn erf(x: f32) -> f32 {
     x * horner(&P, t) / horner(&Q, t)
 }
 
+/// The constants of [`exp`].
+pub struct Exp;
+
+impl Exp {
+    /// What is larger is taken for this, and what is smaller for its opposite.
+    pub const END: f32 = 88.0;
+    /// Below this, the result is zero.
+    pub const ZERO: f32 = -87.0;
+    /// 1.5·2^23: adding it rounds to an integer.
+    pub const MAGIC: f32 = 12_582_912.0;
+    /// ln 2 in two parts; this one has so few bits that its product with n is exact.
+    pub const LN_2_HIGH: f32 = 355.0 / 512.0;
+    /// The other part.
+    pub const LN_2_LOW: f32 = -2.121_944_4e-4;
+    /// Of degree 7.
+    pub const TAYLOR: [f32; 8] =
+        [1.0, 1.0, 0.5, 1.0 / 6.0, 1.0 / 24.0, 1.0 / 120.0, 1.0 / 720.0, 1.0 / 5040.0];
+}
+
 /// `e^x`: `2^n·e^r`, |r| ≤ ln 2/2, the Taylor polynomial of degree 7. Zero below −87, and x is taken for 88 above it.
 #[inline(always)]
 pub fn exp(x: f32) -> f32 {
-    const MAGIC: f32 = 12_582_912.0;
-    // ln 2 in two parts; the first has so few bits that its product with n is exact.
-    const LN_2_HIGH: f32 = 355.0 / 512.0;
-    const LN_2_LOW: f32 = -2.121_944_4e-4;
-    const TAYLOR: [f32; 8] = [1.0, 1.0, 0.5, 1.0 / 6.0, 1.0 / 24.0, 1.0 / 120.0, 1.0 / 720.0, 1.0 / 5040.0];
-    let bounded = clamp(x, 88.0);
-    // Adding 1.5·2^23 rounds to an integer.
-    let shifted = bounded * std::f32::consts::LOG2_E + MAGIC;
-    let n = shifted - MAGIC;
-    let r = bounded - n * LN_2_HIGH - n * LN_2_LOW;
-    let exponent = (shifted.to_bits() as i32).wrapping_sub(MAGIC.to_bits() as i32);
+    let bounded = clamp(x, Exp::END);
+    let shifted = bounded * std::f32::consts::LOG2_E + Exp::MAGIC;
+    let n = shifted - Exp::MAGIC;
+    let r = bounded - n * Exp::LN_2_HIGH - n * Exp::LN_2_LOW;
+    let exponent = (shifted.to_bits() as i32).wrapping_sub(Exp::MAGIC.to_bits() as i32);
     let power = f32::from_bits((exponent.wrapping_add(127) << 23) as u32);
-    let value = horner(&TAYLOR, r) * power;
-    if x < -87.0 { 0.0 } else { value }
+    let value = horner(&Exp::TAYLOR, r) * power;
+    if x < Exp::ZERO { 0.0 } else { value }
 }
 
 /// `x` in `−end…end`; NaN stays.

@@ -14,6 +14,7 @@ use onnx_ptq4vit::check::Sqnr;
 use onnx_ptq4vit::data::write_npy;
 use onnx_ptq4vit::engine::Engine as _;
 use onnx_ptq4vit::export::TwinForm;
+use onnx_ptq4vit::kernel;
 use onnx_ptq4vit::onnx::{DataType, Graph, Model};
 use onnx_ptq4vit::plan::SiteKind;
 
@@ -177,6 +178,14 @@ fn check_quantized(architecture_name: &str, exporter: &str) {
         let whole = if architecture_name == "hybrid" { 0 } else { scores };
         assert_eq!(nodes(|op| op == "Attention"), whole, "{name}: every attention is one node");
         assert_eq!(nodes(|op| op.contains("Softmax")) + whole, softmaxes(model.model.model()), "{name}");
+        // What is between convolutions is no row; a gate is multiplied with its activation before the next layer.
+        let gated = ["hybrid", "hf_dinov2_swiglu"].contains(&architecture_name);
+        let mlps = model.plan.sites.iter().filter(|site| site.kind == SiteKind::Fc2).count();
+        let bytes = kernel::best().byte_layout().is_some();
+        let expected = if gated || !bytes { 0 } else { mlps };
+        assert_eq!(nodes(|op| op.matches("Linear").count() == 2), expected, "{name}: every MLP is one node");
+        let pieces = nodes(|op| ["Erf", "Tanh", "Sigmoid"].contains(&op));
+        assert_eq!(pieces, 0, "{name}: activations are one operator");
         output
     };
     let found = run(TwinForm::Function);

@@ -45,7 +45,8 @@ fn rewritten(typed: TypedModel, rewrite: impl Fn(&mut TypedModel) -> TractResult
 pub(super) fn fused_plan(typed: &TypedModel) -> Result<Arc<TypedSimplePlan>> {
     runnable(rewritten(typed.clone(), |typed| {
         fuse::attention(typed)?;
-        fuse::epilogues(typed)
+        fuse::epilogues(typed)?;
+        fuse::mlps(typed)
     }))
 }
 

@@ -10,7 +10,7 @@ use multiversion::multiversion;
 
 use super::ops::written::{Unwritten, by_row};
 use crate::elementary::{erf, exp};
-use crate::kernel::PANEL;
+use crate::kernel::{self, PANEL};
 
 /// What may directly follow a linear layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,49 +19,10 @@ pub(super) enum Activation {
     Gelu,
     /// `x·(1 + tanh(√(2/π)·(x + 0.044715·x³)))/2`.
     TanhGelu,
-}
-
-/// Columns of a product as floats: `sum · scale`, plus the bias of the column if there is one.
-#[multiversion(targets("x86_64+avx2"))]
-pub(super) fn scale(
-    sums: &[[i32; PANEL]],
-    scales: &[f32; PANEL],
-    bias: Option<&[f32; PANEL]>,
-    values: &mut [[f32; PANEL]],
-) {
-    // x + (−0) is x, whatever its sign.
-    let bias = bias.unwrap_or(&[-0.0; PANEL]);
-    for (values, sums) in values.iter_mut().zip(sums) {
-        *values = std::array::from_fn(|i| sums[i] as f32 * scales[i] + bias[i]);
-    }
-}
-
-/// As [`scale`], for a twin whose ranges were multiplied apart: the sums are `fine + coarse·2^shift`.
-pub(super) fn scale_split(
-    [fine, coarse]: [&[[i32; PANEL]]; 2],
-    shift: u8,
-    scales: &[f32; PANEL],
-    bias: Option<&[f32; PANEL]>,
-    values: &mut [[f32; PANEL]],
-) {
-    join(fine.as_flattened(), coarse.as_flattened(), shift, values.as_flattened_mut());
-    scale_floats(values, scales, bias.unwrap_or(&[-0.0; PANEL]));
-}
-
-/// `fine + coarse·2^shift`, which is exact in f64.
-#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
-fn join(fine: &[i32], coarse: &[i32], shift: u8, sums: &mut [f32]) {
-    let factor = f64::from(1u32 << shift);
-    for (sum, (&fine, &coarse)) in sums.iter_mut().zip(fine.iter().zip(coarse)) {
-        *sum = (f64::from(fine) + f64::from(coarse) * factor) as f32;
-    }
-}
-
-#[multiversion(targets("x86_64+avx2"))]
-fn scale_floats(values: &mut [[f32; PANEL]], scales: &[f32; PANEL], bias: &[f32; PANEL]) {
-    for values in values {
-        *values = std::array::from_fn(|i| values[i] * scales[i] + bias[i]);
-    }
+    /// `x·σ(1.702·x)`.
+    QuickGelu,
+    /// `x·σ(x)`.
+    Silu,
 }
 
 /// Adds the bias of each column.
@@ -69,19 +30,6 @@ fn scale_floats(values: &mut [[f32; PANEL]], scales: &[f32; PANEL], bias: &[f32;
 pub(super) fn add_bias(values: &mut [[f32; PANEL]], bias: &[f32; PANEL]) {
     for values in values {
         values.iter_mut().zip(bias).for_each(|(value, bias)| *value += bias);
-    }
-}
-
-/// Adds to the rows of `values` as much as the rows of `addends` have: those of a matrix of `width` columns, from
-/// `column` on.
-#[multiversion(targets("x86_64+avx2"))]
-pub(super) fn add_columns(values: &mut [[f32; PANEL]], addends: &[f32], width: usize, column: usize) {
-    for (values, row) in values.iter_mut().zip(addends.chunks_exact(width)) {
-        let row = &row[column..];
-        match row.first_chunk::<PANEL>() {
-            Some(row) => values.iter_mut().zip(row).for_each(|(value, addend)| *value += addend),
-            None => values.iter_mut().zip(row).for_each(|(value, addend)| *value += addend),
-        }
     }
 }
 
@@ -111,12 +59,24 @@ pub(super) fn activate(values: &mut [f32], activation: Activation) {
     match activation {
         Activation::Gelu => values.iter_mut().for_each(|x| *x = gelu(*x)),
         Activation::TanhGelu => values.iter_mut().for_each(|x| *x = tanh_gelu(*x)),
+        Activation::QuickGelu => values.iter_mut().for_each(|x| *x /= 1.0 + exp(-1.702 * *x)),
+        Activation::Silu => values.iter_mut().for_each(|x| *x /= 1.0 + exp(-*x)),
     }
 }
 
 /// ONNX `Softmax` of one row, in place; with `or_zero`, a row without a number becomes zeros.
-#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
 pub(super) fn softmax(row: &mut [f32], or_zero: bool) {
+    if !kernel::best().softmax(row) {
+        plain_softmax(row);
+    }
+    // A NaN makes the whole row NaN.
+    if or_zero && row.first().is_some_and(|x| x.is_nan()) {
+        row.fill(0.0);
+    }
+}
+
+#[multiversion(targets("x86_64+avx512f+avx512bw+avx512dq+avx512vl", "x86_64+avx2"))]
+fn plain_softmax(row: &mut [f32]) {
     let max = reduce(row, f32::NEG_INFINITY, |x| x, |max, x| if x > max { x } else { max });
     let mut sums = [0f32; PANEL];
     let mut exponentiate = |chunk: &mut [f32; PANEL]| {
@@ -132,13 +92,9 @@ pub(super) fn softmax(row: &mut [f32], or_zero: bool) {
     last[..rest.len()].copy_from_slice(rest);
     exponentiate(&mut last);
     rest.copy_from_slice(&last[..rest.len()]);
-    let sum = join_lanes(sums, |a, b| a + b);
-    let factor = 1.0 / sum;
+    let factor = 1.0 / join_lanes(sums, |a, b| a + b);
     for x in &mut *row {
         *x *= factor;
-    }
-    if or_zero && sum.is_nan() {
-        row.iter_mut().filter(|x| x.is_nan()).for_each(|x| *x = 0.0);
     }
 }
 
@@ -226,6 +182,15 @@ mod tests {
             0.5 * x * (1.0 + inner.tanh())
         };
         assert!(worst(points(8.0), tanh_gelu, exact) < 2e-6);
+        for (activation, factor) in [(Activation::QuickGelu, 1.702), (Activation::Silu, 1.0)] {
+            let ours = |x: f32| {
+                let mut values = [x; 3];
+                activate(&mut values, activation);
+                values[2]
+            };
+            let exact = |x: f64| x / (1.0 + (-f64::from(factor as f32) * x).exp());
+            assert!(worst(points(100.0), ours, exact) < 1e-5, "{activation:?}");
+        }
     }
 
     #[test]
@@ -252,6 +217,31 @@ mod tests {
                 let normal = (x - mean) / (variance + 1e-5).sqrt();
                 let expected = normal * f64::from(gamma[i]) + f64::from(beta[i]);
                 assert!((f64::from(ours[i]) - expected).abs() < 1e-5, "layer norm of {n}");
+            }
+        }
+    }
+
+    /// Rows on both sides of each edge: one vector, and four.
+    #[test]
+    fn every_kernel_has_the_softmax_of_plain_loops() {
+        for n in [0, 1, 15, 16, 17, 31, 64, 65, 80, 197, 208, 577] {
+            let mut row: Vec<f32> = (0..n).map(|i| ((i * 37 + 11) % 23) as f32 * 0.7 - 5.0).collect();
+            for special in [None, Some(f32::NEG_INFINITY), Some(100.0), Some(f32::NAN)] {
+                if let (Some(special), Some(x)) = (special, row.last_mut()) {
+                    *x = special;
+                }
+                let mut expected = row.clone();
+                plain_softmax(&mut expected);
+                for kernel in kernel::all() {
+                    let mut found = row.clone();
+                    if kernel.softmax(&mut found) {
+                        let same = found
+                            .iter()
+                            .zip(&expected)
+                            .all(|(a, b)| a.to_bits() == b.to_bits() || a.is_nan() && b.is_nan());
+                        assert!(same, "{} at {n}, {special:?}", kernel.name());
+                    }
+                }
             }
         }
     }

@@ -5,7 +5,10 @@ use std::arch::asm;
 use std::arch::x86_64::__cpuid_count;
 
 use super::packed::{ByteLayout, PANEL, Quad};
-use super::{ByteLhs, Bytes, Kernel, PackedB, PackedTarget, Rows, Vnni, check_byte_panels, errors};
+use super::{
+    ByteLhs, Bytes, Columns, Kernel, PackedB, PackedTarget, Rows, Scaling, Sums, Vnni, check_byte_panels,
+    errors,
+};
 
 /// Rows of a tile of A and of C.
 const ROWS: usize = 16;
@@ -67,6 +70,14 @@ impl Kernel for Amx {
 
     fn byte_errors(&self, a: &ByteLhs, b: &PackedB, scale: f32, target: &PackedTarget, sums: &mut [f32]) {
         errors::of_bytes(self, &self.0, a, b, scale, target, sums);
+    }
+
+    fn scale(&self, sums: Sums, scaling: Scaling, addends: Option<&[f32]>, to: Columns) {
+        self.0.scale(sums, scaling, addends, to);
+    }
+
+    fn softmax(&self, row: &mut [f32]) -> bool {
+        self.0.softmax(row)
     }
 }
 

@@ -1,7 +1,7 @@
 //! The weighted squared error of a product: a search needs it instead of `A · B` itself.
 
 use super::packed::{Bytes, PANEL, PackedB};
-use super::{Kernel, check_byte_errors};
+use super::{Kernel, Sums, check_byte_errors};
 
 /// The number of lanes of a sum. Every kernel sums in the same order: the columns in lanes, then the lanes.
 pub(super) const LANES: usize = PANEL;
@@ -97,13 +97,6 @@ pub struct ByteLhs {
 /// What adds to the lanes of some rows their weighted squared errors in one panel.
 pub(super) trait AddErrors {
     fn add(&self, sums: Sums, scale: f32, target: &[TargetRow], lanes: &mut [[f32; LANES]]);
-}
-
-/// The sums of one panel: `fine`, plus `coarse · 2^shift`.
-#[derive(Clone, Copy)]
-pub(super) struct Sums<'s> {
-    pub(super) fine: &'s [[i32; PANEL]],
-    pub(super) coarse: Option<(&'s [[i32; PANEL]], u8)>,
 }
 
 /// As [`Kernel::byte_errors`], by the kernel's products of bytes.

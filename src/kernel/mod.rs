@@ -9,10 +9,15 @@ mod amx;
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx2_bytes;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
 mod errors;
 mod packed;
 mod portable;
 mod reference;
+mod scale;
+#[cfg(target_arch = "x86_64")]
+mod softmax;
 #[cfg(target_arch = "x86_64")]
 mod vnni;
 
@@ -26,6 +31,7 @@ pub use errors::{ByteLhs, PackedTarget, squared_error};
 pub use packed::{ByteLayout, Bytes, PANEL, PackedB, Rows};
 use portable::Portable;
 use reference::Reference;
+pub use scale::{Columns, Scaling, Sums};
 #[cfg(target_arch = "x86_64")]
 use vnni::Vnni;
 
@@ -108,6 +114,22 @@ pub trait Kernel: Send + Sync {
     /// If the sizes disagree, or `a` has another layout than [`byte_layout`](Self::byte_layout).
     fn byte_errors(&self, a: &ByteLhs, b: &PackedB, scale: f32, target: &PackedTarget, sums: &mut [f32]) {
         errors::of_bytes(self, &errors::Plain, a, b, scale, target, sums);
+    }
+
+    /// Overwrites `to` with `sums · scales + bias`, plus those columns of `addends`, a matrix of the same sizes as that
+    /// which `to` is in. Each step is rounded once, as f32.
+    ///
+    /// # Panics
+    /// If the sizes disagree.
+    fn scale(&self, sums: Sums, scaling: Scaling, addends: Option<&[f32]>, to: Columns) {
+        scale::plain(sums, scaling, addends, to);
+    }
+
+    /// ONNX `Softmax` of one row, in place, with the bits that loops over [`exp`](crate::elementary::exp) give, summed in
+    /// [`PANEL`] lanes. `false`, and nothing is done, where the kernel has nothing faster than these loops.
+    fn softmax(&self, row: &mut [f32]) -> bool {
+        let _ = row;
+        false
     }
 }
 

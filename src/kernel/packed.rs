@@ -76,6 +76,7 @@ pub struct Bytes {
     start: usize,
     stride: usize,
     len: usize,
+    k: usize,
 }
 
 impl Bytes {
@@ -83,7 +84,7 @@ impl Bytes {
 
     /// No rows yet.
     pub fn new(layout: ByteLayout) -> Self {
-        Self { layout, memory: Vec::new(), start: 0, stride: 0, len: 0 }
+        Self { layout, memory: Vec::new(), start: 0, stride: 0, len: 0, k: 0 }
     }
 
     /// No rows, in another layout.
@@ -94,18 +95,22 @@ impl Bytes {
     /// Makes room for `len` rows of `k` bytes, and gives them, with whatever they hold.
     pub fn rows_mut(&mut self, len: usize, k: usize) -> impl Iterator<Item = &mut [i8]> {
         let ByteLayout { offset, rows, columns } = self.layout;
-        (self.len, self.stride) = (len, k.next_multiple_of(columns));
+        (self.len, self.k, self.stride) = (len, k, k.next_multiple_of(columns));
         let size = len.next_multiple_of(rows) * self.stride;
         if self.memory.len() < size + Self::LINE {
             self.memory.resize(size + Self::LINE, offset);
         }
         self.start = self.memory.as_ptr().align_offset(Self::LINE).min(Self::LINE);
-        let rows = self.memory[self.start..][..size].chunks_exact_mut(self.stride.max(1)).take(len);
-        rows.map(move |row| {
-            let (codes, padding) = row.split_at_mut(k);
-            padding.fill(offset);
-            codes
-        })
+        let padded = self.memory[self.start..][..size].chunks_exact_mut(self.stride.max(1)).take(len);
+        padded.for_each(|row| row[k..].fill(offset));
+        self.rows_from_mut(0)
+    }
+
+    /// The rows from `first` on, as [`rows_mut`](Self::rows_mut) gave them.
+    pub fn rows_from_mut(&mut self, first: usize) -> impl Iterator<Item = &mut [i8]> {
+        let (k, stride) = (self.k, self.stride);
+        let rows = &mut self.memory[self.start..][first * stride..self.len * stride];
+        rows.chunks_exact_mut(stride.max(1)).map(move |row| &mut row[..k])
     }
 
     /// The codes of `a: [M, K]`, each in −128…127.
@@ -163,6 +168,8 @@ pub struct PackedB {
     quads: Vec<Quad>,
     /// Known once it was asked for.
     max_abs: OnceLock<u8>,
+    /// Of each panel; known once a kernel asked for it.
+    column_sums: OnceLock<Vec<[i32; PANEL]>>,
 }
 
 impl PackedB {
@@ -223,7 +230,8 @@ impl PackedB {
 
     fn zeros(k: usize, n: usize) -> Self {
         let quads = n.div_ceil(PANEL) * k.div_ceil(4) + Self::SPARE;
-        Self { k, n, quads: vec![Quad([[0; 4]; PANEL]); quads], max_abs: OnceLock::new() }
+        let quads = vec![Quad([[0; 4]; PANEL]); quads];
+        Self { k, n, quads, max_abs: OnceLock::new(), column_sums: OnceLock::new() }
     }
 
     /// Rows of B: the length of the sums.
@@ -267,6 +275,11 @@ impl PackedB {
                 |Quad(quad): &Quad| quad.as_flattened().iter().fold(0, |max, b| b.unsigned_abs().max(max));
             self.quads.iter().map(of_quad).max().unwrap_or(0)
         })
+    }
+
+    /// The sum of each column, by panel; at the first call, `of_panel` computes them.
+    pub(super) fn column_sums(&self, of_panel: impl Fn(&[Quad]) -> [i32; PANEL]) -> &[[i32; PANEL]] {
+        self.column_sums.get_or_init(|| (0..self.panels()).map(|panel| of_panel(self.panel(panel))).collect())
     }
 
     /// The `⌈K/4⌉` quads of one panel.

@@ -1,3 +1,5 @@
+use std::mem::MaybeUninit;
+
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -218,6 +220,46 @@ fn check_byte_errors(a: &[i16], [m, k, n]: [usize; 3], b: &PackedB, target: &Pac
                     kernel.byte_errors(&a, b, 1e-3, target, &mut found);
                     assert_eq!(found, expected, "{} at {m}x{k}x{n}, shift {shift}", kernel.name());
                 }
+            }
+        }
+    }
+}
+
+/// Whole panels and parts of them, with and without each addend; what is beside the columns stays.
+#[test]
+#[allow(unsafe_code)]
+fn every_kernel_scales_sums_alike() {
+    let mut random = ChaCha8Rng::seed_from_u64(3);
+    let (m, width) = (7, 40);
+    let mut sums = || -> Vec<[i32; PANEL]> { (0..m).map(|_| random.random()).collect() };
+    let (fine, coarse) = (sums(), sums());
+    let scales: [f32; PANEL] = std::array::from_fn(|i| 1e-4 * (i + 1) as f32);
+    let bias: [f32; PANEL] = std::array::from_fn(|i| i as f32 * 0.37 - 2.0);
+    let addends: Vec<f32> = (0..m * width).map(|i| i as f32 * 0.013 - 1.0).collect();
+    for columns in [0..16, 16..32, 32..40, 3..19, 39..40, 5..5] {
+        for (shift, has_bias, has_addends) in
+            [(None, false, false), (None, true, true), (Some(3), true, false), (Some(20), false, true)]
+        {
+            let mut expected = vec![f32::MAX; m * width];
+            for row in 0..m {
+                for (i, column) in columns.clone().enumerate() {
+                    let sum =
+                        i64::from(fine[row][i]) + shift.map_or(0, |shift| i64::from(coarse[row][i]) << shift);
+                    let mut value = sum as f32 * scales[i];
+                    value += if has_bias { bias[i] } else { 0.0 };
+                    value += if has_addends { addends[row * width + column] } else { 0.0 };
+                    expected[row * width + column] = value;
+                }
+            }
+            for kernel in all() {
+                let mut found = vec![MaybeUninit::new(f32::MAX); m * width];
+                let sums = Sums { fine: &fine, coarse: shift.map(|shift| (&coarse[..], shift)) };
+                let scaling = Scaling { scales: &scales, bias: has_bias.then_some(&bias) };
+                let to = Columns::new(&mut found, width, columns.clone());
+                kernel.scale(sums, scaling, has_addends.then_some(&addends), to);
+                // SAFETY: all of it was initialized before.
+                let found: Vec<f32> = found.into_iter().map(|x| unsafe { x.assume_init() }).collect();
+                assert_eq!(found, expected, "{}, {columns:?}, shift {shift:?}", kernel.name());
             }
         }
     }

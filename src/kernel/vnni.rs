@@ -4,22 +4,23 @@
 #![allow(clippy::cast_ptr_alignment)]
 
 use std::arch::x86_64::{
-    __m512, __m512i, _mm256_castps_pd, _mm512_add_pd, _mm512_add_ps, _mm512_castpd_ps,
-    _mm512_castpd256_pd512, _mm512_castsi512_si256, _mm512_cvtepi32_pd, _mm512_cvtepi32_ps, _mm512_cvtpd_ps,
-    _mm512_dpbusd_epi32, _mm512_extracti64x4_epi64, _mm512_insertf64x4, _mm512_load_ps, _mm512_load_si512,
-    _mm512_loadu_ps, _mm512_loadu_si512, _mm512_mul_pd, _mm512_mul_ps, _mm512_set1_epi8, _mm512_set1_epi32,
-    _mm512_set1_pd, _mm512_set1_ps, _mm512_setzero_si512, _mm512_storeu_ps, _mm512_storeu_si512,
-    _mm512_sub_epi32, _mm512_sub_ps,
+    __m512i, _MM_HINT_T0, _mm_prefetch, _mm512_add_epi32, _mm512_dpbusd_epi32, _mm512_load_si512,
+    _mm512_set1_epi8, _mm512_set1_epi32, _mm512_setzero_si512, _mm512_slli_epi32, _mm512_storeu_si512,
+    _mm512_sub_epi32,
 };
 
-use super::errors::{self, AddErrors, LANES, Sums, TargetRow};
+use super::avx512::load_sums;
+use super::errors::{self, AddErrors, LANES, TargetRow};
 use super::packed::{ByteLayout, PANEL, Quad};
-use super::{Avx2, ByteLhs, Bytes, Kernel, PackedB, PackedTarget, Rows, check_byte_panels};
+use super::{
+    Avx2, ByteLhs, Bytes, Columns, Kernel, PackedB, PackedTarget, Rows, Scaling, Sums, avx512,
+    check_byte_panels, softmax,
+};
 
 /// Rows of A in one tile: enough independent sums to hide the latency of `vpdpbusd`.
 const ROWS: usize = 12;
 
-/// What A adds to each code, modulo 2⁸: then they are 0…255 without a sign.
+/// What A adds to each code, modulo 2⁸: then they are 0…255 without a sign. It is −2⁷, as [`panel_of_product`] knows.
 const OFFSET: i8 = i8::MIN;
 
 /// A proof that this CPU has AVX-512F and VNNI. Codes that do not fit a byte are left to AVX2.
@@ -50,9 +51,11 @@ impl Kernel for Vnni {
     fn byte_panels(&self, a: &Bytes, b: &PackedB, first: usize, c: &mut [[i32; PANEL]]) {
         check_byte_panels(a, b, first, c);
         assert_eq!(Some(a.layout()), self.byte_layout(), "A must have the layout of this kernel");
+        // SAFETY, here and below: `self` exists only on a CPU with AVX-512F and VNNI.
+        let sums = b.column_sums(|quads| unsafe { column_sums(quads) });
         for (panel, c) in (first..).zip(c.chunks_exact_mut(a.len().max(1))) {
-            // SAFETY: `self` exists only on a CPU with AVX-512F and VNNI.
-            unsafe { panel_of_product(a, b.panel(panel), c) }
+            let next = if panel + 1 < b.panels() { b.panel(panel + 1) } else { &[] };
+            unsafe { panel_of_product(a, b.panel(panel), next, &sums[panel], c) }
         }
     }
 
@@ -63,51 +66,83 @@ impl Kernel for Vnni {
     fn byte_errors(&self, a: &ByteLhs, b: &PackedB, scale: f32, target: &PackedTarget, sums: &mut [f32]) {
         errors::of_bytes(self, self, a, b, scale, target, sums);
     }
+
+    fn scale(&self, sums: Sums, scaling: Scaling, addends: Option<&[f32]>, to: Columns) {
+        // SAFETY: `self` exists only on a CPU with AVX-512F.
+        unsafe { avx512::scale(sums, scaling, addends, to) }
+    }
+
+    fn softmax(&self, row: &mut [f32]) -> bool {
+        // SAFETY: as above.
+        unsafe { softmax::softmax(row) }
+    }
 }
 
 impl AddErrors for Vnni {
     fn add(&self, sums: Sums, scale: f32, target: &[TargetRow], lanes: &mut [[f32; LANES]]) {
         // SAFETY: `self` exists only on a CPU with AVX-512F.
-        unsafe { add_errors(sums, scale, target, lanes) }
+        unsafe { avx512::add_errors(sums, scale, target, lanes) }
     }
 }
 
 #[target_feature(enable = "avx512f,avx512vnni")]
-fn panel_of_product(a: &Bytes, quads: &[Quad], c: &mut [[i32; PANEL]]) {
-    // A holds code + 128. `offset` is what the 128 adds to each column; the tiles subtract it.
-    let mut offset = _mm512_setzero_si512();
-    for quad in quads {
-        offset = _mm512_dpbusd_epi32(offset, _mm512_set1_epi8(OFFSET), load(quad));
+fn column_sums(quads: &[Quad]) -> [i32; PANEL] {
+    // Four sums, so that each need not wait for the one before.
+    let mut sums = [_mm512_setzero_si512(); 4];
+    for quads in quads.chunks(4) {
+        for (sum, quad) in sums.iter_mut().zip(quads) {
+            *sum = _mm512_dpbusd_epi32(*sum, _mm512_set1_epi8(1), load(quad));
+        }
     }
-    for (first, c) in (0..).step_by(ROWS).zip(c.chunks_mut(ROWS)) {
+    let [a, b, c, d] = sums;
+    let sum = _mm512_add_epi32(_mm512_add_epi32(a, b), _mm512_add_epi32(c, d));
+    let mut stored = [0; PANEL];
+    store(&mut stored, sum);
+    stored
+}
+
+/// One panel of `A · B`, whose columns have these sums. Meanwhile, the next panel of B is fetched.
+#[target_feature(enable = "avx512f,avx512vnni")]
+fn panel_of_product(
+    a: &Bytes,
+    quads: &[Quad],
+    next: &[Quad],
+    column_sums: &[i32; PANEL],
+    c: &mut [[i32; PANEL]],
+) {
+    // A holds code + 128. `start` takes away what the 128 adds to each column.
+    let start = _mm512_slli_epi32::<7>(_mm512_sub_epi32(_mm512_setzero_si512(), load_sums(column_sums)));
+    let stride = a.stride();
+    assert!(a.len() == c.len() && stride >= 4 * quads.len());
+    let rows = a.rows(0..).chunks(ROWS * stride.max(1));
+    let mut fetched = next.chunks(next.len().div_ceil(c.len().div_ceil(ROWS)).max(1));
+    for (a, c) in rows.zip(c.chunks_mut(ROWS)) {
+        for quad in fetched.next().unwrap_or_default() {
+            _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(quad).cast());
+        }
         match c.len() {
-            1 => tile::<1>(a, first, quads, offset, c),
-            2 => tile::<2>(a, first, quads, offset, c),
-            3 => tile::<3>(a, first, quads, offset, c),
-            4 => tile::<4>(a, first, quads, offset, c),
-            5 => tile::<5>(a, first, quads, offset, c),
-            6 => tile::<6>(a, first, quads, offset, c),
-            7 => tile::<7>(a, first, quads, offset, c),
-            8 => tile::<8>(a, first, quads, offset, c),
-            9 => tile::<9>(a, first, quads, offset, c),
-            10 => tile::<10>(a, first, quads, offset, c),
-            11 => tile::<11>(a, first, quads, offset, c),
-            _ => tile::<ROWS>(a, first, quads, offset, c),
+            1 => tile::<1>(a, stride, quads, start, c),
+            2 => tile::<2>(a, stride, quads, start, c),
+            3 => tile::<3>(a, stride, quads, start, c),
+            4 => tile::<4>(a, stride, quads, start, c),
+            5 => tile::<5>(a, stride, quads, start, c),
+            6 => tile::<6>(a, stride, quads, start, c),
+            7 => tile::<7>(a, stride, quads, start, c),
+            8 => tile::<8>(a, stride, quads, start, c),
+            9 => tile::<9>(a, stride, quads, start, c),
+            10 => tile::<10>(a, stride, quads, start, c),
+            11 => tile::<11>(a, stride, quads, start, c),
+            _ => tile::<ROWS>(a, stride, quads, start, c),
         }
     }
 }
 
-/// `C[R, 16] = A[R, K] · B[K, 16] − offset`, the rows from `first` on.
+/// `C[R, 16] = start + A[R, K] · B[K, 16]`, the rows of A `stride` bytes apart.
 #[target_feature(enable = "avx512f,avx512vnni")]
-fn tile<const R: usize>(a: &Bytes, first: usize, quads: &[Quad], offset: __m512i, c: &mut [[i32; PANEL]]) {
-    assert!(c.len() == R);
-    let mut rows = [a.row(first).as_ptr(); R];
-    for (r, row) in rows.iter_mut().enumerate() {
-        let codes = a.row(first + r);
-        assert!(codes.len() >= 4 * quads.len());
-        *row = codes.as_ptr();
-    }
-    let mut sums = [_mm512_setzero_si512(); R];
+fn tile<const R: usize>(a: &[i8], stride: usize, quads: &[Quad], start: __m512i, c: &mut [[i32; PANEL]]) {
+    assert!(c.len() == R && a.len() == R * stride && 4 * quads.len() <= stride);
+    let rows: [*const i8; R] = std::array::from_fn(|row| a[row * stride..].as_ptr());
+    let mut sums = [start; R];
     for (i, quad) in quads.iter().enumerate() {
         let b = load(quad);
         for (sum, row) in sums.iter_mut().zip(rows) {
@@ -117,8 +152,7 @@ fn tile<const R: usize>(a: &Bytes, first: usize, quads: &[Quad], offset: __m512i
         }
     }
     for (c, sum) in c.iter_mut().zip(sums) {
-        // SAFETY: 16 i32 are 64 bytes, and the store needs no alignment.
-        unsafe { _mm512_storeu_si512(c.as_mut_ptr().cast(), _mm512_sub_epi32(sum, offset)) };
+        store(c, sum);
     }
 }
 
@@ -129,52 +163,9 @@ fn load(Quad(quad): &Quad) -> __m512i {
     unsafe { _mm512_load_si512(quad.as_ptr().cast()) }
 }
 
-/// A row of 16 columns at a time.
-#[target_feature(enable = "avx512f")]
-fn add_errors(sums: Sums, scale: f32, target: &[TargetRow], lanes: &mut [[f32; LANES]]) {
-    let scale = _mm512_set1_ps(scale);
-    let rows = sums.fine.iter().zip(target).zip(lanes);
-    match sums.coarse {
-        None => {
-            for ((fine, target), lanes) in rows {
-                add_error(_mm512_cvtepi32_ps(load_sums(fine)), scale, target, lanes);
-            }
-        }
-        Some((coarse, shift)) => {
-            let factor = _mm512_set1_pd(f64::from(1u32 << shift));
-            for (((fine, target), lanes), coarse) in rows.zip(coarse) {
-                // Exact in f64: rounded once, as an i64 would be.
-                let (fine, coarse) = (load_sums(fine), load_sums(coarse));
-                let join = |fine, coarse| {
-                    let coarse = _mm512_mul_pd(_mm512_cvtepi32_pd(coarse), factor);
-                    _mm512_cvtpd_ps(_mm512_add_pd(_mm512_cvtepi32_pd(fine), coarse))
-                };
-                let low = join(_mm512_castsi512_si256(fine), _mm512_castsi512_si256(coarse));
-                let high = join(_mm512_extracti64x4_epi64::<1>(fine), _mm512_extracti64x4_epi64::<1>(coarse));
-                let (low, high) = (_mm256_castps_pd(low), _mm256_castps_pd(high));
-                let both = _mm512_insertf64x4::<1>(_mm512_castpd256_pd512(low), high);
-                add_error(_mm512_castpd_ps(both), scale, target, lanes);
-            }
-        }
-    }
-}
-
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn add_error(sums: __m512, scale: __m512, target: &TargetRow, lanes: &mut [f32; LANES]) {
-    // SAFETY: each of these arrays is 64 bytes; those of a `TargetRow` are aligned to 64, the other needs no alignment.
-    unsafe {
-        let (values, weights) =
-            (_mm512_load_ps(target.values.as_ptr()), _mm512_load_ps(target.weights.as_ptr()));
-        let error = _mm512_sub_ps(_mm512_mul_ps(sums, scale), values);
-        let term = _mm512_mul_ps(weights, _mm512_mul_ps(error, error));
-        _mm512_storeu_ps(lanes.as_mut_ptr(), _mm512_add_ps(_mm512_loadu_ps(lanes.as_ptr()), term));
-    }
-}
-
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn load_sums(sums: &[i32; PANEL]) -> __m512i {
-    // SAFETY: 16 i32 are 64 bytes, and the load needs no alignment.
-    unsafe { _mm512_loadu_si512(sums.as_ptr().cast()) }
+fn store(to: &mut [i32; PANEL], sums: __m512i) {
+    // SAFETY: 16 i32 are 64 bytes, and the store needs no alignment.
+    unsafe { _mm512_storeu_si512(to.as_mut_ptr().cast(), sums) };
 }

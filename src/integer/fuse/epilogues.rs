@@ -1,4 +1,4 @@
-//! What follows a linear layer goes into it: the bias, then an activation, then a residual.
+//! What follows a linear layer goes into it: the bias, then an activation, then a residual, or a second linear layer.
 
 use tract_core::internal::*;
 
@@ -44,4 +44,19 @@ fn with_residual(model: &TypedModel, found: &Match<TypedModel>) -> Option<Replac
     let inputs: Vec<OutletId> = layer.inputs.iter().copied().chain([residual]).collect();
     let same_shape = dims(model, layer.id.into())? == dims(model, residual)?;
     (same_shape && any_constant().matches(model, residual).is_none()).then(|| replacement(&inputs, op))
+}
+
+/// Makes one node of two linear layers of which the second takes the result of the first, after an activation.
+pub(in crate::integer) fn mlps(model: &mut TypedModel) -> TractResult<()> {
+    replace(
+        model,
+        &[&|model, second| {
+            let op = second.op_as::<SiteOp>()?;
+            let (x, residual) = second.inputs.split_first()?;
+            let first = model.node(x.node);
+            let op = first.op_as::<SiteOp>()?.then_linear(op).filter(|_| model.is_sole(x))?;
+            let inputs = [&first.inputs[..], residual].concat();
+            (!residual.contains(x)).then(|| replacement(&inputs, op))
+        }],
+    )
 }

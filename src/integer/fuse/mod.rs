@@ -13,7 +13,7 @@ use tract_core::internal::*;
 use tract_core::ops::konst::Const;
 
 pub(super) use attention::attention;
-pub(super) use epilogues::epilogues;
+pub(super) use epilogues::{epilogues, mlps};
 pub(super) use rows::rows;
 
 use crate::pattern::{Constant, Graph};

@@ -1,7 +1,10 @@
 //! `LayerNormalization`, `Softmax` and GELU, which tract computes in several passes or by the element.
 
+use std::f64::consts::FRAC_1_SQRT_2;
+
 use tract_core::internal::*;
 use tract_core::ops::element_wise::ElementWiseOp;
+use tract_core::ops::math::PowConst;
 use tract_core::ops::nn::gelu_exact::GeluExact;
 use tract_core::ops::nn::{GeluApproximate, Reduce, RmsNorm, Softmax, SoftmaxKind};
 
@@ -15,7 +18,9 @@ pub(in crate::integer) fn rows(model: &mut TypedModel) -> TractResult<()> {
     let (norm, masked) = (normalized(), masked_softmax());
     let layer_norm = |model: &TypedModel, node: &TypedNode| layer_norm(&norm, model, node);
     let softmax_or_zero = |model: &TypedModel, node: &TypedNode| softmax_or_zero(&masked, model, node);
-    replace(model, &[&layer_norm, &softmax, &softmax_or_zero, &activation])
+    let activations = activations();
+    let spelled = |model: &TypedModel, node: &TypedNode| spelled_activation(&activations, model, node);
+    replace(model, &[&layer_norm, &softmax, &softmax_or_zero, &activation, &spelled])
 }
 
 /// `RmsNorm(x − Σx·(1/n))·γ + β`, as tract has `LayerNormalization`.
@@ -29,6 +34,24 @@ fn normalized() -> Pattern {
 fn masked_softmax() -> Pattern {
     let p = || op(SOFTMAX, [var("x")]).node("softmax");
     op("Iff", [op("IsNan", [p()]), constant("zero"), p()])
+}
+
+/// The activation functions that tract leaves in pieces.
+fn activations() -> Vec<(Pattern, Activation)> {
+    let x = || var("x");
+    // Apart, as a product matches in any order only where it is one.
+    let cubes = [op("PowConst", [x()]), op("Square", [x()]) * x(), x() * x() * x()];
+    let tanh_gelu = |cube| {
+        let inner = (x() + cube * 0.044_715) * 0.797_884_560_8;
+        (x() * (op("Tanh", [inner]) + 1.0) * 0.5, Activation::TanhGelu)
+    };
+    let others = [
+        (x() * (op("Erf", [x() * FRAC_1_SQRT_2]) + 1.0) * 0.5, Activation::Gelu),
+        (x() * op("Sigmoid", [x() * 1.702]), Activation::QuickGelu),
+        (x() * op("Sigmoid", [x()]), Activation::Silu),
+        (op("Silu", [x()]), Activation::Silu),
+    ];
+    cubes.map(tanh_gelu).into_iter().chain(others).collect()
 }
 
 fn layer_norm(pattern: &Pattern, model: &TypedModel, node: &TypedNode) -> Option<Replacement> {
@@ -68,6 +91,24 @@ fn activation(model: &TypedModel, node: &TypedNode) -> Option<Replacement> {
         _ => return None,
     };
     is_float(model, node).map(|_| replacement(&node.inputs, RowOp::Activation(activation)))
+}
+
+fn spelled_activation(
+    patterns: &[(Pattern, Activation)],
+    model: &TypedModel,
+    node: &TypedNode,
+) -> Option<Replacement> {
+    is_float(model, node)?;
+    let (found, activation) =
+        patterns.iter().find_map(|(pattern, kind)| Some((pattern.matches(model, node.id)?, *kind)))?;
+    let is_cube = found
+        .nodes
+        .iter()
+        .filter_map(|&id| model.node(id).op_as::<ElementWiseOp>())
+        .all(|op| op.0.downcast_ref::<PowConst>().is_none_or(|power| power.exponent == 3.0));
+    let x = *found.value("x");
+    let same_shape = dims(model, x)? == dims(model, node.id.into())?;
+    (is_cube && same_shape).then(|| replacement(&[x], RowOp::Activation(activation)))
 }
 
 /// The number of axes of what `node` makes, if it is of f32.

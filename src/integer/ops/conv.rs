@@ -3,9 +3,9 @@
 use rayon::prelude::*;
 use tract_core::internal::*;
 
-use super::product::{by_panel, fits_codes, multiply_codes, rows_of_task};
+use super::product::{NO_VALUES, by_panel, fits_codes, multiply_codes, rows_of_task};
 use crate::integer::site::Weight;
-use crate::kernel::{PANEL, PackedB};
+use crate::kernel::{PANEL, PackedB, Scaling};
 use crate::quant::Quantizer;
 use crate::windows::Windows;
 use crate::{Error, Result};
@@ -169,8 +169,13 @@ impl Group {
         };
         let mut out = vec![0f32; n * rows];
         let mut rounded = Vec::new();
-        let scales = |panel: usize| (&self.scales[panel], self.bias.as_ref().map(|bias| &bias[panel]));
-        multiply_codes(rows_of_codes, &self.b, scales, |block, values| {
+        let scaling = |panel: usize| Scaling {
+            scales: &self.scales[panel],
+            bias: self.bias.as_ref().map(|bias| &bias[panel]),
+        };
+        let mut values = NO_VALUES;
+        multiply_codes(rows_of_codes, &self.b, scaling, |block| {
+            let values = block.values(&mut values);
             if let Some(output) = conv.output {
                 round(output, values.as_flattened_mut(), &mut rounded);
             }

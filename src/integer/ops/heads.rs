@@ -4,7 +4,7 @@ use tract_core::internal::*;
 
 use super::product::{Block, Lhs, multiply};
 use super::written::{self, Columns};
-use crate::kernel::{PANEL, PackedB};
+use crate::kernel::{PANEL, PackedB, Scaling};
 use crate::quant::Quantizer;
 
 #[derive(Clone)]
@@ -114,14 +114,14 @@ pub(super) struct Head {
 impl Head {
     /// Writes `x · B` to the next columns of `out`.
     pub(super) fn multiply(&self, x: &[f32], out: &mut Columns) {
-        let scales = [self.scale; PANEL];
+        let scaling = Scaling { scales: &[self.scale; PANEL], bias: None };
         multiply(
             self.a,
             x,
             &self.b,
-            |_| (&scales, None),
-            |Block { panel, group, .. }, values| {
-                out.push(self.b.columns(panel).len(), group, values);
+            |_| scaling,
+            |Block { panel, group, sums, scaling, .. }| {
+                out.push_sums(self.b.columns(panel).len(), group, sums, scaling, None);
             },
         );
     }

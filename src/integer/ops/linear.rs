@@ -1,14 +1,15 @@
 //! `x[…, K] · W[K, N]`, and the bias, activation and residual that follow it.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use tract_core::internal::*;
 
-use super::product::{Block, Lhs, by_panel, multiply, rows_of_task};
+use super::product::{Block, Hidden, HiddenMemory, Lhs, NO_VALUES, by_panel, multiply, rows_of_task};
 use super::written::{self, Columns, Unwritten};
 use crate::integer::math::{self, Activation};
 use crate::integer::site::{Outliers, Weight};
-use crate::kernel::{PANEL, PackedB};
+use crate::kernel::{PANEL, PackedB, Scaling};
 use crate::quant::Quantizer;
 use crate::{Error, Result};
 
@@ -70,6 +71,19 @@ impl Linear {
         self.b.n()
     }
 
+    pub(super) fn columns(&self, panel: usize) -> Range<usize> {
+        self.b.columns(panel)
+    }
+
+    pub(super) fn has_activation(&self) -> bool {
+        self.activation.is_some()
+    }
+
+    /// Whether it is a product of bytes, to which only a bias is added.
+    pub(super) fn takes_bytes(&self) -> bool {
+        self.a.takes_bytes() && self.outliers.channels.is_empty() && self.activation.is_none()
+    }
+
     pub(super) fn output_shape(&self, x: &[TDim]) -> TractResult<TVec<TDim>> {
         let Some((k, rows)) = x.split_last() else { bail!("a scalar times a weight") };
         ensure!(!self.classifier || x.len() == 2, "a bias of three axes for {} axes", x.len());
@@ -106,33 +120,75 @@ impl Linear {
 
     /// The rows of one task.
     fn rows<'o>(&self, x: &[f32], residual: Option<&[f32]>, out: &'o mut Unwritten) -> &'o mut [f32] {
+        let mut out = Columns::new(out, self.n());
+        self.blocks(x, |block, values| {
+            let (columns, group) = (self.b.columns(block.panel), block.group);
+            match values {
+                None => out.push_sums(columns.len(), group, block.sums, block.scaling, residual),
+                Some(values) => out.push(columns.len(), group, values, residual),
+            }
+        });
+        out.finish()
+    }
+
+    /// The blocks of `x · W`, and the values of those to which more happens than that they are scaled.
+    pub(super) fn blocks(&self, x: &[f32], mut each: impl FnMut(&Block, Option<&mut [[f32; PANEL]]>)) {
         let (k, n) = (self.k(), self.n());
         let Outliers { channels, rows: weights } = &self.outliers;
         let of_outliers = x.chunks_exact(k).flat_map(|x| channels.iter().map(|&channel| x[channel]));
         let of_outliers: Vec<f32> = if channels.is_empty() { Vec::new() } else { of_outliers.collect() };
-        let mut out = Columns::new(out, n);
-        let bias = |panel: usize| self.bias.as_ref().map(|bias| &bias[panel]);
-        // The products of the outliers come before the bias.
-        let fused_bias = |panel| if channels.is_empty() { bias(panel) } else { None };
-        let scales = |panel: usize| (&self.scales[panel], fused_bias(panel));
-        multiply(self.a, x, &self.b, scales, |Block { panel, rows, group }, values| {
-            let columns = self.b.columns(panel);
-            if !channels.is_empty() {
-                let x = &of_outliers[rows.start * channels.len()..];
-                math::add_products(values, x, weights, n, columns.start);
-                if let Some(bias) = bias(panel) {
-                    math::add_bias(values, bias);
+        let mut values = NO_VALUES;
+        multiply(
+            self.a,
+            x,
+            &self.b,
+            |panel| self.scaling(panel),
+            |block| {
+                if channels.is_empty() && self.activation.is_none() {
+                    return each(&block, None);
                 }
-            }
-            if let Some(activation) = self.activation {
-                math::activate(values.as_flattened_mut(), activation);
-            }
-            if let Some(residual) = residual {
-                math::add_columns(values, &residual[rows.start * n..], n, columns.start);
-            }
-            out.push(columns.len(), group, values);
-        });
-        out.finish()
+                let values = block.values(&mut values);
+                if !channels.is_empty() {
+                    let x = &of_outliers[block.rows.start * channels.len()..];
+                    math::add_products(values, x, weights, n, block.panel * PANEL);
+                    if let Some(bias) = &self.bias {
+                        math::add_bias(values, &bias[block.panel]);
+                    }
+                }
+                if let Some(activation) = self.activation {
+                    math::activate(values.as_flattened_mut(), activation);
+                }
+                each(&block, Some(values));
+            },
+        );
+    }
+
+    /// Room for `rows` rows of its lhs, if it [takes bytes](Self::takes_bytes).
+    pub(super) fn hidden(&self, rows: usize, memory: HiddenMemory) -> Option<Hidden> {
+        Hidden::new(self.a, [rows, self.k()], memory)
+    }
+
+    /// The result for the rows of `hidden`, plus `residual`.
+    pub(super) fn multiply_hidden(
+        &self,
+        hidden: Hidden,
+        residual: Option<&[f32]>,
+        out: &mut Columns,
+    ) -> HiddenMemory {
+        hidden.multiply(
+            &self.b,
+            |panel| self.scaling(panel),
+            |block| {
+                let columns = self.b.columns(block.panel);
+                out.push_sums(columns.len(), block.group, block.sums, block.scaling, residual);
+            },
+        )
+    }
+
+    /// Of a panel; the products of outliers come before the bias.
+    fn scaling(&self, panel: usize) -> Scaling<'_> {
+        let bias = self.bias.as_ref().filter(|_| self.outliers.channels.is_empty());
+        Scaling { scales: &self.scales[panel], bias: bias.map(|bias| &bias[panel]) }
     }
 }
 

@@ -4,6 +4,7 @@ mod attention;
 mod conv;
 mod heads;
 mod linear;
+mod mlp;
 mod product;
 mod rows;
 #[cfg(test)]
@@ -21,6 +22,7 @@ pub(super) use attention::{Operand, ScoreOp, Sizes, Softmax};
 use conv::Conv;
 use heads::Heads;
 use linear::Linear;
+use mlp::Mlp;
 pub(super) use rows::{RowOp, SOFTMAX};
 
 use super::math::Activation;
@@ -30,7 +32,7 @@ use crate::Result;
 /// The name of [`SiteOp`].
 pub(super) const SITE: &str = "Ptq4vitSite";
 
-/// One site with its weights packed, and with what directly follows it; or the two sites of an attention.
+/// One site with its weights packed, and with what directly follows it; or the two sites of an attention or of an MLP.
 #[derive(Clone, Debug)]
 pub(super) struct SiteOp {
     /// Their indices among the sites of the file.
@@ -42,6 +44,7 @@ pub(super) struct SiteOp {
 
 enum Compute {
     Linear(Linear),
+    Mlp(Mlp),
     Heads(Heads),
     Conv(Conv),
     Attention(Attention),
@@ -91,6 +94,14 @@ impl SiteOp {
         Some(Self { residual: true, ..self.clone() })
     }
 
+    /// This linear layer with an activation and `second`, which takes its result, as one node; `None` unless both are such.
+    pub(super) fn then_linear(&self, second: &Self) -> Option<Self> {
+        let Compute::Linear(of_second) = &*second.compute else { return None };
+        let mlp = Mlp::new(self.linear()?, of_second)?;
+        let sites = [&self.sites[..], &second.sites[..]].concat();
+        Some(Self { residual: second.residual, ..Self::of(sites, Compute::Mlp(mlp)) })
+    }
+
     /// The products of scores and of values, and the Softmax between them, as one node. Its inputs are the values that
     /// Q, K and V come from; its output is `[batch, rows, heads, width]`. `None` unless both are products of heads.
     pub(super) fn attention(
@@ -116,13 +127,17 @@ impl SiteOp {
 
     /// The shape of the result.
     fn output_shape(&self, inputs: &[&[TDim]]) -> TractResult<TVec<TDim>> {
-        match (&*self.compute, inputs) {
-            (Compute::Linear(op), [x]) => op.output_shape(x),
-            (Compute::Linear(op), [x, residual]) if self.residual => {
-                let shape = op.output_shape(x)?;
+        let plus = |shape: TVec<TDim>, residual: &[&[TDim]]| match residual {
+            [] => Ok(shape),
+            [residual] if self.residual => {
                 ensure!(shape[..] == **residual, "{residual:?} is added to {shape:?}");
                 Ok(shape)
             }
+            _ => bail!("a quantized product of {} inputs", inputs.len()),
+        };
+        match (&*self.compute, inputs) {
+            (Compute::Linear(op), [x, residual @ ..]) => plus(op.output_shape(x)?, residual),
+            (Compute::Mlp(op), [x, residual @ ..]) => plus(op.output_shape(x)?, residual),
             (Compute::Heads(op), [a, b]) => op.output_shape(a, b),
             (Compute::Conv(op), [x]) => op.output_shape(x),
             (Compute::Attention(op), [_, _, _]) => Ok(op.output_shape()),
@@ -135,6 +150,7 @@ impl std::fmt::Debug for Compute {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Linear(_) => "Linear",
+            Self::Mlp(_) => "Mlp",
             Self::Heads(_) => "Heads",
             Self::Conv(_) => "Conv",
             Self::Attention(_) => "Attention",
@@ -146,6 +162,7 @@ impl std::fmt::Display for SiteOp {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match &*self.compute {
             Compute::Linear(linear) => write!(f, "{linear}")?,
+            Compute::Mlp(mlp) => write!(f, "{mlp}")?,
             other => write!(f, "{other:?}")?,
         }
         f.write_str(if self.residual { " + residual" } else { "" })
@@ -175,6 +192,8 @@ impl EvalOp for SiteOp {
         let output = match (&*self.compute, &inputs[..]) {
             (Compute::Linear(op), [x]) => op.eval(x, None)?,
             (Compute::Linear(op), [x, residual]) => op.eval(x, Some(residual))?,
+            (Compute::Mlp(op), [x]) => op.eval(x, None)?,
+            (Compute::Mlp(op), [x, residual]) => op.eval(x, Some(residual))?,
             (Compute::Heads(op), [a, b]) => op.eval(a, b)?,
             (Compute::Conv(op), [x]) => op.eval(x)?,
             (Compute::Attention(op), [q, k, v]) => op.eval([q, k, v])?,

@@ -3,8 +3,8 @@
 use std::cell::RefCell;
 use std::ops::Range;
 
-use crate::integer::math;
-use crate::kernel::{self, ByteLayout, Bytes, PANEL, PackedB, Rows, fits_i32};
+use super::written;
+use crate::kernel::{self, ByteLayout, Bytes, PANEL, PackedB, Rows, Scaling, Sums, fits_i32};
 use crate::quant::{Quantizer, TwinScale};
 
 /// Rows that are computed together: their codes and a panel's sums stay in the L2.
@@ -18,9 +18,14 @@ const ROWS_OF_A_BLOCK: usize = 32;
 
 /// How many of `m` rows make one task: the tasks fill all threads equally, and have about [`MOST_ROWS`] at most.
 pub(super) fn rows_of_task(m: usize) -> usize {
+    rows_of_task_of(m, MOST_ROWS)
+}
+
+/// As [`rows_of_task`], with about `most` rows at most.
+pub(super) fn rows_of_task_of(m: usize, most: usize) -> usize {
     const ROWS_OF_A_TILE: usize = 6;
     let rows_of_a_tile = kernel::best().byte_layout().map_or(1, |layout| layout.rows).max(ROWS_OF_A_TILE);
-    let tasks = m.div_ceil(MOST_ROWS).next_multiple_of(rayon::current_num_threads());
+    let tasks = m.div_ceil(most).next_multiple_of(rayon::current_num_threads());
     m.div_ceil(tasks.max(1)).next_multiple_of(rows_of_a_tile)
 }
 
@@ -65,6 +70,10 @@ impl Lhs {
         };
         Some(Self { quantizer, product, layout })
     }
+
+    pub(super) fn takes_bytes(self) -> bool {
+        self.layout.is_some()
+    }
 }
 
 /// As [`fits_i32`], which has to read all of `b`, only where the sizes alone do not prove it.
@@ -73,28 +82,40 @@ fn fits(max_abs_a: i32, b: &PackedB) -> bool {
     i64::from(max_abs_a) * max_abs_b * b.k() as i64 <= i64::from(i32::MAX) || fits_i32(max_abs_a, b)
 }
 
-/// What the columns of a panel are multiplied by, and the bias that is added, if there is one.
-pub(super) type Scales<'s> = (&'s [f32; PANEL], Option<&'s [f32; PANEL]>);
-
 /// Those rows of a panel of the result that are given at once.
 #[derive(Clone)]
-pub(super) struct Block {
+pub(super) struct Block<'s> {
     pub(super) panel: usize,
     pub(super) rows: Range<usize>,
     /// How many columns are given of these rows, one panel after the other, before the next rows.
     pub(super) group: usize,
+    pub(super) sums: Sums<'s>,
+    pub(super) scaling: Scaling<'s>,
 }
 
+impl Block<'_> {
+    /// Its floats, in the first rows of `values`.
+    pub(super) fn values<'v>(&self, values: &'v mut Values) -> &'v mut [[f32; PANEL]] {
+        written::scaled(self.sums, self.scaling, values)
+    }
+}
+
+/// Room for the floats of a [`Block`].
+pub(super) type Values = [[f32; PANEL]; ROWS_OF_A_BLOCK];
+
+/// No values yet.
+pub(super) const NO_VALUES: Values = [[0.0; PANEL]; ROWS_OF_A_BLOCK];
+
 /// `(codes of x[M, K] · b) · scales + bias`, some panels at a time, and of these some rows at a time: `each` gets their
-/// values, panel by panel. The sums are exact; each becomes a float once.
+/// sums, panel by panel. They are exact; each becomes a float once.
 ///
-/// The [`Lhs`] must have been made for `b`. `scales` gives the scales of the columns of a panel.
+/// The [`Lhs`] must have been made for `b`. `scaling` is that of a panel.
 pub(super) fn multiply<'s>(
     Lhs { quantizer, product, layout }: Lhs,
     x: &[f32],
     b: &PackedB,
-    scales: impl Fn(usize) -> Scales<'s>,
-    each: impl FnMut(Block, &mut [[f32; PANEL]]),
+    scaling: impl Fn(usize) -> Scaling<'s>,
+    each: impl FnMut(Block),
 ) {
     let (k, m) = (b.k(), x.len() / b.k().max(1));
     SCRATCH.with_borrow_mut(|Scratch { words, bytes, sums }| match (product, layout) {
@@ -104,12 +125,12 @@ pub(super) fn multiply<'s>(
             for (x, codes) in x.chunks_exact(k.max(1)).zip(codes.rows_mut(m, k)) {
                 quantizer.uniform_bytes(x, layout.offset, codes);
             }
-            scaled_blocks(&[Codes::Bytes(codes)], b, sums, 0, scales, each);
+            blocks(&[Codes::Bytes(codes)], b, sums, 0, scaling, each);
         }
         (Product::Fused, None) => {
             let words = grown(words, x.len(), 0);
             quantizer.fused_codes(x, words);
-            scaled_blocks(&[Codes::Words(Rows::new(words, k))], b, sums, 0, scales, each);
+            blocks(&[Codes::Words(Rows::new(words, k))], b, sums, 0, scaling, each);
         }
         (Product::Split { shift }, Some(layout)) => {
             let [fine, coarse] = bytes.each_mut().map(|bytes| cleared(bytes, layout));
@@ -118,13 +139,13 @@ pub(super) fn multiply<'s>(
             {
                 quantizer.split_bytes(x, layout.offset, fine, coarse);
             }
-            scaled_blocks(&[Codes::Bytes(fine), Codes::Bytes(coarse)], b, sums, shift, scales, each);
+            blocks(&[Codes::Bytes(fine), Codes::Bytes(coarse)], b, sums, shift, scaling, each);
         }
         (Product::Split { shift }, None) => {
             let (fine, coarse) = grown(words, 2 * x.len(), 0).split_at_mut(x.len());
             quantizer.split_codes(x, fine, coarse);
             let codes = [fine, coarse].map(|codes| Codes::Words(Rows::new(codes, k)));
-            scaled_blocks(&codes, b, sums, shift, scales, each);
+            blocks(&codes, b, sums, shift, scaling, each);
         }
     });
 }
@@ -133,18 +154,87 @@ pub(super) fn multiply<'s>(
 pub(super) fn multiply_codes<'s>(
     codes: &[i16],
     b: &PackedB,
-    scales: impl Fn(usize) -> Scales<'s>,
-    each: impl FnMut(Block, &mut [[f32; PANEL]]),
+    scaling: impl Fn(usize) -> Scaling<'s>,
+    each: impl FnMut(Block),
 ) {
     SCRATCH.with_borrow_mut(|Scratch { bytes: [bytes, _], sums, .. }| {
         if let Some(layout) = kernel::best().byte_layout() {
             let bytes = cleared(bytes, layout);
             bytes.set(codes, b.k());
-            scaled_blocks(&[Codes::Bytes(bytes)], b, sums, 0, scales, each);
+            blocks(&[Codes::Bytes(bytes)], b, sums, 0, scaling, each);
         } else {
-            scaled_blocks(&[Codes::Words(Rows::new(codes, b.k()))], b, sums, 0, scales, each);
+            blocks(&[Codes::Words(Rows::new(codes, b.k()))], b, sums, 0, scaling, each);
         }
     });
+}
+
+/// The codes of an lhs `[M, K]` that are made some columns at a time.
+pub(super) struct Hidden {
+    quantizer: Quantizer,
+    shift: Option<u8>,
+    layout: ByteLayout,
+    memory: HiddenMemory,
+}
+
+/// The memory of a [`Hidden`], which a thread keeps from one to the next.
+#[derive(Default)]
+pub(super) struct HiddenMemory {
+    /// Of both ranges of a twin.
+    bytes: [Option<Bytes>; 2],
+}
+
+impl Hidden {
+    /// `None` for an lhs that is not multiplied in bytes.
+    pub(super) fn new(lhs: Lhs, [m, k]: [usize; 2], mut memory: HiddenMemory) -> Option<Self> {
+        let layout = lhs.layout?;
+        let shift = match lhs.product {
+            Product::Fused => None,
+            Product::Split { shift } => Some(shift),
+        };
+        let (used, unused) = memory.bytes.split_at_mut(1 + usize::from(shift.is_some()));
+        used.iter_mut().for_each(|bytes| drop(cleared(bytes, layout).rows_mut(m, k)));
+        unused.fill_with(|| None);
+        Some(Self { quantizer: lhs.quantizer, shift, layout, memory })
+    }
+
+    /// Quantizes the values of some columns, from `column` on, of the rows from `row` on.
+    pub(super) fn put(&mut self, row: usize, columns: Range<usize>, values: &[[f32; PANEL]]) {
+        let mut codes = [[[0i8; PANEL]; ROWS_OF_A_BLOCK]; 2];
+        let [fine, coarse] = codes.each_mut().map(|codes| &mut codes[..values.len()]);
+        let (x, offset) = (values.as_flattened(), self.layout.offset);
+        match self.shift {
+            None => self.quantizer.uniform_bytes(x, offset, fine.as_flattened_mut()),
+            Some(_) => {
+                self.quantizer.split_bytes(x, offset, fine.as_flattened_mut(), coarse.as_flattened_mut());
+            }
+        }
+        for (bytes, codes) in self.memory.bytes.iter_mut().flatten().zip([fine, coarse]) {
+            for (to, codes) in bytes.rows_from_mut(row).zip(codes) {
+                let to = &mut to[columns.clone()];
+                match <&mut [i8; PANEL]>::try_from(&mut *to) {
+                    Ok(to) => *to = *codes,
+                    Err(_) => to.copy_from_slice(&codes[..columns.len()]),
+                }
+            }
+        }
+    }
+
+    /// As [`multiply`], when all columns are there.
+    pub(super) fn multiply<'s>(
+        self,
+        b: &PackedB,
+        scaling: impl Fn(usize) -> Scaling<'s>,
+        each: impl FnMut(Block),
+    ) -> HiddenMemory {
+        SCRATCH.with_borrow_mut(|Scratch { sums, .. }| match (&self.memory.bytes, self.shift) {
+            ([Some(fine), Some(coarse)], Some(shift)) => {
+                blocks(&[Codes::Bytes(fine), Codes::Bytes(coarse)], b, sums, shift, scaling, each);
+            }
+            ([Some(codes), _], None) => blocks(&[Codes::Bytes(codes)], b, sums, 0, scaling, each),
+            _ => unreachable!("as many ranges as were cleared"),
+        });
+        self.memory
+    }
 }
 
 /// Whether no sum of codes of `quantizer`, a uniform one, over the rows of `b` can overflow.
@@ -215,14 +305,14 @@ impl Codes<'_> {
     }
 }
 
-/// Every panel of the product with one lhs, or with both ranges of a twin, `fine + coarse·2^shift`; scaled.
-fn scaled_blocks<'s, const RANGES: usize>(
+/// Every panel of the product with one lhs, or with both ranges of a twin.
+fn blocks<'s, const RANGES: usize>(
     codes: &[Codes; RANGES],
     b: &PackedB,
     sums: &mut Vec<[i32; PANEL]>,
     shift: u8,
-    scales: impl Fn(usize) -> Scales<'s>,
-    mut each: impl FnMut(Block, &mut [[f32; PANEL]]),
+    scaling: impl Fn(usize) -> Scaling<'s>,
+    mut each: impl FnMut(Block),
 ) {
     let (len, padded_len) = (codes[0].len(), codes[0].padded_len());
     if len == 0 {
@@ -230,7 +320,6 @@ fn scaled_blocks<'s, const RANGES: usize>(
     }
     // AMX takes two at a time.
     let at_once = (MOST_SUMS / padded_len / 2 * 2).max(2);
-    let mut values = [[0.0; PANEL]; ROWS_OF_A_BLOCK];
     for first in (0..b.panels()).step_by(at_once) {
         let panels = at_once.min(b.panels() - first);
         let sums = grown(sums, RANGES * panels * padded_len, [0; PANEL]);
@@ -240,15 +329,11 @@ fn scaled_blocks<'s, const RANGES: usize>(
         let group = b.columns(first + panels - 1).end - b.columns(first).start;
         for start in (0..len).step_by(ROWS_OF_A_BLOCK) {
             let rows = start..len.min(start + ROWS_OF_A_BLOCK);
-            let values = &mut values[..rows.len()];
             for panel in 0..panels {
-                let (scales, bias) = scales(first + panel);
                 let of = |range: usize| &sums[(range * panels + panel) * padded_len + start..][..rows.len()];
-                match RANGES {
-                    1 => math::scale(of(0), scales, bias, values),
-                    _ => math::scale_split([of(0), of(1)], shift, scales, bias, values),
-                }
-                each(Block { panel: first + panel, rows: rows.clone(), group }, values);
+                let sums = Sums { fine: of(0), coarse: (RANGES == 2).then(|| (of(1), shift)) };
+                let (panel, rows) = (first + panel, rows.clone());
+                each(Block { panel, rows, group, sums, scaling: scaling(panel) });
             }
         }
     }

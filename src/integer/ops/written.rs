@@ -7,11 +7,10 @@
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
-use multiversion::multiversion;
 use rayon::prelude::*;
 use tract_core::internal::*;
 
-use crate::kernel::PANEL;
+use crate::kernel::{self, PANEL, Scaling, Sums};
 
 /// Memory of floats that are not written yet.
 pub(in crate::integer) type Unwritten = [MaybeUninit<f32>];
@@ -99,18 +98,59 @@ impl<'o> Columns<'o> {
     }
 
     /// Writes the next `count` columns of some rows, the first that `values` has for each, in a group of `group` columns.
-    pub(super) fn push(&mut self, count: usize, group: usize, values: &[[f32; PANEL]]) {
+    /// Before, the same elements of `addends`, which has the size of the result, are added to them.
+    pub(super) fn push(
+        &mut self,
+        count: usize,
+        group: usize,
+        values: &mut [[f32; PANEL]],
+        addends: Option<&[f32]>,
+    ) {
+        let (elements, columns) = self.place(count, group, values.len());
+        let addends = addends.map(|addends| &addends[elements.clone()]);
+        let rows = self.out[elements].chunks_exact_mut(self.width).zip(values).enumerate();
+        for (row, (out, values)) in rows {
+            if let Some(addends) = addends {
+                let addends = &addends[row * self.width..][columns.clone()];
+                values.iter_mut().zip(addends).for_each(|(value, addend)| *value += addend);
+            }
+            let out = &mut out[columns.clone()];
+            // A whole panel is copied without a loop.
+            match <&mut [MaybeUninit<f32>; PANEL]>::try_from(&mut *out) {
+                Ok(out) => out.write_copy_of_slice(values),
+                Err(_) => out.write_copy_of_slice(&values[..count]),
+            };
+        }
+    }
+
+    /// As [`push`](Self::push), of scaled sums, plus the same elements of `addends`, which has the size of the result.
+    pub(super) fn push_sums(
+        &mut self,
+        count: usize,
+        group: usize,
+        sums: Sums,
+        scaling: Scaling,
+        addends: Option<&[f32]>,
+    ) {
+        let (elements, columns) = self.place(count, group, sums.fine.len());
+        let addends = addends.map(|addends| &addends[elements.clone()]);
+        let to = kernel::Columns::new(&mut self.out[elements], self.width, columns);
+        kernel::best().scale(sums, scaling, addends, to);
+    }
+
+    /// Where the next `count` columns of `height` rows go, which are then taken as written: the elements of all columns
+    /// of these rows, and these columns.
+    fn place(&mut self, count: usize, group: usize, height: usize) -> (Range<usize>, Range<usize>) {
         if self.filled == 0 {
-            self.height = values.len();
+            self.height = height;
             if self.rows == 0 {
                 self.group = group;
             }
         }
-        assert_eq!((self.group, self.height), (group, values.len()), "a group, and some of its rows");
+        assert_eq!((self.group, self.height), (group, height), "a group, and some of its rows");
         assert!(self.filled + count <= group, "no more columns than the group has");
         let first = self.next + self.filled;
-        let out = &mut self.out[self.rows * self.width..][..self.height * self.width];
-        write_columns(out, self.width, first..first + count, values);
+        let elements = self.rows * self.width..(self.rows + height) * self.width;
         self.filled += count;
         if self.filled == group {
             (self.filled, self.rows) = (0, self.rows + self.height);
@@ -118,25 +158,27 @@ impl<'o> Columns<'o> {
         if self.rows * self.width == self.out.len() {
             (self.next, self.rows) = (self.next + group, 0);
         }
+        (elements, first..first + count)
     }
 
     /// The whole matrix; panics if columns are missing.
     pub(super) fn finish(self) -> &'o mut [f32] {
         assert_eq!((self.next, self.rows, self.filled), (self.width, 0, 0), "every column is written");
-        // SAFETY: `push` wrote `next` columns of every row, and that is all of them.
+        // SAFETY: `push` and `push_sums` wrote `next` columns of every row, and that is all of them.
         unsafe { self.out.assume_init_mut() }
     }
 }
 
-/// Writes these columns of all rows.
-#[multiversion(targets("x86_64+avx2"))]
-fn write_columns(out: &mut Unwritten, width: usize, columns: Range<usize>, values: &[[f32; PANEL]]) {
-    for (row, values) in out.chunks_exact_mut(width).zip(values) {
-        let row = &mut row[columns.clone()];
-        // A whole panel is copied without a loop.
-        match <&mut [MaybeUninit<f32>; PANEL]>::try_from(&mut *row) {
-            Ok(row) => row.write_copy_of_slice(values),
-            Err(_) => row.write_copy_of_slice(&values[..columns.len()]),
-        };
-    }
+/// Scaled sums, in the first rows of `values`.
+pub(super) fn scaled<'v>(
+    sums: Sums,
+    scaling: Scaling,
+    values: &'v mut [[f32; PANEL]],
+) -> &'v mut [[f32; PANEL]] {
+    let values = &mut values[..sums.fine.len()];
+    let floats = values.as_flattened_mut();
+    // SAFETY: the kernels write floats and nothing else, so that all of it stays initialized.
+    let to = unsafe { &mut *(std::ptr::from_mut(floats) as *mut Unwritten) };
+    kernel::best().scale(sums, scaling, None, kernel::Columns::new(to, PANEL, 0..PANEL));
+    values
 }

@@ -1,0 +1,72 @@
+//! Two linear layers with an activation between them as one node: what goes from one to the other are codes alone.
+
+use std::cell::RefCell;
+
+use tract_core::internal::*;
+
+use super::linear::Linear;
+use super::product::{HiddenMemory, rows_of_task_of};
+use super::written::{self, Columns, Unwritten};
+
+/// Rows that go through both layers at once: their codes stay in the L2.
+const MOST_ROWS: usize = 128;
+
+#[derive(Clone)]
+pub(super) struct Mlp {
+    first: Linear,
+    second: Linear,
+}
+
+impl Mlp {
+    /// `None` unless nothing but an activation is between the layers, and the second one takes bytes alone.
+    pub(super) fn new(first: &Linear, second: &Linear) -> Option<Self> {
+        let fits = first.has_activation() && first.n() == second.k() && first.k() > 0;
+        (fits && second.takes_bytes()).then(|| Self { first: first.clone(), second: second.clone() })
+    }
+
+    pub(super) fn output_shape(&self, x: &[TDim]) -> TractResult<TVec<TDim>> {
+        self.second.output_shape(&self.first.output_shape(x)?)
+    }
+
+    /// The result, plus `residual`, of the result's shape, if there is one.
+    pub(super) fn eval(&self, x: &Tensor, residual: Option<&Tensor>) -> TractResult<Tensor> {
+        let (k, n) = (self.first.k(), self.second.n());
+        let mut shape: TVec<usize> = x.shape().into();
+        *shape.last_mut().context("a scalar times a weight")? = n;
+        let x = x.try_as_plain_ram()?;
+        let x = x.as_slice::<f32>()?;
+        let residual = residual.map(Tensor::try_as_plain_ram).transpose()?;
+        let residual = residual.as_ref().map(PlainView::as_slice::<f32>).transpose()?;
+        written::tensor(&shape, |out| {
+            assert_eq!(x.len() / k, out.len() / n, "as many rows in as out");
+            let rows = rows_of_task_of(x.len() / k, MOST_ROWS);
+            written::by_task(out, rows * n, |task, out| {
+                let x = &x[task * rows * k..][..out.len() / n * k];
+                let residual = residual.map(|residual| &residual[task * rows * n..][..out.len()]);
+                Ok(self.rows(x, residual, out))
+            })
+        })
+    }
+
+    /// The rows of one task.
+    fn rows<'o>(&self, x: &[f32], residual: Option<&[f32]>, out: &'o mut Unwritten) -> &'o mut [f32] {
+        thread_local! {
+            static MEMORY: RefCell<HiddenMemory> = RefCell::default();
+        }
+        let rows = x.len() / self.first.k();
+        let mut hidden = self.second.hidden(rows, MEMORY.take()).expect("the second layer takes bytes");
+        self.first.blocks(x, |block, values| {
+            let values = values.expect("the first layer has an activation");
+            hidden.put(block.rows.start, self.first.columns(block.panel), values);
+        });
+        let mut out = Columns::new(out, self.second.n());
+        MEMORY.set(self.second.multiply_hidden(hidden, residual, &mut out));
+        out.finish()
+    }
+}
+
+impl std::fmt::Display for Mlp {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} + {}", self.first, self.second)
+    }
+}
