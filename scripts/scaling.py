@@ -16,6 +16,7 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parent.parent
 MOST_ROWS = 256  # of a task: src/integer/ops/product.rs
 ROWS_OF_ATTENTION = 32  # src/integer/ops/attention.rs
+ROWS_OF_MLP = 128  # src/integer/ops/mlp.rs
 SERIAL = {"MoveAxis", "OptAddUnicast", "Reshape"}
 
 
@@ -42,14 +43,15 @@ def simulated(operator: dict, args: argparse.Namespace, threads: int) -> float:
     name, rows = operator["operator"], args.tokens
     if name in SERIAL:
         return operator["seconds"]
-    size = rows_of_task(rows, threads, args.tile)
+    most = ROWS_OF_MLP if name.count("Linear") == 2 else MOST_ROWS
+    size = rows_of_task(rows, most, threads, args.tile)
     if name == "Attention":
         size = min(size, ROWS_OF_ATTENTION)
     return operator["seconds"] * share(ceil(rows / size), size, rows, threads)
 
 
-def rows_of_task(rows: int, threads: int, tile: int) -> int:
-    tasks = ceil(ceil(rows / MOST_ROWS) / threads) * threads
+def rows_of_task(rows: int, most: int, threads: int, tile: int) -> int:
+    tasks = ceil(ceil(rows / most) / threads) * threads
     return ceil(ceil(rows / tasks) / tile) * tile
 
 

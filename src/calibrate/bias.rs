@@ -18,7 +18,8 @@ pub(super) struct Correction {
 pub(super) fn correction(problem: &Problem, a: Quantizer, quantized: &Array2<f32>) -> Correction {
     let weight = &problem.b.matrices()[0];
     let of_image = |(image, float): (usize, &Matrix)| {
-        let rounded = float.mapv(|x| a.fake_quant(x));
+        let values = float.as_slice().expect("problems hold standard layout");
+        let rounded = Array2::from_shape_vec(float.dim(), a.fake_quants(values)).expect("as many");
         let error = matmul::product(float, weight) - matmul::product(&rounded, quantized);
         let mut sums = vec![[0f64; 3]; error.ncols()];
         for (row, errors) in error.rows().into_iter().enumerate() {

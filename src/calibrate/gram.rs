@@ -42,7 +42,7 @@ impl Rows {
         let codes = quantized.as_slice_mut().expect("it is in standard layout");
         let rows = codes.par_chunks_mut(depth.max(1)).zip(values.par_chunks(depth.max(1)));
         rows.for_each(|(codes, values)| {
-            codes.iter_mut().zip(values).for_each(|(code, &x)| *code = a.fake_quant(x));
+            codes.copy_from_slice(&a.fake_quants(values));
         });
 
         let mut weights: Vec<f64> = problem.curvature.iter().flat_map(row_means).collect();

@@ -92,8 +92,8 @@ impl Bytes {
         *self = Self { memory: std::mem::take(&mut self.memory), ..Self::new(layout) };
     }
 
-    /// Makes room for `len` rows of `k` bytes, and gives them, with whatever they hold.
-    pub fn rows_mut(&mut self, len: usize, k: usize) -> impl Iterator<Item = &mut [i8]> {
+    /// Makes room for `len` rows of `k` bytes, with whatever they hold.
+    pub fn resize(&mut self, len: usize, k: usize) {
         let ByteLayout { offset, rows, columns } = self.layout;
         (self.len, self.k, self.stride) = (len, k, k.next_multiple_of(columns));
         let size = len.next_multiple_of(rows) * self.stride;
@@ -103,10 +103,15 @@ impl Bytes {
         self.start = self.memory.as_ptr().align_offset(Self::LINE).min(Self::LINE);
         let padded = self.memory[self.start..][..size].chunks_exact_mut(self.stride.max(1)).take(len);
         padded.for_each(|row| row[k..].fill(offset));
+    }
+
+    /// [Makes room](Self::resize) for `len` rows of `k` bytes, and gives them.
+    pub fn rows_mut(&mut self, len: usize, k: usize) -> impl Iterator<Item = &mut [i8]> {
+        self.resize(len, k);
         self.rows_from_mut(0)
     }
 
-    /// The rows from `first` on, as [`rows_mut`](Self::rows_mut) gave them.
+    /// The rows from `first` on, without what pads them.
     pub fn rows_from_mut(&mut self, first: usize) -> impl Iterator<Item = &mut [i8]> {
         let (k, stride) = (self.k, self.stride);
         let rows = &mut self.memory[self.start..][first * stride..self.len * stride];

@@ -80,6 +80,18 @@ impl Quantizer {
         }
     }
 
+    /// [`fake_quant`](Self::fake_quant) of every element.
+    pub fn fake_quants(self, xs: &[f32]) -> Vec<f32> {
+        let scale = self.scale();
+        match self.codes(xs, i32::MAX) {
+            Codes::Fused(codes) => codes.into_iter().map(|code| f32::from(code) * scale).collect(),
+            Codes::Split { fine, coarse, shift } => {
+                let join = |(a, b): (i16, i16)| i32::from(a) + (i32::from(b) << shift);
+                fine.into_iter().zip(coarse).map(|codes| join(codes) as f32 * scale).collect()
+            }
+        }
+    }
+
     /// The fused codes of `xs`, modulo 2¹⁶ where they do not fit; as many as the shorter slice holds.
     pub fn fused_codes(self, xs: &[f32], codes: &mut [i16]) {
         match self.twin() {
@@ -197,6 +209,8 @@ mod tests {
                     };
                     assert_eq!(joined, xs.iter().map(|&x| q.code(x)).collect::<Vec<_>>(), "{q:?}");
                 }
+                let each = |&x| q.fake_quant(x).to_bits();
+                assert!(q.fake_quants(&xs).into_iter().map(f32::to_bits).eq(xs.iter().map(each)), "{q:?}");
                 check_bytes(q, &xs);
             }
         }

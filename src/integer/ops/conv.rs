@@ -3,7 +3,8 @@
 use rayon::prelude::*;
 use tract_core::internal::*;
 
-use super::product::{NO_VALUES, by_panel, fits_codes, multiply_codes, rows_of_task};
+use super::lhs::fits_codes;
+use super::product::{NO_VALUES, by_panel, multiply_codes, rows_of_task};
 use crate::integer::site::Weight;
 use crate::kernel::{PANEL, PackedB, Scaling};
 use crate::quant::Quantizer;

@@ -2,7 +2,8 @@
 
 use tract_core::internal::*;
 
-use super::product::{Block, Lhs, multiply};
+use super::lhs::Lhs;
+use super::product::{Block, multiply};
 use super::written::{self, Columns};
 use crate::kernel::{PANEL, PackedB, Scaling};
 use crate::quant::Quantizer;

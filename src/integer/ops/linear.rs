@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use tract_core::internal::*;
 
-use super::product::{Block, Hidden, HiddenMemory, Lhs, NO_VALUES, by_panel, multiply, rows_of_task};
+use super::lhs::{ByteCodes, Lhs};
+use super::product::{Block, NO_VALUES, by_panel, multiply, multiply_bytes, rows_of_task};
 use super::written::{self, Columns, Unwritten};
 use crate::integer::math::{self, Activation};
 use crate::integer::site::{Outliers, Weight};
@@ -69,6 +70,10 @@ impl Linear {
 
     pub(super) fn n(&self) -> usize {
         self.b.n()
+    }
+
+    pub(super) fn lhs(&self) -> Lhs {
+        self.a
     }
 
     pub(super) fn columns(&self, panel: usize) -> Range<usize> {
@@ -163,26 +168,17 @@ impl Linear {
         );
     }
 
-    /// Room for `rows` rows of its lhs, if it [takes bytes](Self::takes_bytes).
-    pub(super) fn hidden(&self, rows: usize, memory: HiddenMemory) -> Option<Hidden> {
-        Hidden::new(self.a, [rows, self.k()], memory)
-    }
-
-    /// The result for the rows of `hidden`, plus `residual`.
-    pub(super) fn multiply_hidden(
-        &self,
-        hidden: Hidden,
-        residual: Option<&[f32]>,
-        out: &mut Columns,
-    ) -> HiddenMemory {
-        hidden.multiply(
+    /// The result for an lhs in bytes, plus `residual`, if it [takes bytes](Self::takes_bytes).
+    pub(super) fn multiply(&self, x: &ByteCodes, residual: Option<&[f32]>, out: &mut Columns) {
+        multiply_bytes(
+            x,
             &self.b,
             |panel| self.scaling(panel),
             |block| {
                 let columns = self.b.columns(block.panel);
                 out.push_sums(columns.len(), block.group, block.sums, block.scaling, residual);
             },
-        )
+        );
     }
 
     /// Of a panel; the products of outliers come before the bias.

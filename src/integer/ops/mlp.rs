@@ -4,8 +4,9 @@ use std::cell::RefCell;
 
 use tract_core::internal::*;
 
+use super::lhs::ByteCodes;
 use super::linear::Linear;
-use super::product::{HiddenMemory, rows_of_task_of};
+use super::product::rows_of_task_of;
 use super::written::{self, Columns, Unwritten};
 
 /// Rows that go through both layers at once: their codes stay in the L2.
@@ -51,17 +52,19 @@ impl Mlp {
     /// The rows of one task.
     fn rows<'o>(&self, x: &[f32], residual: Option<&[f32]>, out: &'o mut Unwritten) -> &'o mut [f32] {
         thread_local! {
-            static MEMORY: RefCell<HiddenMemory> = RefCell::default();
+            static HIDDEN: RefCell<ByteCodes> = RefCell::default();
         }
-        let rows = x.len() / self.first.k();
-        let mut hidden = self.second.hidden(rows, MEMORY.take()).expect("the second layer takes bytes");
-        self.first.blocks(x, |block, values| {
-            let values = values.expect("the first layer has an activation");
-            hidden.put(block.rows.start, self.first.columns(block.panel), values);
-        });
-        let mut out = Columns::new(out, self.second.n());
-        MEMORY.set(self.second.multiply_hidden(hidden, residual, &mut out));
-        out.finish()
+        HIDDEN.with_borrow_mut(|hidden| {
+            let lhs = self.second.lhs();
+            hidden.clear(lhs, [x.len() / self.first.k(), self.second.k()]);
+            self.first.blocks(x, |block, values| {
+                let values = values.expect("the first layer has an activation");
+                hidden.put(lhs, block.rows.start, &self.first.columns(block.panel), values);
+            });
+            let mut out = Columns::new(out, self.second.n());
+            self.second.multiply(hidden, residual, &mut out);
+            out.finish()
+        })
     }
 }
 

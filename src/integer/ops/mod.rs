@@ -3,6 +3,7 @@
 mod attention;
 mod conv;
 mod heads;
+mod lhs;
 mod linear;
 mod mlp;
 mod product;
