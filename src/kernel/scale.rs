@@ -36,7 +36,7 @@ impl<'s> Scaling<'s> {
 pub struct Columns<'o> {
     rows: &'o mut [MaybeUninit<f32>],
     width: usize,
-    columns: Range<usize>,
+    range: Range<usize>,
 }
 
 impl<'o> Columns<'o> {
@@ -50,12 +50,12 @@ impl<'o> Columns<'o> {
             columns.start <= columns.end && columns.end <= width && columns.len() <= PANEL,
             "columns {columns:?} of {width}"
         );
-        Self { rows, width, columns }
+        Self { rows, width, range: columns }
     }
 
     /// How many columns they are.
     pub(super) fn count(&self) -> usize {
-        self.columns.len()
+        self.range.len()
     }
 
     /// The columns of each row, and of the same row of `addends`.
@@ -69,7 +69,7 @@ impl<'o> Columns<'o> {
         sums: Sums,
         addends: Option<&'a [f32]>,
     ) -> impl Iterator<Item = (&'o mut [MaybeUninit<f32>], Option<&'a [f32]>)> {
-        let Self { rows, width, columns } = self;
+        let Self { rows, width, range: columns } = self;
         assert_eq!(rows.len() / width, sums.fine.len(), "as many rows of the result as of sums");
         assert!(
             sums.coarse.is_none_or(|(coarse, _)| coarse.len() == sums.fine.len()),

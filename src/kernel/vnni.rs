@@ -51,10 +51,11 @@ impl Kernel for Vnni {
     fn byte_panels(&self, a: &Bytes, b: &PackedB, first: usize, c: &mut [[i32; PANEL]]) {
         check_byte_panels(a, b, first, c);
         assert_eq!(Some(a.layout()), self.byte_layout(), "A must have the layout of this kernel");
-        // SAFETY, here and below: `self` exists only on a CPU with AVX-512F and VNNI.
+        // SAFETY: `self` exists only on a CPU with AVX-512F and VNNI.
         let sums = b.column_sums(|quads| unsafe { column_sums(quads) });
         for (panel, c) in (first..).zip(c.chunks_exact_mut(a.len().max(1))) {
             let next = if panel + 1 < b.panels() { b.panel(panel + 1) } else { &[] };
+            // SAFETY: as above.
             unsafe { panel_of_product(a, b.panel(panel), next, &sums[panel], c) }
         }
     }
