@@ -7,7 +7,7 @@ use ndarray::Array2;
 use onnx_ptq4vit::calibrate::search::{LhsKind, Matrix, Problem, Rhs, Settings};
 use onnx_ptq4vit::calibrate::{Metric, Options, Preset, Run, Search, calibrate};
 use onnx_ptq4vit::data::{Dataset, Preprocess, Selection};
-use onnx_ptq4vit::kernel::{self, PackedB, PackedTarget};
+use onnx_ptq4vit::kernel::{self, ByteLhs, Bytes, PANEL, PackedB, PackedTarget};
 use onnx_ptq4vit::plan::plan;
 use onnx_ptq4vit::prepare::Prepared;
 use onnx_ptq4vit::quant::{Bits, Quantizer, Scale};
@@ -22,7 +22,8 @@ fn floats(len: usize, seed: u64) -> Vec<f32> {
     (0..len).map(|_| random.random_range(-1.0f32..1.0).powi(3)).collect()
 }
 
-/// Products per second of the integer kernels, alone and with the weighted error; and of floats, by matrixmultiply.
+/// Products per second of the integer kernels, in words and in bytes, alone and with the weighted error; and of floats, by
+/// ndarray.
 fn gemm(c: &mut Criterion) {
     let [m, k, n] = SHAPE;
     let mut random = ChaCha8Rng::seed_from_u64(1);
@@ -41,6 +42,16 @@ fn gemm(c: &mut Criterion) {
         let mut sums = vec![0.0; m];
         let name = format!("{} with errors", kernel.name());
         group.bench_function(name, |b| b.iter(|| kernel.errors(&a, &packed, 1e-4, &target, &mut sums)));
+        let Some(layout) = kernel.byte_layout() else { continue };
+        let mut fine = Bytes::new(layout);
+        fine.set(&a, k);
+        let mut product = vec![[0; PANEL]; fine.padded_len() * packed.panels()];
+        let name = format!("{} in bytes", kernel.name());
+        group.bench_function(name, |b| b.iter(|| kernel.byte_panels(&fine, &packed, 0, &mut product)));
+        let lhs = ByteLhs { fine, coarse: None };
+        let name = format!("{} in bytes with errors", kernel.name());
+        group
+            .bench_function(name, |b| b.iter(|| kernel.byte_errors(&lhs, &packed, 1e-4, &target, &mut sums)));
     }
     let a = Array2::from_shape_vec((m, k), floats(m * k, 3)).expect("the shape fits");
     let b = Array2::from_shape_vec((k, n), floats(k * n, 4)).expect("the shape fits");
