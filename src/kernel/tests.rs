@@ -265,6 +265,20 @@ fn every_kernel_scales_sums_alike() {
     }
 }
 
+/// A product of no terms is zero, whatever was there before.
+#[test]
+fn without_depth_all_sums_are_zero() {
+    let b = PackedB::pack(&[], 0, 20);
+    for kernel in all() {
+        let Some(layout) = kernel.byte_layout() else { continue };
+        let mut a = Bytes::new(layout);
+        a.resize(5, 0);
+        let mut c = vec![[7; PANEL]; a.padded_len() * b.panels()];
+        kernel.byte_panels(&a, &b, 0, &mut c);
+        assert!(c.iter().all(|sums| *sums == [0; PANEL]), "{}", kernel.name());
+    }
+}
+
 #[test]
 fn the_bound_of_i32_is_tight() {
     let mut b = vec![-128i8; 512 * 3];

@@ -51,6 +51,9 @@ impl Kernel for Vnni {
     fn byte_panels(&self, a: &Bytes, b: &PackedB, first: usize, c: &mut [[i32; PANEL]]) {
         check_byte_panels(a, b, first, c);
         assert_eq!(Some(a.layout()), self.byte_layout(), "A must have the layout of this kernel");
+        if b.k() == 0 {
+            return c.fill([0; PANEL]);
+        }
         // SAFETY: `self` exists only on a CPU with AVX-512F and VNNI.
         let sums = b.column_sums(|quads| unsafe { column_sums(quads) });
         for (panel, c) in (first..).zip(c.chunks_exact_mut(a.len().max(1))) {
@@ -114,8 +117,8 @@ fn panel_of_product(
     // A holds code + 128. `start` takes away what the 128 adds to each column.
     let start = _mm512_slli_epi32::<7>(_mm512_sub_epi32(_mm512_setzero_si512(), load_sums(column_sums)));
     let stride = a.stride();
-    assert!(a.len() == c.len() && stride >= 4 * quads.len());
-    let rows = a.rows(0..).chunks(ROWS * stride.max(1));
+    assert!(a.len() == c.len() && stride >= 4 * quads.len() && stride > 0);
+    let rows = a.rows(0..).chunks(ROWS * stride);
     let mut fetched = next.chunks(next.len().div_ceil(c.len().div_ceil(ROWS)).max(1));
     for (a, c) in rows.zip(c.chunks_mut(ROWS)) {
         for quad in fetched.next().unwrap_or_default() {
