@@ -38,7 +38,7 @@ pub(super) fn add_errors(sums: Sums, scale: f32, target: &[TargetRow], lanes: &m
 pub(super) fn scale(sums: Sums, scaling: Scaling, addends: Option<&[f32]>, to: Columns) {
     let (scales, bias) = (load_floats(scaling.scales), load_floats(scaling.bias()));
     let mask = ((1u32 << to.count()) - 1) as u16;
-    let rows = to.rows(sums, addends).zip(sums.fine);
+    let rows = to.rows(sums.len(), addends).zip(sums.fine);
     let write = |to: &mut [MaybeUninit<f32>], addends: Option<&[f32]>, sums| {
         let mut values = _mm512_add_ps(_mm512_mul_ps(sums, scales), bias);
         // SAFETY: `to` and `addends` are `count` long, and `mask` has so many bits.

@@ -16,6 +16,20 @@ pub struct Sums<'s> {
     pub coarse: Option<(&'s [[i32; PANEL]], u8)>,
 }
 
+impl Sums<'_> {
+    /// How many rows they are.
+    ///
+    /// # Panics
+    /// If the ranges have not as many.
+    pub(super) fn len(self) -> usize {
+        assert!(
+            self.coarse.is_none_or(|(coarse, _)| coarse.len() == self.fine.len()),
+            "both ranges have them"
+        );
+        self.fine.len()
+    }
+}
+
 /// What the sums of each column are multiplied by, and what is then added.
 #[derive(Clone, Copy)]
 pub struct Scaling<'s> {
@@ -58,23 +72,28 @@ impl<'o> Columns<'o> {
         self.range.len()
     }
 
-    /// The columns of each row, and of the same row of `addends`.
+    /// Overwrites the columns with the first of the `values` of each row, plus those columns of `addends`, a matrix of the same
+    /// sizes as that which they are in.
     ///
     /// # Panics
-    /// If there are not as many rows as `sums` has, or `addends` has another size.
+    /// If the sizes disagree.
+    pub fn write(self, values: &[[f32; PANEL]], addends: Option<&[f32]>) {
+        write_values(self, values, addends);
+    }
+
+    /// The columns of each of `count` rows, and of the same row of `addends`.
+    ///
+    /// # Panics
+    /// If there is another number of rows, or `addends` has another size.
     #[inline(always)]
     #[allow(clippy::inline_always)] // must be inlined into what is compiled once per vector unit
     pub(super) fn rows<'a>(
         self,
-        sums: Sums,
+        count: usize,
         addends: Option<&'a [f32]>,
     ) -> impl Iterator<Item = (&'o mut [MaybeUninit<f32>], Option<&'a [f32]>)> {
         let Self { rows, width, range: columns } = self;
-        assert_eq!(rows.len() / width, sums.fine.len(), "as many rows of the result as of sums");
-        assert!(
-            sums.coarse.is_none_or(|(coarse, _)| coarse.len() == sums.fine.len()),
-            "both ranges have them"
-        );
+        assert_eq!(rows.len() / width, count, "as many rows of the result as of the product");
         assert!(addends.is_none_or(|addends| addends.len() == rows.len()), "as many addends as results");
         rows.chunks_exact_mut(width).enumerate().map(move |(row, to)| {
             let addends = addends.map(|addends| &addends[row * width..][columns.clone()]);
@@ -97,7 +116,7 @@ pub(super) fn plain(sums: Sums, scaling: Scaling, addends: Option<&[f32]>, to: C
 #[multiversion(targets("x86_64+avx2"))]
 fn of_one_range(sums: Sums, scaling: Scaling, addends: Option<&[f32]>, to: Columns) {
     let (scales, bias) = (scaling.scales, scaling.bias());
-    for ((to, addends), fine) in to.rows(sums, addends).zip(sums.fine) {
+    for ((to, addends), fine) in to.rows(sums.len(), addends).zip(sums.fine) {
         write(to, std::array::from_fn(|i| fine[i] as f32 * scales[i] + bias[i]), addends);
     }
 }
@@ -114,9 +133,16 @@ fn of_two_ranges(
 ) {
     let factor = f64::from(1u32 << shift);
     let (scales, bias) = (scaling.scales, scaling.bias());
-    for (((to, addends), fine), coarse) in to.rows(sums, addends).zip(sums.fine).zip(coarse) {
+    for (((to, addends), fine), coarse) in to.rows(sums.len(), addends).zip(sums.fine).zip(coarse) {
         let sum = |i: usize| (f64::from(fine[i]) + f64::from(coarse[i]) * factor) as f32;
         write(to, std::array::from_fn(|i| sum(i) * scales[i] + bias[i]), addends);
+    }
+}
+
+#[multiversion(targets("x86_64+avx2"))]
+fn write_values(to: Columns, values: &[[f32; PANEL]], addends: Option<&[f32]>) {
+    for ((to, addends), values) in to.rows(values.len(), addends).zip(values) {
+        write(to, *values, addends);
     }
 }
 

@@ -84,20 +84,18 @@ impl ByteCodes {
     /// # Panics
     /// If `lhs` takes words.
     pub(super) fn clear(&mut self, lhs: Lhs, [m, k]: [usize; 2]) {
+        let layout = lhs.layout.expect("an lhs in bytes");
         self.shift = match lhs.product {
             Product::Fused => None,
             Product::Split { shift } => Some(shift),
         };
-        self.resize(lhs.layout.expect("an lhs in bytes"), [m, k]);
+        self.used().iter_mut().for_each(|range| cleared(range, layout).resize(m, k));
     }
 
-    fn resize(&mut self, layout: ByteLayout, [m, k]: [usize; 2]) {
+    /// One range, or both of a twin.
+    fn used(&mut self) -> &mut [Option<Bytes>] {
         let count = 1 + usize::from(self.shift.is_some());
-        for range in &mut self.ranges[..count] {
-            let range = range.get_or_insert_with(|| Bytes::new(layout));
-            range.clear(layout);
-            range.resize(m, k);
-        }
+        &mut self.ranges[..count]
     }
 
     /// The codes of `x: [M, K]`.
@@ -121,9 +119,7 @@ impl ByteCodes {
     /// The codes `[M, K]` of a uniform quantizer, as they are.
     pub(super) fn set_codes(&mut self, layout: ByteLayout, codes: &[i16], k: usize) {
         self.shift = None;
-        let bytes = self.ranges[0].get_or_insert_with(|| Bytes::new(layout));
-        bytes.clear(layout);
-        bytes.set(codes, k);
+        cleared(&mut self.ranges[0], layout).set(codes, k);
     }
 
     /// After [`clear`](Self::clear): the codes of `values` in these columns, in the rows from `row` on.
@@ -135,8 +131,7 @@ impl ByteCodes {
             None => lhs.quantizer.uniform_bytes(x, lhs.offset(), a),
             Some(_) => lhs.quantizer.split_bytes(x, lhs.offset(), a, b),
         }
-        let count = 1 + usize::from(self.shift.is_some());
-        for (bytes, codes) in self.ranges[..count].iter_mut().flatten().zip([fine, coarse]) {
+        for (bytes, codes) in self.used().iter_mut().flatten().zip([fine, coarse]) {
             for (to, codes) in bytes.rows_from_mut(row).zip(codes) {
                 let to = &mut to[columns.clone()];
                 // A whole panel is copied without a loop.
@@ -160,4 +155,11 @@ impl ByteCodes {
     pub(super) fn coarse(&self) -> Option<(&Bytes, u8)> {
         self.ranges[1].as_ref().zip(self.shift)
     }
+}
+
+/// No rows yet, in the memory of those before.
+fn cleared(bytes: &mut Option<Bytes>, layout: ByteLayout) -> &mut Bytes {
+    let bytes = bytes.get_or_insert_with(|| Bytes::new(layout));
+    bytes.clear(layout);
+    bytes
 }

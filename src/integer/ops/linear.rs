@@ -98,29 +98,17 @@ impl Linear {
 
     /// The result, plus `residual`, of the result's shape, if there is one.
     pub(super) fn eval(&self, x: &Tensor, residual: Option<&Tensor>) -> TractResult<Tensor> {
-        let mut shape: TVec<usize> = x.shape().into();
-        *shape.last_mut().context("a scalar times a weight")? = self.n();
-        let x = x.try_as_plain_ram()?;
-        let residual = residual.map(Tensor::try_as_plain_ram).transpose()?;
-        let residual = residual.as_ref().map(PlainView::as_slice::<f32>).transpose()?;
-        self.apply(&shape, x.as_slice::<f32>()?, residual)
+        with_residual(x, residual, self.n(), |shape, x, residual| self.apply(shape, x, residual))
     }
 
     /// `x[M, K] · W`, and what follows, as a tensor of `shape`, whose elements are those of `[M, N]`.
     pub(super) fn apply(&self, shape: &[usize], x: &[f32], residual: Option<&[f32]>) -> TractResult<Tensor> {
-        let (k, n) = (self.k(), self.n());
+        let k = self.k();
         if k == 0 {
             return Tensor::zero::<f32>(shape);
         }
-        written::tensor(shape, |out| {
-            assert_eq!(x.len() / k, out.len() / n, "as many rows in as out");
-            let rows = rows_of_task(x.len() / k);
-            written::by_task(out, rows * n, |task, out| {
-                let x = &x[task * rows * k..][..out.len() / n * k];
-                let residual = residual.map(|residual| &residual[task * rows * n..][..out.len()]);
-                Ok(self.rows(x, residual, out))
-            })
-        })
+        let size = rows_of_task(x.len() / k);
+        by_rows(shape, [k, self.n()], size, (x, residual), |x, residual, out| self.rows(x, residual, out))
     }
 
     /// The rows of one task.
@@ -186,6 +174,40 @@ impl Linear {
         let bias = self.bias.as_ref().filter(|_| self.outliers.channels.is_empty());
         Scaling { scales: &self.scales[panel], bias: bias.map(|bias| &bias[panel]) }
     }
+}
+
+/// Calls `compute` with the shape of a result whose rows are `n` long, the elements of `x`, and those of `residual`.
+pub(super) fn with_residual(
+    x: &Tensor,
+    residual: Option<&Tensor>,
+    n: usize,
+    compute: impl FnOnce(&[usize], &[f32], Option<&[f32]>) -> TractResult<Tensor>,
+) -> TractResult<Tensor> {
+    let mut shape: TVec<usize> = x.shape().into();
+    *shape.last_mut().context("a scalar times a weight")? = n;
+    let x = x.try_as_plain_ram()?;
+    let residual = residual.map(Tensor::try_as_plain_ram).transpose()?;
+    let residual = residual.as_ref().map(PlainView::as_slice::<f32>).transpose()?;
+    compute(&shape, x.as_slice::<f32>()?, residual)
+}
+
+/// The tensor of `shape`, `[M, N]`, that `rows` fills on all threads, `size` rows at a time, from those rows of `x: [M, K]`
+/// and of the residual, `[M, N]`.
+pub(super) fn by_rows(
+    shape: &[usize],
+    [k, n]: [usize; 2],
+    size: usize,
+    (x, residual): (&[f32], Option<&[f32]>),
+    rows: impl for<'o> Fn(&[f32], Option<&[f32]>, &'o mut Unwritten) -> &'o mut [f32] + Sync,
+) -> TractResult<Tensor> {
+    written::tensor(shape, |out| {
+        assert_eq!(x.len() / k, out.len() / n, "as many rows in as out");
+        written::by_task(out, size * n, |task, out| {
+            let x = &x[task * size * k..][..out.len() / n * k];
+            let residual = residual.map(|residual| &residual[task * size * n..][..out.len()]);
+            Ok(rows(x, residual, out))
+        })
+    })
 }
 
 impl std::fmt::Display for Linear {

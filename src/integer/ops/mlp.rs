@@ -5,9 +5,9 @@ use std::cell::RefCell;
 use tract_core::internal::*;
 
 use super::lhs::ByteCodes;
-use super::linear::Linear;
+use super::linear::{Linear, by_rows, with_residual};
 use super::product::rows_of_task_of;
-use super::written::{self, Columns, Unwritten};
+use super::written::{Columns, Unwritten};
 
 /// Rows that go through both layers at once: their codes stay in the L2.
 const MOST_ROWS: usize = 128;
@@ -32,20 +32,9 @@ impl Mlp {
     /// The result, plus `residual`, of the result's shape, if there is one.
     pub(super) fn eval(&self, x: &Tensor, residual: Option<&Tensor>) -> TractResult<Tensor> {
         let (k, n) = (self.first.k(), self.second.n());
-        let mut shape: TVec<usize> = x.shape().into();
-        *shape.last_mut().context("a scalar times a weight")? = n;
-        let x = x.try_as_plain_ram()?;
-        let x = x.as_slice::<f32>()?;
-        let residual = residual.map(Tensor::try_as_plain_ram).transpose()?;
-        let residual = residual.as_ref().map(PlainView::as_slice::<f32>).transpose()?;
-        written::tensor(&shape, |out| {
-            assert_eq!(x.len() / k, out.len() / n, "as many rows in as out");
-            let rows = rows_of_task_of(x.len() / k, MOST_ROWS);
-            written::by_task(out, rows * n, |task, out| {
-                let x = &x[task * rows * k..][..out.len() / n * k];
-                let residual = residual.map(|residual| &residual[task * rows * n..][..out.len()]);
-                Ok(self.rows(x, residual, out))
-            })
+        with_residual(x, residual, n, |shape, x, residual| {
+            let size = rows_of_task_of(x.len() / k, MOST_ROWS);
+            by_rows(shape, [k, n], size, (x, residual), |x, residual, out| self.rows(x, residual, out))
         })
     }
 

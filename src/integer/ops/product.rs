@@ -30,7 +30,6 @@ pub(super) fn rows_of_task_of(m: usize, most: usize) -> usize {
 }
 
 /// Those rows of a panel of the result that are given at once.
-#[derive(Clone)]
 pub(super) struct Block<'s> {
     pub(super) panel: usize,
     pub(super) rows: Range<usize>,

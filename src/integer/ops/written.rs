@@ -5,7 +5,6 @@
 #![allow(unsafe_code)]
 
 use std::mem::MaybeUninit;
-use std::ops::Range;
 
 use rayon::prelude::*;
 use tract_core::internal::*;
@@ -98,29 +97,16 @@ impl<'o> Columns<'o> {
     }
 
     /// Writes the next `count` columns of some rows, the first that `values` has for each, in a group of `group` columns.
-    /// Before, the same elements of `addends`, which has the size of the result, are added to them.
+    /// The same elements of `addends`, which has the size of the result, are added to them.
     pub(super) fn push(
         &mut self,
         count: usize,
         group: usize,
-        values: &mut [[f32; PANEL]],
+        values: &[[f32; PANEL]],
         addends: Option<&[f32]>,
     ) {
-        let (elements, columns) = self.place(count, group, values.len());
-        let addends = addends.map(|addends| &addends[elements.clone()]);
-        let rows = self.out[elements].chunks_exact_mut(self.width).zip(values).enumerate();
-        for (row, (out, values)) in rows {
-            if let Some(addends) = addends {
-                let addends = &addends[row * self.width..][columns.clone()];
-                values.iter_mut().zip(addends).for_each(|(value, addend)| *value += addend);
-            }
-            let out = &mut out[columns.clone()];
-            // A whole panel is copied without a loop.
-            match <&mut [MaybeUninit<f32>; PANEL]>::try_from(&mut *out) {
-                Ok(out) => out.write_copy_of_slice(values),
-                Err(_) => out.write_copy_of_slice(&values[..count]),
-            };
-        }
+        let (to, addends) = self.place(count, group, values.len(), addends);
+        to.write(values, addends);
     }
 
     /// As [`push`](Self::push), of scaled sums, plus the same elements of `addends`, which has the size of the result.
@@ -132,15 +118,18 @@ impl<'o> Columns<'o> {
         scaling: Scaling,
         addends: Option<&[f32]>,
     ) {
-        let (elements, columns) = self.place(count, group, sums.fine.len());
-        let addends = addends.map(|addends| &addends[elements.clone()]);
-        let to = kernel::Columns::new(&mut self.out[elements], self.width, columns);
+        let (to, addends) = self.place(count, group, sums.fine.len(), addends);
         kernel::best().scale(sums, scaling, addends, to);
     }
 
-    /// Where the next `count` columns of `height` rows go, which are then taken as written: the elements of all columns
-    /// of these rows, and these columns.
-    fn place(&mut self, count: usize, group: usize, height: usize) -> (Range<usize>, Range<usize>) {
+    /// Where the next `count` columns of `height` rows go, which are then taken as written, and these rows of `addends`.
+    fn place<'a>(
+        &mut self,
+        count: usize,
+        group: usize,
+        height: usize,
+        addends: Option<&'a [f32]>,
+    ) -> (kernel::Columns<'_>, Option<&'a [f32]>) {
         if self.filled == 0 {
             self.height = height;
             if self.rows == 0 {
@@ -158,7 +147,8 @@ impl<'o> Columns<'o> {
         if self.rows * self.width == self.out.len() {
             (self.next, self.rows) = (self.next + group, 0);
         }
-        (elements, first..first + count)
+        let addends = addends.map(|addends| &addends[elements.clone()]);
+        (kernel::Columns::new(&mut self.out[elements], self.width, first..first + count), addends)
     }
 
     /// The whole matrix; panics if columns are missing.
